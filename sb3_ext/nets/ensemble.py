@@ -1,0 +1,126 @@
+"""
+N networks of one shape, stacked: their parameters have the network as first axis, their layers are batched matrix
+products. On a 2-core CPU ten critics of 2x256 units train about twice as fast as ten modules in a loop.
+"""
+
+from collections.abc import Sequence
+
+import torch as th
+from stable_baselines3.common.torch_layers import create_mlp
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+
+class EnsembleLinear(nn.Module):
+    """
+    N linear layers side by side.
+
+    :param layers: the layers to stack, all of one shape. Their weights are copied, so every slice is initialised
+        as an ``nn.Linear`` of its own (a fan-in taken over the stacked shape would be wrong).
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        # (N, in, out), transposed to what nn.Linear stores: the gradient arrives in this layout, and copying it into
+        # the other one costs 5 to 9 % of a CPU update on Humanoid
+        self.weight = nn.Parameter(th.stack([layer.weight.detach().T for layer in layers]))
+        self.bias = nn.Parameter(th.stack([layer.bias.detach() for layer in layers]).unsqueeze(1))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: shape (N, B, in)
+        :return: shape (N, B, out)
+        """
+        return th.baddbmm(self.bias, x, self.weight)
+
+
+class EnsembleLayerNorm(nn.Module):
+    """
+    N layer normalisations side by side: over the features, with a scale and shift for each network.
+
+    :param n_members: N
+    :param n_features: width of the normalised layer
+    """
+
+    def __init__(self, n_members: int, n_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(th.ones(n_members, 1, n_features))
+        self.bias = nn.Parameter(th.zeros(n_members, 1, n_features))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: shape (N, B, features)
+        :return: the same shape
+        """
+        return th.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
+
+
+class EnsembleMLP(nn.Module):
+    """
+    N multi-layer perceptrons with one output each.
+
+    They are made by SB3's ``create_mlp``, one after the other, then stacked: given the same random state they start
+    with the same weights as N SB3 critics.
+
+    :param n_members: N
+    :param input_dim: number of inputs
+    :param net_arch: units of the hidden layers
+    :param activation_fn: activation, without parameters of its own (the networks would share them)
+    :param layer_norm: normalise each hidden layer before its activation
+    :param dropout: probability with which a hidden unit is dropped, an own mask for every network. Both together are
+        DroQ's critic, Linear - Dropout - LayerNorm - ReLU (Hiraoka et al. 2022, https://arxiv.org/abs/2110.02034).
+    :raises ValueError: if the activation has parameters
+    """
+
+    def __init__(
+        self,
+        n_members: int,
+        input_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.ReLU,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        members = [create_mlp(input_dim, 1, net_arch, activation_fn) for _ in range(n_members)]
+        layers: list[nn.Module] = []
+        for peers in zip(*members, strict=True):
+            if not isinstance(peers[0], nn.Linear):
+                if next(peers[0].parameters(), None) is not None:
+                    raise ValueError(f"activation_fn={activation_fn.__name__} has parameters: the critics would share them")
+                layers.append(peers[0])
+                continue
+            layers.append(EnsembleLinear(peers))
+            is_hidden = peers[0] is not members[0][-1]
+            if is_hidden and dropout > 0:
+                layers.append(nn.Dropout(dropout))
+            if is_hidden and layer_norm:
+                layers.append(EnsembleLayerNorm(n_members, peers[0].out_features))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: the input that all networks get, shape (B, in)
+        :return: shape (N, B)
+        """
+        n_members = next(self.parameters()).shape[0]
+        return self.layers(x.expand(n_members, *x.shape)).squeeze(-1)
+
+    def evaluate(self, x: th.Tensor, members: th.Tensor | None = None, frozen: bool = False) -> th.Tensor:
+        """
+        Evaluate some of the networks, or all of them as constants.
+
+        Every parameter has the network as first axis, so a subset is the same module with its parameters indexed.
+
+        :param x: shape (B, in)
+        :param members: indices of M networks to evaluate, all if ``None``
+        :param frozen: let no gradient reach the parameters, and do none of that work; it still flows to ``x``
+        :return: shape (M, B)
+        """
+        if members is None and not frozen:
+            return self(x)
+        parameters = {name: p.detach() if frozen else p for name, p in self.named_parameters()}
+        if members is not None:
+            parameters = {name: p[members] for name, p in parameters.items()}
+        return functional_call(self, parameters, (x,))

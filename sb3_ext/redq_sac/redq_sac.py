@@ -1,0 +1,465 @@
+"""REDQ on SAC: an ensemble of critics, many critic updates for each environment step."""
+
+from collections import defaultdict
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import (
+    DictReplayBufferSamples,
+    GymEnv,
+    MaybeCallback,
+    PyTorchObs,
+    ReplayBufferSamples,
+    Schedule,
+)
+from stable_baselines3.common.utils import polyak_update
+
+from sb3_ext.common.checks import check_choice, check_integer, check_interval
+from sb3_ext.common.off_policy import OffPolicyExtension
+from sb3_ext.common.replay import split_minibatches
+from sb3_ext.functional.bellman import ensemble_critic_loss, soft_td_target
+from sb3_ext.functional.ensemble import AGGREGATES, BACKUPS, aggregate_q, ensemble_backup, random_subset
+from sb3_ext.functional.policy_gradient import (
+    ACTOR_GRADIENTS,
+    BASELINES,
+    leave_one_out_baseline,
+    reinforce_actor_loss,
+    reparam_actor_loss,
+    sample_pre_tanh,
+    squashed_gaussian_log_prob,
+    temperature_loss,
+)
+from sb3_ext.redq_sac.policies import CnnPolicy, EnsembleCritic, MlpPolicy, MultiInputPolicy, REDQSACPolicy
+
+SelfREDQSAC = TypeVar("SelfREDQSAC", bound="REDQSAC")
+
+# Observations of one block of minibatches are gathered at once while they have no more elements than this
+# (64 MiB as float32): all 20 minibatches of 256 Humanoid states, but 2 of 256 stacked Atari frames.
+_MAX_BLOCK_ELEMENTS = 2**24
+
+
+class PolicySample(NamedTuple):
+    """
+    Actions of the current policy in B states, K in each.
+
+    :param actions: shape (K, B, A)
+    :param log_prob: shape (K, B), differentiable with respect to the policy
+    :param mode: the action at the policy's mean, shape (1, B, A), detached
+    """
+
+    actions: th.Tensor
+    log_prob: th.Tensor
+    mode: th.Tensor
+
+
+class REDQSAC(OffPolicyExtension, SAC):
+    """
+    Randomized Ensembled Double Q-learning (REDQ) on Soft Actor-Critic.
+
+    Paper: https://arxiv.org/abs/2101.05982. N critics learn from targets that are the minimum over a random subset of
+    the target critics; every environment step is followed by many critic updates (``gradient_steps``, the UTD ratio
+    with one environment), each on a fresh minibatch and each followed by a step of the target critics. Other backups,
+    a REINFORCE gradient for the actor, and DroQ through ``policy_kwargs`` make it a workbench for ensembles of critics.
+
+    ``policy_delay`` and ``target_update_interval`` count critic updates over the whole run. (SB3's SAC counts
+    ``target_update_interval`` within one call of ``train()``, so that with ``gradient_steps=1`` it does nothing there.)
+
+    :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
+    :param env: the environment to learn from (if registered in Gym, can be str)
+    :param learning_rate: learning rate of the Adam optimizers of critics, actor and temperature; a function of the
+        remaining progress (from 1 to 0) or a number
+    :param buffer_size: size of the replay buffer
+    :param learning_starts: how many steps to collect transitions for before learning starts
+    :param batch_size: minibatch size of each critic update
+    :param tau: the soft update coefficient of the target critics, in [0, 1] (1: a hard update)
+    :param gamma: the discount factor
+    :param train_freq: update the model every ``train_freq`` steps of the vectorised environment, or a tuple of
+        frequency and unit like ``(5, "step")`` or ``(2, "episode")``
+    :param gradient_steps: number of critic updates after each rollout (see ``train_freq``). The UTD ratio is
+        ``gradient_steps / (train_freq * n_envs)``. -1: as many as environment steps in the rollout
+    :param action_noise: the action noise type (None by default)
+    :param replay_buffer_class: replay buffer class to use (for instance ``HerReplayBuffer``), chosen automatically
+        if ``None``
+    :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer
+    :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
+    :param n_steps: number of steps of the returns. Also passed on to a ``replay_buffer_class`` that knows ``n_steps``
+    :param ent_coef: the temperature alpha: a number >= 0, or ``"auto"`` to learn it (``"auto_0.1"``: starting from 0.1)
+    :param target_update_interval: number of critic updates between updates of the target critics
+    :param target_entropy: target entropy when learning the temperature; ``"auto"``: minus the number of action
+        dimensions
+    :param use_sde: whether to use generalized State Dependent Exploration (only with ``actor_gradient="reparam"``)
+    :param sde_sample_freq: sample a new noise matrix every n steps when using gSDE, -1: only at the beginning
+        of the rollout
+    :param use_sde_at_warmup: whether to use gSDE instead of uniform sampling during the warm-up phase
+    :param stats_window_size: number of episodes over which the rollout logging averages
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments of the policy. ``n_critics`` (10) is the size of the ensemble;
+        ``layer_norm`` and ``dropout`` give DroQ with ``n_critics=2``
+    :param verbose: verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: seed for the pseudo random generators
+    :param device: device (cpu, cuda, ...) on which the code should be run
+    :param target_backup: what the target critics' values Q'_1, ..., Q'_N become in critic i's target:
+        ``"redq"`` the minimum over a random subset drawn anew for each update, ``"min"`` over all (clipped double-Q
+        with two critics), ``"mean"`` over all, ``"vanilla"`` Q'_i, ``"doubleq"`` Q'_(i+1 mod N), ``"rem"`` one random
+        convex combination per sample
+    :param subset_size: critics in the random subset of ``"redq"``, in [1, N]; fractional sizes are rounded up with
+        the probability of their fraction. ``None``: min(2, N)
+    :param policy_delay: critic updates for each update of actor and temperature
+    :param actor_gradient: ``"reparam"`` through the sampled action, or ``"reinforce"`` through its log-probability
+    :param n_actor_samples: actions sampled in each state for the actor's gradient
+    :param reinforce_baseline: ``"loo"`` mean weight of the other samples of the state (needs two samples),
+        ``"mean_action"`` the value of the policy's mean action, or ``"none"``. ``None``: ``"loo"`` for two samples or
+        more, else ``"mean_action"``
+    :param actor_q: ``"mean"`` (REDQ) or ``"min"`` (SAC) over the critics in the actor's objective
+    :param backup_entropy: whether the targets contain the entropy of the next action
+    :param random_steps: number of first steps with uniformly random actions. ``None``: until ``learning_starts``
+    :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
+    :param learning_rate_fraction: fraction of the training after which it has arrived there, in (0, 1]
+    :param _init_setup_model: whether or not to build the network at the creation of the instance
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: REDQSACPolicy
+    critic: EnsembleCritic
+    critic_target: EnsembleCritic
+
+    def __init__(
+        self,
+        policy: str | type[REDQSACPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 20,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        ent_coef: str | float = "auto",
+        target_update_interval: int = 1,
+        target_entropy: str | float = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        target_backup: str = "redq",
+        subset_size: float | None = None,
+        policy_delay: int = 20,
+        actor_gradient: str = "reparam",
+        n_actor_samples: int = 1,
+        reinforce_baseline: str | None = None,
+        actor_q: str = "mean",
+        backup_entropy: bool = True,
+        random_steps: int | None = None,
+        learning_rate_final: float | None = None,
+        learning_rate_fraction: float = 1.0,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            ent_coef=ent_coef,
+            target_update_interval=target_update_interval,
+            target_entropy=target_entropy,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            use_sde_at_warmup=use_sde_at_warmup,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            # A copy: SB3 adds entries to it, and it is the caller's
+            policy_kwargs=dict(policy_kwargs or {}),
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.target_backup = target_backup
+        self.subset_size = subset_size
+        self.policy_delay = policy_delay
+        self.actor_gradient = actor_gradient
+        self.n_actor_samples = n_actor_samples
+        self.reinforce_baseline = reinforce_baseline
+        self.actor_q = actor_q
+        self.backup_entropy = backup_entropy
+        self.random_steps = random_steps
+        self.learning_rate_final = learning_rate_final
+        self.learning_rate_fraction = learning_rate_fraction
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def _effective_baseline(self) -> str:
+        if self.reinforce_baseline is not None:
+            return self.reinforce_baseline
+        return "loo" if self.n_actor_samples >= 2 else "mean_action"
+
+    @property
+    def _effective_subset_size(self) -> float:
+        return self.subset_size if self.subset_size is not None else min(2, self.critic.n_critics)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if not issubclass(self.policy_class, REDQSACPolicy):
+            raise ValueError(f"policy={self.policy_class.__name__} must be a subclass of {REDQSACPolicy.__name__}")
+        check_choice("target_backup", self.target_backup, BACKUPS)
+        check_choice("actor_gradient", self.actor_gradient, ACTOR_GRADIENTS)
+        check_choice("actor_q", self.actor_q, AGGREGATES)
+        check_choice("reinforce_baseline", self.reinforce_baseline, (None, *BASELINES))
+        for name in ("policy_delay", "n_actor_samples", "target_update_interval", "batch_size"):
+            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("gradient_steps", self.gradient_steps, minimum=-1)
+        check_interval("tau", self.tau, 0.0, 1.0, "in [0, 1]")
+        if self.random_steps is not None:
+            check_integer("random_steps", self.random_steps, minimum=0)
+        self._check_temperature()
+        self._check_ensemble(self.policy_kwargs.get("n_critics", 10))
+        self._check_actor_gradient()
+
+    def _check_temperature(self) -> None:
+        allowed = "a number >= 0, 'auto', or 'auto_' and a number > 0"
+        is_auto = isinstance(self.ent_coef, str) and self.ent_coef.partition("_")[0] == "auto"
+        try:
+            value = float(str(self.ent_coef).removeprefix("auto").removeprefix("_") or 1.0)
+        except ValueError as error:
+            raise ValueError(f"ent_coef={self.ent_coef!r} must be {allowed}") from error
+        if not np.isfinite(value) or value < 0 or (is_auto and value == 0):
+            raise ValueError(f"ent_coef={self.ent_coef!r} must be {allowed}")
+
+    def _check_ensemble(self, n_critics: int) -> None:
+        check_integer("n_critics", n_critics, minimum=1)
+        if self.subset_size is not None:
+            check_interval("subset_size", self.subset_size, 1, n_critics, f"in [1, n_critics={n_critics}]")
+        if self.target_backup == "doubleq" and n_critics < 2:
+            raise ValueError(f"target_backup='doubleq' with n_critics={n_critics}: it needs n_critics >= 2")
+
+    def _check_actor_gradient(self) -> None:
+        if self._effective_baseline == "loo" and self.n_actor_samples < 2:
+            raise ValueError(
+                f"reinforce_baseline='loo' with n_actor_samples={self.n_actor_samples}: it needs n_actor_samples >= 2"
+            )
+        if self.use_sde and self.actor_gradient == "reinforce":
+            raise ValueError("use_sde=True with actor_gradient='reinforce': gSDE is allowed with 'reparam' only")
+        if self.use_sde and self.n_actor_samples > 1:
+            raise ValueError(
+                f"use_sde=True with n_actor_samples={self.n_actor_samples}: gSDE has one noise matrix for all samples "
+                "of a state, so only n_actor_samples=1 is allowed"
+            )
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        random_steps = learning_starts if self.random_steps is None else self.random_steps
+        return super()._sample_action(random_steps, action_noise, n_envs)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        Update the critics ``gradient_steps`` times, each time on a fresh minibatch; actor, temperature and target
+        critics whenever the number of critic updates so far says so.
+
+        :param gradient_steps: number of critic updates
+        :param batch_size: rows of one minibatch
+        """
+        self.policy.set_training_mode(True)
+        # Dropout is part of DroQ's targets; SB3 keeps the rest of the target network in evaluation mode
+        self.critic_target.ensemble.train()
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        if self.ent_coef_optimizer is not None:
+            optimizers.append(self.ent_coef_optimizer)
+        self._update_learning_rate(optimizers)
+
+        metrics: dict[str, list[th.Tensor]] = defaultdict(list)
+        remaining = gradient_steps
+        while remaining > 0:
+            n_updates = self._block_size(remaining, batch_size)
+            self._train_block(n_updates, batch_size, metrics)
+            remaining -= n_updates
+
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, values in metrics.items():
+            # The only place where the host waits for the device
+            self.logger.record(f"train/{name}", th.stack(values).mean().item())
+
+    def _block_size(self, remaining: int, batch_size: int) -> int:
+        """
+        Number of critic updates whose data can be prepared together: the policy must not change in between.
+        """
+        if self.use_sde:
+            return 1  # a new noise matrix for every update, as in SB3's SAC
+        until_actor_update = self.policy_delay - self._n_updates % self.policy_delay
+        fits_in_memory = _MAX_BLOCK_ELEMENTS // (batch_size * spaces.utils.flatdim(self.observation_space))
+        return min(remaining, until_actor_update, max(fits_in_memory, 1))
+
+    def _train_block(self, n_updates: int, batch_size: int, metrics: dict[str, list[th.Tensor]]) -> None:
+        """
+        ``n_updates`` critic updates between two changes of the policy, and the change that is due after them.
+
+        One gather of the replay buffer and one pass of the actor serve all of them. No value leaves the device.
+        """
+        samples = self.replay_buffer.sample(n_updates * batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+        minibatches = split_minibatches(samples, n_updates)
+        if self.use_sde:
+            self.actor.reset_noise()
+        ent_coef = self.log_ent_coef.detach().exp() if self.log_ent_coef is not None else self.ent_coef_tensor
+
+        # Sampled before the next actions: the order in which SB3's SAC uses its random numbers
+        updates_actor = (self._n_updates + n_updates) % self.policy_delay == 0
+        policy_sample = self._sample_policy(minibatches[-1].observations) if updates_actor else None
+        with th.no_grad():
+            next_actions, next_log_prob = self.actor.action_log_prob(samples.next_observations)
+            entropy_bonus = -ent_coef * next_log_prob if self.backup_entropy else th.zeros_like(next_log_prob)
+
+        for start, minibatch in enumerate(minibatches):
+            rows = slice(start, None, n_updates)
+            metrics["critic_loss"].append(self._update_critics(minibatch, next_actions[rows], entropy_bonus[rows]))
+            self._n_updates += 1
+            if self._n_updates % self.target_update_interval == 0:
+                self._update_target_critics()
+
+        metrics["ent_coef"].append(ent_coef.reshape(()))
+        if policy_sample is not None:
+            metrics["actor_loss"].append(self._update_actor(minibatches[-1].observations, policy_sample, ent_coef))
+            if self.log_ent_coef is not None:
+                metrics["ent_coef_loss"].append(self._update_temperature(policy_sample.log_prob))
+
+    def _update_critics(
+        self,
+        minibatch: ReplayBufferSamples | DictReplayBufferSamples,
+        next_actions: th.Tensor,
+        entropy_bonus: th.Tensor,
+    ) -> th.Tensor:
+        """
+        One step of all critics towards their targets.
+
+        :param next_actions: one action of the current policy in each next state, shape (B, A)
+        :param entropy_bonus: what the targets add to the next value, shape (B,)
+        :return: the loss, detached
+        """
+        discounts = minibatch.discounts.flatten() if minibatch.discounts is not None else self.gamma
+        with th.no_grad():
+            members = None
+            if self.target_backup == "redq":
+                members = random_subset(self.critic.n_critics, self._effective_subset_size)
+            next_q = self.critic_target.stacked(minibatch.next_observations, next_actions, members)
+            next_values = ensemble_backup(self.target_backup, next_q, self.critic.n_critics)
+            targets = soft_td_target(
+                minibatch.rewards.flatten(), minibatch.dones.flatten(), discounts, next_values, entropy_bonus
+            )
+        q_values = self.critic.stacked(minibatch.observations, minibatch.actions)
+        loss = ensemble_critic_loss(q_values, targets)
+        self.critic.optimizer.zero_grad()
+        loss.backward()
+        self.critic.optimizer.step()
+        return loss.detach()
+
+    def _update_target_critics(self) -> None:
+        with th.no_grad():
+            th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
+        # Running statistics of batch normalisation are copied, see SB3's GH issue #996
+        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+
+    def _sample_policy(self, obs: PyTorchObs) -> PolicySample:
+        if self.use_sde:
+            actions, log_prob = self.actor.action_log_prob(obs)
+            return PolicySample(actions.unsqueeze(0), log_prob.unsqueeze(0), self.actor.action_dist.mode().unsqueeze(0).detach())
+        mean, log_std, _ = self.actor.get_action_dist_params(obs)
+        pre_tanh = sample_pre_tanh(mean, log_std, self.n_actor_samples)
+        if self.actor_gradient == "reinforce":
+            pre_tanh = pre_tanh.detach()
+        log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
+        return PolicySample(th.tanh(pre_tanh), log_prob, th.tanh(mean).detach().unsqueeze(0))
+
+    def _update_actor(self, obs: PyTorchObs, sample: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
+        """
+        One step of the actor.
+
+        :return: the loss, detached
+        """
+        if self.actor_gradient == "reparam":
+            loss = reparam_actor_loss(sample.log_prob, self._actor_value(obs, sample.actions), ent_coef)
+        else:
+            loss = self._reinforce_loss(obs, sample, ent_coef)
+        self.actor.optimizer.zero_grad()
+        loss.backward()
+        self.actor.optimizer.step()
+        return loss.detach()
+
+    def _actor_value(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param actions: shape (K, B, A)
+        :return: shape (K, B); no gradient reaches the critics
+        """
+        return aggregate_q(self.critic.stacked(obs, actions, frozen=True), self.actor_q)
+
+    def _reinforce_loss(self, obs: PyTorchObs, sample: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
+        baseline: th.Tensor | float = 0.0
+        with th.no_grad():
+            if self._effective_baseline == "mean_action":
+                # The mean action is one more sample to the critics, so that they are evaluated once
+                values = self._actor_value(obs, th.cat([sample.actions, sample.mode]))
+                q_values, baseline = values[:-1], values[-1:]
+            else:
+                q_values = self._actor_value(obs, sample.actions)
+            weights = q_values - ent_coef * sample.log_prob
+            if self._effective_baseline == "loo":
+                baseline = leave_one_out_baseline(weights)
+        return reinforce_actor_loss(sample.log_prob, weights, baseline)
+
+    def _update_temperature(self, log_prob: th.Tensor) -> th.Tensor:
+        """
+        One step of the automatic temperature.
+
+        :param log_prob: of the policy's samples, shape (K, B)
+        :return: the loss, detached
+        """
+        assert self.ent_coef_optimizer is not None and isinstance(self.target_entropy, float)
+        loss = temperature_loss(self.log_ent_coef, log_prob, self.target_entropy)  # type: ignore[arg-type]
+        self.ent_coef_optimizer.zero_grad()
+        loss.backward()
+        self.ent_coef_optimizer.step()
+        return loss.detach()
+
+    def learn(
+        self: SelfREDQSAC,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "REDQSAC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfREDQSAC:
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -1,0 +1,122 @@
+"""
+Add the algorithms of this package to rl_zoo3, in place.
+
+:data:`ZOO_ALGORITHMS` is the whole table: an algorithm becomes known to ``python -m rl_zoo3.train --algo ...`` by one
+line in it and a YAML file named after its id. The start-up shim calls :func:`patch_module` for each module of rl_zoo3
+as it is imported; :func:`register` does the same for an interpreter in which the shim did not run.
+"""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+import sb3_ext
+from sb3_ext.zoo import samplers
+
+
+class ZooAlgorithm(NamedTuple):
+    """
+    What rl_zoo3 needs to know of an algorithm, besides its YAML file.
+
+    :param algorithm_class: the class
+    :param sampler: draws a trial's hyperparameters, called as rl_zoo3 calls the functions in ``HYPERPARAMS_SAMPLER``
+    :param converter: turns ``trial.params`` into arguments of the class, as those in ``HYPERPARAMS_CONVERTER`` do
+    """
+
+    algorithm_class: type[BaseAlgorithm]
+    sampler: Callable[..., dict[str, Any]]
+    converter: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+ZOO_ALGORITHMS: Mapping[str, ZooAlgorithm] = MappingProxyType(
+    {
+        "redq_sac": ZooAlgorithm(sb3_ext.REDQSAC, samplers.sample_redq_sac_params, samplers.convert_redq_sac_params),
+    }
+)
+
+
+def hyperparams_path(algo: str) -> Path:
+    """
+    Where the YAML file with the tuned hyperparameters of an algorithm lies.
+
+    :param algo: its id in rl_zoo3, a key of :data:`ZOO_ALGORITHMS`
+    :return: the file inside the installed package, or in an editable install that of the repository
+    """
+    package_folder = Path(sb3_ext.__file__).resolve().parent
+    installed = package_folder / "hyperparams" / f"{algo}.yml"
+    return installed if installed.is_file() else package_folder.parent / "hyperparams" / f"{algo}.yml"
+
+
+def _patch_utils(module: ModuleType) -> None:
+    # In place, because `train`, `enjoy` and the others bind the dictionary itself. An id that a later rl_zoo3 takes for
+    # an algorithm of its own stays with rl_zoo3.
+    for algo, entry in ZOO_ALGORITHMS.items():
+        module.ALGOS.setdefault(algo, entry.algorithm_class)
+
+
+def _patch_hyperparams_opt(module: ModuleType) -> None:
+    for algo, entry in ZOO_ALGORITHMS.items():
+        module.HYPERPARAMS_SAMPLER.setdefault(algo, entry.sampler)
+        module.HYPERPARAMS_CONVERTER.setdefault(algo, entry.converter)
+
+
+def _patch_exp_manager(module: ModuleType) -> None:
+    """
+    Make ``ExperimentManager`` read our YAML files where it would look for one of its own.
+
+    :param module: ``rl_zoo3.exp_manager``
+    """
+    manager_class = module.ExperimentManager
+    original = manager_class.__init__
+    if getattr(original, "_reads_sb3_ext_hyperparams", False):
+        return
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        algo = str(bound.arguments.get("algo"))
+        entry = ZOO_ALGORITHMS.get(algo)
+        # The argument decides, not whether some file exists: a mistyped --conf-file must stay an error.
+        if entry and module.ALGOS.get(algo) is entry.algorithm_class and not bound.arguments.get("config"):
+            bound.arguments["config"] = str(hyperparams_path(algo))
+        original(*bound.args, **bound.kwargs)
+
+    init._reads_sb3_ext_hyperparams = True  # type: ignore[attr-defined]
+    manager_class.__init__ = init
+
+
+_PATCHES: Mapping[str, Callable[[ModuleType], None]] = MappingProxyType(
+    {
+        "rl_zoo3.utils": _patch_utils,
+        "rl_zoo3.hyperparams_opt": _patch_hyperparams_opt,
+        "rl_zoo3.exp_manager": _patch_exp_manager,
+    }
+)
+
+
+def patch_module(module: ModuleType) -> None:
+    """
+    Complete one module of rl_zoo3. Doing it again changes nothing.
+
+    :param module: one of ``rl_zoo3.utils``, ``rl_zoo3.hyperparams_opt`` and ``rl_zoo3.exp_manager``, already executed
+    """
+    _PATCHES[module.__name__](module)
+
+
+def register() -> None:
+    """
+    Make the algorithms of this package known to rl_zoo3 in this process.
+
+    After an ordinary ``pip install`` this has happened by itself. It is needed where Python reads no ``.pth`` files:
+    ``python -S``, ``pip install --target``, a zipped application. It may be called any number of times, before or after
+    the import of rl_zoo3.
+    """
+    for name in _PATCHES:
+        patch_module(importlib.import_module(name))
