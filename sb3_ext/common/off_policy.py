@@ -9,7 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 from sb3_ext.common.checks import check_finite, check_interval
 
@@ -85,7 +85,9 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                     f"learning_rate_final={self.learning_rate_final} needs a constant learning_rate to start from, "
                     f"not the schedule {self.learning_rate!r}"
                 )
-            self.lr_schedule = LinearSchedule(initial, self.learning_rate_final, self.learning_rate_fraction)
+            self.lr_schedule = FloatSchedule(
+                LinearSchedule(initial, self.learning_rate_final, self.learning_rate_fraction)
+            )
 
     def _setup_learn(
         self,
@@ -115,7 +117,11 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         for index, info in enumerate(infos):
             if dones[index] and info.get("terminal_observation") is not None:
                 terminal = info["terminal_observation"]
-                batched = {k: v[None] for k, v in terminal.items()} if isinstance(terminal, dict) else np.asarray(terminal)[None]
+                batched = (
+                    {k: v[None] for k, v in terminal.items()}
+                    if isinstance(terminal, dict)
+                    else np.asarray(terminal)[None]
+                )
                 check_finite(f"terminal observation of environment {index}, that", batched, self.num_timesteps)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 

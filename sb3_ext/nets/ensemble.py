@@ -88,7 +88,9 @@ class EnsembleMLP(nn.Module):
         for peers in zip(*members, strict=True):
             if not isinstance(peers[0], nn.Linear):
                 if next(peers[0].parameters(), None) is not None:
-                    raise ValueError(f"activation_fn={activation_fn.__name__} has parameters: the critics would share them")
+                    raise ValueError(
+                        f"activation_fn={activation_fn.__name__} has parameters: the critics would share them"
+                    )
                 layers.append(peers[0])
                 continue
             layers.append(EnsembleLinear(peers))

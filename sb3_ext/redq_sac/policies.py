@@ -123,7 +123,10 @@ class REDQSACPolicy(SACPolicy):
         check_interval("dropout", dropout, 0.0, 0.999, "a probability in [0, 1)")
         self.regularisation = {"layer_norm": layer_norm, "dropout": dropout}
         optimizer_kwargs = dict(optimizer_kwargs or {})
-        if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not {"foreach", "differentiable"} & optimizer_kwargs.keys():
+        if (
+            optimizer_class in (th.optim.Adam, th.optim.AdamW)
+            and not {"foreach", "differentiable"} & optimizer_kwargs.keys()
+        ):
             optimizer_kwargs.setdefault("fused", True)
         super().__init__(
             observation_space,

@@ -259,6 +259,11 @@ class REDQSAC(OffPolicyExtension, SAC):
             raise ValueError(f"ent_coef={self.ent_coef!r} must be {allowed}") from error
         if not np.isfinite(value) or value < 0 or (is_auto and value == 0):
             raise ValueError(f"ent_coef={self.ent_coef!r} must be {allowed}")
+        if self.target_entropy != "auto":
+            try:
+                float(self.target_entropy)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"target_entropy={self.target_entropy!r} must be a number or 'auto'") from error
 
     def _check_ensemble(self, n_critics: int) -> None:
         check_integer("n_critics", n_critics, minimum=1)
@@ -343,18 +348,18 @@ class REDQSAC(OffPolicyExtension, SAC):
             next_actions, next_log_prob = self.actor.action_log_prob(samples.next_observations)
             entropy_bonus = -ent_coef * next_log_prob if self.backup_entropy else th.zeros_like(next_log_prob)
 
+        metrics["ent_coef"].append(ent_coef.reshape(()))
         for start, minibatch in enumerate(minibatches):
             rows = slice(start, None, n_updates)
             metrics["critic_loss"].append(self._update_critics(minibatch, next_actions[rows], entropy_bonus[rows]))
             self._n_updates += 1
+            if policy_sample is not None and self._n_updates % self.policy_delay == 0:  # the last of the block
+                metrics["actor_loss"].append(self._update_actor(minibatch.observations, policy_sample, ent_coef))
+                if self.log_ent_coef is not None:
+                    metrics["ent_coef_loss"].append(self._update_temperature(policy_sample.log_prob))
+            # After the actor, as in SB3: a features extractor that both share has then learned from this minibatch
             if self._n_updates % self.target_update_interval == 0:
                 self._update_target_critics()
-
-        metrics["ent_coef"].append(ent_coef.reshape(()))
-        if policy_sample is not None:
-            metrics["actor_loss"].append(self._update_actor(minibatches[-1].observations, policy_sample, ent_coef))
-            if self.log_ent_coef is not None:
-                metrics["ent_coef_loss"].append(self._update_temperature(policy_sample.log_prob))
 
     def _update_critics(
         self,
@@ -395,7 +400,9 @@ class REDQSAC(OffPolicyExtension, SAC):
     def _sample_policy(self, obs: PyTorchObs) -> PolicySample:
         if self.use_sde:
             actions, log_prob = self.actor.action_log_prob(obs)
-            return PolicySample(actions.unsqueeze(0), log_prob.unsqueeze(0), self.actor.action_dist.mode().unsqueeze(0).detach())
+            return PolicySample(
+                actions.unsqueeze(0), log_prob.unsqueeze(0), self.actor.action_dist.mode().unsqueeze(0).detach()
+            )
         mean, log_std, _ = self.actor.get_action_dist_params(obs)
         pre_tanh = sample_pre_tanh(mean, log_std, self.n_actor_samples)
         if self.actor_gradient == "reinforce":

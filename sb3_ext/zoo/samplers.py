@@ -46,7 +46,6 @@ def _sample_common_params(trial: "optuna.Trial", additional_args: dict[str, Any]
     # From 2**5=32 to 2**10=1024
     batch_size_pow = trial.suggest_int("batch_size_pow", 5, 10)
     trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
-    trial.suggest_categorical("learning_starts", [100, 1_000, 5_000, 10_000])
     # The update-to-data ratio, for one environment: rl_zoo3 does not tell a converter how many there are, so that
     # `gradient_steps` itself is sampled and every vector step is followed by that many updates.
     trial.suggest_categorical("gradient_steps", [1, 2, 5, 10, 20])
@@ -55,6 +54,10 @@ def _sample_common_params(trial: "optuna.Trial", additional_args: dict[str, Any]
     if additional_args.get("using_her_replay_buffer"):
         trial.suggest_int("n_sampled_goal", 1, 5)
         trial.suggest_categorical("goal_selection_strategy", ["final", "episode", "future"])
+    else:
+        # Not with hindsight replay: sampling before the first episode has ended is a RuntimeError there, which would
+        # end the study. The YAML file knows how long an episode is.
+        trial.suggest_categorical("learning_starts", [100, 1_000, 5_000])
 
     # Display true values
     trial.set_user_attr("gamma", 1 - one_minus_gamma)
@@ -72,7 +75,6 @@ def _convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
         "gamma": 1 - params["one_minus_gamma"],
         "batch_size": 2 ** params["batch_size_pow"],
         "learning_rate": params["learning_rate"],
-        "learning_starts": params["learning_starts"],
         "train_freq": 1,
         "gradient_steps": params["gradient_steps"],
         "policy_kwargs": {
@@ -80,6 +82,8 @@ def _convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
             "activation_fn": ACTIVATION_FNS[params["activation_fn"]],
         },
     }
+    if "learning_starts" in params:
+        arguments["learning_starts"] = params["learning_starts"]
     her_names = ("n_sampled_goal", "goal_selection_strategy")
     her_kwargs = {name: params[name] for name in her_names if name in params}
     if her_kwargs:

@@ -37,7 +37,7 @@ class Environment:
 
     @staticmethod
     def _output(command: list[str]) -> str:
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
 
     def pip(self, *arguments: str) -> str:
         """
@@ -108,7 +108,7 @@ class Environment:
         :return: its stdout, or its stderr if it was expected to fail
         """
         try:
-            stdout, stderr = process.communicate(timeout=300)
+            stdout, stderr = process.communicate(timeout=600)
         finally:
             process.kill()
         assert (process.returncode == 0) == success, f"{process.args}\n{stdout[-2000:]}\n{stderr[-4000:]}"
@@ -142,7 +142,7 @@ def wheel(source, tmp_path_factory) -> Path:
     """The wheel, built offline."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder), str(source)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
     (path,) = folder.glob("*.whl")
     return path
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ext import REDQSAC
 from sb3_ext.zoo import ZOO_ALGORITHMS, hyperparams_path, register
+from sb3_ext.zoo.__main__ import main
 from sb3_ext.zoo.plugin import patch_module
 
 STOCK = {"a2c", "ars", "crossq", "ddpg", "dqn", "ppo", "ppo_lstm", "qrdqn", "sac", "td3", "tqc", "trpo"}
@@ -156,3 +157,10 @@ def test_yaml_entries_are_accepted_by_the_constructor(algo, env_id, entry, tmp_p
     model = ZOO_ALGORITHMS[algo].algorithm_class(env=env, device="cpu", **hyperparams)
     assert model.gamma == entry.get("gamma", 0.99)
     env.close()
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian", "--algo", "redq_sac"]])
+def test_the_fallback_names_the_scripts_it_knows(arguments, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sb3_ext.zoo", *arguments])
+    with pytest.raises(SystemExit, match=r"usage: python -m sb3_ext\.zoo \{train,enjoy,record_video,"):
+        main()

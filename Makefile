@@ -1,0 +1,45 @@
+# Every target that needs it makes the virtual environment first: on a fresh machine `make train` or `make test` is all.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Where `make train` leaves its models, as rl_zoo3 does
+LOGS ?= logs
+
+.PHONY: help install train test test-slow check bench clean
+
+help:
+	@echo "make train      train REDQ-SAC on InvertedPendulum-v4 through rl_zoo3, about 3 minutes on a laptop CPU"
+	@echo "make test       run the tests (test-slow: the slow learning runs too)"
+	@echo "make check      lint and types"
+	@echo "make bench      measure updates per second against SB3 and SBX"
+
+install: $(STAMP)
+
+# constraints.txt names the tested versions; its torch pin also selects the build without CUDA where both are offered
+$(STAMP): pyproject.toml constraints.txt sb3_ext/zoo/startup/sb3_ext_startup.py sb3_ext/zoo/startup/sb3_ext_startup.pth
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,plots]"
+	touch $@
+
+train: install
+	$(BIN)/python -m rl_zoo3.train --algo redq_sac --env InvertedPendulum-v4 --eval-freq 1000 --seed 1 -f $(LOGS) -P
+
+test: install
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -n 2
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[sbx]"
+	$(BIN)/python benchmarks/updates_per_second.py --output benchmarks/results/updates_per_second.csv
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

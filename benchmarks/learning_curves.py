@@ -1,0 +1,173 @@
+"""
+From runs of rl_zoo3 to the committed results: raw returns and commands as CSV, and the figure drawn from them.
+
+    python benchmarks/learning_curves.py collect logs/*/*/*_1 --output docs/results/redq_sac
+    python benchmarks/learning_curves.py plot docs/results/redq_sac --figure docs/figures/redq_sac.png
+
+``collect`` writes ``returns.csv`` (every evaluation episode of every run that it is given) and ``runs.csv`` (command, seed
+and versions of each). A run's variant is what ``--log-folder`` ended in, without the seed: ``logs/hopper_redq_1`` is seed
+1 of ``hopper_redq``. ``plot`` reads nothing else than these files and, if it is there, ``published.csv``.
+"""
+
+import argparse
+import csv
+import platform
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import yaml
+
+PACKAGES = ("torch", "stable-baselines3", "rl_zoo3", "gymnasium", "mujoco", "numpy")
+# Okabe and Ito's palette, told apart by colour-blind readers; the line style says it once more
+STYLES = [("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", "-"), ("#56B4E9", "--")]
+
+
+class _ArgsLoader(yaml.SafeLoader):
+    """Reads the ``args.yml`` of a run: an OrderedDict that PyYAML wrote as a tagged list of pairs."""
+
+
+def _ordered_dict(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any]:
+    (pairs,) = loader.construct_sequence(node, deep=True)  # type: ignore[arg-type]
+    return dict(pairs)
+
+
+_ArgsLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered_dict)
+
+
+def read_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """
+    :param folder: of one run, ``logs/<variant>_<seed>/<algo>/<env>_<n>``
+    :return: one row for each evaluation episode, and the row that describes the run
+    :raises FileNotFoundError: if the run has no evaluation
+    """
+    env = folder.name.rpartition("_")[0]
+    args = yaml.load((folder / env / "args.yml").read_text(), _ArgsLoader)
+    seed = int(args["seed"])
+    variant = Path(args["log_folder"]).name.removesuffix(f"_{seed}")
+    identity = dict(env=env, variant=variant, seed=seed)
+    evaluations = np.load(folder / "evaluations.npz")
+    rows = [
+        identity | {"timesteps": int(step), "episode": episode, "return": round(float(value), 3)}
+        for step, values in zip(evaluations["timesteps"], evaluations["results"], strict=True)
+        for episode, value in enumerate(values)
+    ]
+    words = shlex.split((folder / env / "command.txt").read_text())
+    command = shlex.join(["python", *words[words.index("-m") :]])
+    versions = " ".join(f"{name}={metadata.version(name)}" for name in PACKAGES)
+    return rows, identity | {"command": command, "versions": f"python={platform.python_version()} {versions}"}
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write beside, then rename: a reader never sees half a file."""
+    partial = path.with_suffix(".part")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def collect(folders: Iterable[Path], output: Path) -> None:
+    """
+    Add runs to the results in ``output``; a run that is there already is replaced.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    returns: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    runs: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for name, into in (("returns.csv", returns), ("runs.csv", None)):
+        for row in read_csv(output / name) if (output / name).exists() else []:
+            key = (row["env"], row["variant"], int(row["seed"]))
+            if into is None:
+                runs[key] = row
+            else:
+                into[key].append(row)
+    for folder in folders:
+        rows, run = read_run(folder)
+        key = (run["env"], run["variant"], run["seed"])
+        returns[key], runs[key] = rows, run
+        print(f"{key}: {len(rows)} episodes")
+    write_csv(output / "returns.csv", [row for key in sorted(returns) for row in returns[key]])
+    write_csv(output / "runs.csv", [runs[key] for key in sorted(runs)])
+
+
+Curve = dict[int, list[float]]
+
+
+def curves_by_variant(rows: list[dict[str, str]]) -> dict[str, dict[str, dict[int, Curve]]]:
+    """
+    :return: environment -> variant -> seed -> time step -> returns of the episodes
+    """
+    result: dict[str, dict[str, dict[int, Curve]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    )
+    for row in rows:
+        result[row["env"]][row["variant"]][int(row["seed"])][int(row["timesteps"])].append(float(row["return"]))
+    return result
+
+
+def plot(results: Path, figure: Path) -> None:
+    """
+    One panel an environment: every seed as a thin line, their mean as a thick one, published curves in grey.
+    """
+    by_env = curves_by_variant(read_csv(results / "returns.csv"))
+    published = read_csv(results / "published.csv") if (results / "published.csv").exists() else []
+    fig, axes = plt.subplots(1, len(by_env), figsize=(5.2 * len(by_env), 4.0), squeeze=False, layout="constrained")
+    for axis, (env, variants) in zip(axes[0], sorted(by_env.items()), strict=True):
+        last_step = 0
+        for (color, style), (variant, seeds) in zip(STYLES, sorted(variants.items()), strict=False):
+            steps = sorted(set.intersection(*(set(curve) for curve in seeds.values())))
+            means = {seed: [float(np.mean(curve[step])) for step in steps] for seed, curve in seeds.items()}
+            for values in means.values():
+                axis.plot(steps, values, style, color=color, alpha=0.35, linewidth=1)
+            label = f"{variant} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"
+            axis.plot(steps, np.mean(list(means.values()), axis=0), style, color=color, linewidth=2.2, label=label)
+            last_step = max(last_step, *steps)
+        for (marker, gray), algo in zip(
+            (("o", "0.35"), ("s", "0.6")), sorted({r["algo"] for r in published}), strict=False
+        ):
+            points = [(float(r["steps"]), float(r["mean"])) for r in published if r["env"] == env and r["algo"] == algo]
+            points = [point for point in points if point[0] <= 1.7 * last_step]
+            if points:
+                axis.plot(
+                    *zip(*points, strict=True), marker=marker, color=gray, linewidth=1, label=f"{algo}, published"
+                )
+        axis.set(title=env, xlabel="environment steps", ylabel="evaluation return", xlim=(0, last_step * 1.02))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, loc="best")
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(figure, dpi=120)
+    print(f"wrote {figure}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    collecting = commands.add_parser("collect", help="runs of rl_zoo3 to CSV")
+    collecting.add_argument("folders", type=Path, nargs="+", help="run folders, as <log folder>/<algo>/<env>_1")
+    collecting.add_argument("--output", type=Path, required=True)
+    plotting = commands.add_parser("plot", help="CSV to figure")
+    plotting.add_argument("results", type=Path)
+    plotting.add_argument("--figure", type=Path, required=True)
+    args = parser.parse_args()
+    if args.command == "collect":
+        collect(args.folders, args.output)
+    else:
+        plot(args.results, args.figure)
+
+
+if __name__ == "__main__":
+    main()

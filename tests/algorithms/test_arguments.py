@@ -1,0 +1,164 @@
+"""Bad input is refused before work starts, with the argument, its value and what is allowed."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_ext import REDQSAC
+
+
+def make(**kwargs: Any) -> REDQSAC:
+    policy_kwargs = dict(net_arch=[4], n_critics=3) | kwargs.pop("policy_kwargs", {})
+    return REDQSAC("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs, buffer_size=100, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            dict(target_backup="median"),
+            r"target_backup='median' is not one of 'vanilla', 'doubleq', 'min', 'mean', 'redq', 'rem'",
+        ),
+        (dict(subset_size=4), r"subset_size=4 must be in \[1, n_critics=3\]"),
+        (dict(subset_size=0.5), r"subset_size=0.5 must be in \[1, n_critics=3\]"),
+        (dict(subset_size=0), r"subset_size=0 must be"),
+        (dict(subset_size=float("nan")), r"subset_size=nan must be"),
+        (dict(subset_size=2, policy_kwargs=dict(n_critics=1)), r"subset_size=2 must be in \[1, n_critics=1\]"),
+        (
+            dict(target_backup="doubleq", policy_kwargs=dict(n_critics=1)),
+            r"'doubleq' with n_critics=1: it needs n_critics >= 2",
+        ),
+        (dict(policy_kwargs=dict(n_critics=0)), r"n_critics=0 must be an integer of at least 1"),
+        (dict(policy_kwargs=dict(n_critics=2.0)), r"n_critics=2.0 must be an integer of at least 1"),
+        (dict(policy_kwargs=dict(dropout=1.0)), r"dropout=1.0 must be a probability in \[0, 1\)"),
+        (dict(policy_kwargs=dict(dropout=-0.1)), r"dropout=-0.1 must be a probability"),
+        (dict(ent_coef=-0.1), r"ent_coef=-0.1 must be a number >= 0, 'auto', or 'auto_' and a number > 0"),
+        (dict(ent_coef="auto_-1"), r"ent_coef='auto_-1' must be"),
+        (dict(ent_coef="auto_0"), r"ent_coef='auto_0' must be"),
+        (dict(ent_coef="automatic"), r"ent_coef='automatic' must be"),
+        (dict(ent_coef=float("nan")), r"ent_coef=nan must be"),
+        (dict(target_entropy="automatic"), r"target_entropy='automatic' must be a number or 'auto'"),
+        (dict(policy_delay=0), r"policy_delay=0 must be an integer of at least 1"),
+        (dict(policy_delay=1.5), r"policy_delay=1.5 must be an integer of at least 1"),
+        (dict(n_actor_samples=0), r"n_actor_samples=0 must be an integer of at least 1"),
+        (dict(actor_gradient="pathwise"), r"actor_gradient='pathwise' is not one of 'reparam', 'reinforce'"),
+        (dict(actor_q="max"), r"actor_q='max' is not one of 'mean', 'min'"),
+        (
+            dict(reinforce_baseline="batch"),
+            r"reinforce_baseline='batch' is not one of None, 'loo', 'mean_action', 'none'",
+        ),
+        (
+            dict(actor_gradient="reinforce", reinforce_baseline="loo", n_actor_samples=1),
+            r"reinforce_baseline='loo' with n_actor_samples=1: it needs n_actor_samples >= 2",
+        ),
+        (dict(actor_gradient="reinforce", use_sde=True), r"use_sde=True with actor_gradient='reinforce'"),
+        (dict(n_actor_samples=2, use_sde=True), r"use_sde=True with n_actor_samples=2"),
+        (dict(target_update_interval=0), r"target_update_interval=0 must be an integer of at least 1"),
+        (dict(gradient_steps=-2), r"gradient_steps=-2 must be an integer of at least -1"),
+        (dict(tau=1.5), r"tau=1.5 must be in \[0, 1\]"),
+        (dict(random_steps=-1), r"random_steps=-1 must be an integer of at least 0"),
+        (dict(learning_rate_final=-1e-4), r"learning_rate_final=-0.0001 must be None or a number >= 0"),
+        (dict(learning_rate_fraction=0.0), r"learning_rate_fraction=0.0 must be in \(0, 1\]"),
+        (
+            dict(learning_rate=LinearSchedule(1e-3, 0.0, 1.0), learning_rate_final=1e-4),
+            r"learning_rate_final=0.0001 needs a constant learning_rate",
+        ),
+        (
+            dict(n_steps=3, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=dict(n_steps=2)),
+            r"replay_buffer_kwargs has n_steps=2, which contradicts n_steps=3",
+        ),
+        (
+            dict(gamma=0.9, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=dict(n_steps=2, gamma=0.99)),
+            r"replay_buffer_kwargs has gamma=0.99, which contradicts gamma=0.9",
+        ),
+        (dict(n_steps=3, replay_buffer_class=ReplayBuffer), r"n_steps=3 needs a replay buffer with n-step returns"),
+    ],
+)
+def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**kwargs)
+
+
+def test_a_policy_without_ensemble_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"policy=SACPolicy must be a subclass of REDQSACPolicy"):
+        REDQSAC(SAC.policy_aliases["MlpPolicy"], "Pendulum-v1")
+
+
+def test_arguments_written_by_load_are_checked(tmp_path: Any) -> None:
+    make().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"policy_delay=0 must be"):
+        REDQSAC.load(tmp_path / "model", policy_delay=0)
+
+
+def test_unsupported_action_space_fails_as_in_sb3() -> None:
+    with pytest.raises(AssertionError, match="action spaces"):
+        REDQSAC("MlpPolicy", "CartPole-v1")
+
+
+def test_dictionaries_of_the_caller_stay_as_they_were() -> None:
+    policy_kwargs = dict(net_arch=[4], n_critics=2, optimizer_kwargs=dict(weight_decay=0.1))
+    buffer_kwargs = dict(handle_timeout_termination=True)
+    REDQSAC("MlpPolicy", "Pendulum-v1", n_steps=3, policy_kwargs=policy_kwargs, replay_buffer_kwargs=buffer_kwargs)
+    assert policy_kwargs == dict(net_arch=[4], n_critics=2, optimizer_kwargs=dict(weight_decay=0.1))
+    assert buffer_kwargs == dict(handle_timeout_termination=True)
+
+
+class BreaksAtStep(gym.Env):
+    """Gives what is not finite at one step, in one place; two steps an episode end it at step ``ends_at``."""
+
+    def __init__(self, where: str, at: int, value: float = np.nan, as_dict: bool = False) -> None:
+        box = spaces.Box(-1.0, 1.0, (3,), np.float32)
+        self.as_dict, self.where, self.at, self.value = as_dict, where, at, value
+        self.observation_space = spaces.Dict({"a": box, "b": box}) if as_dict else box
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.steps = 0
+
+    def _observation(self, bad: bool) -> Any:
+        observation = np.zeros(3, np.float32)
+        observation[1] = self.value if bad else 0.0
+        return {"a": np.zeros(3, np.float32), "b": observation} if self.as_dict else observation
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        return self._observation(self.where == "reset" and self.steps >= self.at), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        now = self.steps == self.at
+        reward = self.value if now and self.where == "reward" else 0.0
+        terminated = now and self.where in ("terminal", "reset")
+        return self._observation(now and self.where in ("observation", "terminal")), reward, terminated, False, {}
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("reward", "reward"),
+        ("observation", "observation"),
+        ("terminal", "terminal observation"),
+        ("reset", "observation"),
+    ],
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_from_the_environment(where: str, what: str, as_dict: bool, value: float) -> None:
+    policy = "MultiInputPolicy" if as_dict else "MlpPolicy"
+    model = REDQSAC(
+        policy, BreaksAtStep(where, at=12, value=value, as_dict=as_dict), policy_kwargs=dict(net_arch=[4], n_critics=2)
+    )
+    with pytest.raises(
+        ValueError, match=rf"{what}.* is {value} at index .*time step 12: only finite numbers are allowed"
+    ):
+        model.learn(20)
+    assert model.replay_buffer.pos == 11  # what came before is kept, the bad step is not stored
+
+
+def test_nan_in_the_first_observation() -> None:
+    model = REDQSAC("MlpPolicy", BreaksAtStep("reset", at=0), policy_kwargs=dict(net_arch=[4]))
+    with pytest.raises(ValueError, match=r"observation from environment 0 is nan at index \[0, 1\], time step 0"):
+        model.learn(10)

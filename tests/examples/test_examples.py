@@ -1,0 +1,36 @@
+"""The examples run as their docstrings say, with fewer steps."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["redq_pendulum.py", "--timesteps", "600"], "continued to 1100 steps and 3000 updates"),
+        (["custom_ensemble.py", "--timesteps", "320"], "REINFORCE-8"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_example(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    script, *options = arguments
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / script, *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert expected in result.stdout
+
+
+def test_every_example_is_run() -> None:
+    parametrised = Path(__file__).read_text()
+    assert all(f'"{script.name}"' in parametrised for script in EXAMPLES.glob("*.py"))
