@@ -4,9 +4,9 @@ From runs of rl_zoo3 to the committed results: raw returns and commands as CSV, 
     python benchmarks/learning_curves.py collect logs/*/*/*_1 --output docs/results/redq_sac
     python benchmarks/learning_curves.py plot docs/results/redq_sac --figure docs/figures/redq_sac.png
 
-``collect`` writes ``returns.csv`` (every evaluation episode of every run that it is given) and ``runs.csv`` (command, seed
-and versions of each). A run's variant is what ``--log-folder`` ended in, without the seed: ``logs/hopper_redq_1`` is seed
-1 of ``hopper_redq``. ``plot`` reads nothing else than these files and, if it is there, ``published.csv``.
+``collect`` writes ``returns.csv`` (every evaluation episode of every run that it is given) and ``runs.csv`` (command,
+seed and versions of each). A run's variant is what ``--log-folder`` ended in, without the seed: ``logs/hopper_redq_1``
+is seed 1 of ``hopper_redq``. ``plot`` reads nothing else than these files and, if it is there, ``published.csv``.
 """
 
 import argparse

@@ -134,7 +134,8 @@ def machine() -> str:
             versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    return f"Python {platform.python_version()}, {', '.join(versions)}, {th.get_num_threads()} threads, {os.cpu_count()} cores"
+    cpu = f"{th.get_num_threads()} threads, {os.cpu_count()} cores"
+    return f"Python {platform.python_version()}, {', '.join(versions)}, {cpu}"
 
 
 def main() -> None:

@@ -5,13 +5,15 @@ import warnings
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 from sb3_ext.common.checks import check_finite, check_interval
+
+_AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)
 
 
 class OffPolicyExtension(OffPolicyAlgorithm):
@@ -25,6 +27,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
 
     learning_rate_final: float | None
     learning_rate_fraction: float
+    # Whether SB3 chose the class of the replay buffer. Saved with the model, in which SB3 leaves the class it chose
+    _chose_buffer_class: bool = False
 
     def _check_arguments(self) -> None:
         """
@@ -39,38 +43,47 @@ class OffPolicyExtension(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
-        self._pass_n_steps_to_buffer()
+        # What is saved with the model must be what was asked for, not what SB3 or the lines below make of it: only then
+        # can `load(n_steps=...)` or `load(gamma=...)` change it.
+        requested_kwargs = self.replay_buffer_kwargs
+        if self._chose_buffer_class and self.replay_buffer_class in _AUTOMATIC_BUFFER_CLASSES:
+            self.replay_buffer_class = None
+        self._chose_buffer_class = self.replay_buffer_class is None
+        self.replay_buffer_kwargs = self._buffer_kwargs_with_n_steps()
         with warnings.catch_warnings():
-            # SB3 cannot know that `n_steps` has just been passed on
-            warnings.filterwarnings("ignore", message=r"`n_steps=\d+` is ignored because a custom")
+            if self.replay_buffer_class is not None and _knows_n_steps(self.replay_buffer_class):
+                # SB3 cannot know that `n_steps` has just been passed on
+                warnings.filterwarnings("ignore", message=r"`n_steps=\d+` is ignored because a custom")
             super()._setup_model()
+        self.replay_buffer_kwargs = requested_kwargs
 
-    def _pass_n_steps_to_buffer(self) -> None:
+    def _buffer_kwargs_with_n_steps(self) -> dict[str, Any]:
         """
-        SB3 ignores ``n_steps`` when a ``replay_buffer_class`` is given; here the buffer gets it, and ``gamma`` with it.
+        SB3 ignores ``n_steps`` when a ``replay_buffer_class`` is given; here a buffer that knows ``n_steps`` gets it,
+        and ``gamma`` with it. (With a buffer that does not, SB3's warning says that it is ignored.)
 
-        :raises ValueError: if the buffer's own arguments contradict the algorithm's, or it knows no n-step returns
+        :return: the arguments for the buffer, a copy: the dictionary is the caller's
+        :raises ValueError: if the buffer's own arguments contradict the algorithm's
         """
-        # A copy: the dictionary is the caller's
-        self.replay_buffer_kwargs = dict(self.replay_buffer_kwargs)
-        if self.replay_buffer_class is None:
-            return  # SB3 chooses the buffer and passes both on
-        if not _knows_n_steps(self.replay_buffer_class):
-            if self.n_steps > 1:
-                raise ValueError(
-                    f"n_steps={self.n_steps} needs a replay buffer with n-step returns: "
-                    f"{self.replay_buffer_class.__name__} has none, so only n_steps=1 is allowed with it"
-                )
-            return
-        wanted = {"n_steps": self.n_steps, "gamma": self.gamma}
-        for name, value in wanted.items():
-            given = self.replay_buffer_kwargs.setdefault(name, value)
-            is_default = name == "n_steps" and value == 1
-            if given != value and not is_default:
+        kwargs = dict(self.replay_buffer_kwargs)
+        if self.replay_buffer_class is None or not _knows_n_steps(self.replay_buffer_class):
+            return kwargs
+        if self.n_steps > 1 and "n_steps" not in kwargs:
+            warnings.warn(
+                f"n_steps={self.n_steps} and gamma={self.gamma} are passed on to {self.replay_buffer_class.__name__} "
+                "(SB3's own algorithms ignore n_steps there)",
+                stacklevel=4,
+            )
+        # Whoever left an argument at its default has not contradicted anything
+        for name, default in (("n_steps", 1), ("gamma", 0.99)):
+            value = getattr(self, name)
+            given = kwargs.setdefault(name, value)
+            if value not in (given, default):
                 raise ValueError(
                     f"replay_buffer_kwargs has {name}={given}, which contradicts {name}={value} of the algorithm: "
                     "give one of them only"
                 )
+        return kwargs
 
     def _setup_lr_schedule(self) -> None:
         """
@@ -99,7 +112,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     ) -> tuple[int, BaseCallback]:
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self._last_obs is not None
-        check_finite("observation", self._last_obs, self.num_timesteps)  # type: ignore[arg-type]
+        check_finite("observation", self._last_obs, self.num_timesteps)
         return result
 
     def _store_transition(
@@ -128,4 +141,5 @@ class OffPolicyExtension(OffPolicyAlgorithm):
 
 def _knows_n_steps(buffer_class: type[ReplayBuffer]) -> bool:
     """Whether one of the constructors that the arguments pass through takes ``n_steps``."""
-    return any("n_steps" in inspect.signature(base.__init__).parameters for base in buffer_class.__mro__)
+    constructors = (vars(base).get("__init__") for base in buffer_class.__mro__ if base is not object)
+    return any(init is not None and "n_steps" in inspect.signature(init).parameters for init in constructors)

@@ -77,7 +77,6 @@ def make(**kwargs: Any) -> REDQSAC:
             dict(gamma=0.9, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=dict(n_steps=2, gamma=0.99)),
             r"replay_buffer_kwargs has gamma=0.99, which contradicts gamma=0.9",
         ),
-        (dict(n_steps=3, replay_buffer_class=ReplayBuffer), r"n_steps=3 needs a replay buffer with n-step returns"),
     ],
 )
 def test_bad_arguments(kwargs: dict[str, Any], message: str) -> None:
@@ -94,6 +93,14 @@ def test_arguments_written_by_load_are_checked(tmp_path: Any) -> None:
     make().save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"policy_delay=0 must be"):
         REDQSAC.load(tmp_path / "model", policy_delay=0)
+
+
+def test_n_steps_with_a_buffer_that_has_none_is_said_to_be_ignored() -> None:
+    with pytest.warns(
+        UserWarning, match=r"`n_steps=3` is ignored because a custom `replay_buffer_class` \(`ReplayBuffer`\)"
+    ):
+        model = make(n_steps=3, replay_buffer_class=ReplayBuffer)
+    assert type(model.replay_buffer) is ReplayBuffer
 
 
 def test_unsupported_action_space_fails_as_in_sb3() -> None:

@@ -77,8 +77,8 @@ def extractor_state(critic: nn.Module) -> dict[str, th.Tensor]:
 
 def assert_same(actual: dict[str, th.Tensor], expected: dict[str, th.Tensor]) -> None:
     assert actual.keys() == expected.keys() and len(actual) > 0
-    for name in expected:
-        th.testing.assert_close(actual[name], expected[name], rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+    for name, value in expected.items():
+        th.testing.assert_close(actual[name], value, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,8 @@ def test_blocks_of_updates_use_fresh_minibatches_and_move_the_target_each_time()
                 (0.5 * (q - y.detach()) ** 2 / batch_size).backward()
                 for name, p in parameters.items():
                     gradients[name] += p.grad
-        for name in online:
-            online[name] = online[name] - 0.01 * gradients[name]
-            target[name] = (1 - tau) * target[name] + tau * online[name]
+        online = {name: value - 0.01 * gradients[name] for name, value in online.items()}
+        target = {name: (1 - tau) * value + tau * online[name] for name, value in target.items()}
     for name, value in model.critic.ensemble.state_dict().items():
         th.testing.assert_close(value, online[name], rtol=1e-9, atol=1e-9)
     for name, value in model.critic_target.ensemble.state_dict().items():

@@ -28,7 +28,7 @@ def improvement_p_value(before: np.ndarray, after: np.ndarray, n_permutations: i
 
 
 @pytest.mark.parametrize(
-    "actor", [dict(), dict(actor_gradient="reinforce", n_actor_samples=8)], ids=["reparam", "reinforce"]
+    "actor", [{}, dict(actor_gradient="reinforce", n_actor_samples=8)], ids=["reparam", "reinforce"]
 )
 def test_learning_is_significant(actor: dict) -> None:
     model = REDQSAC(

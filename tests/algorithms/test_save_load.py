@@ -1,12 +1,13 @@
 """Saving loses nothing, and nothing restarts after loading."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
 from sb3_ext import REDQSAC
 
@@ -149,21 +150,43 @@ def test_the_actor_is_updated_within_a_long_call() -> None:
     assert {int(slots["step"]) for slots in model.critic.optimizer.state_dict()["state"].values()} == {23}
 
 
-@pytest.mark.parametrize("way", ["argument", "buffer_class", "buffer_kwargs"])
-def test_n_steps_reach_the_buffer(way: str, tmp_path: Path) -> None:
-    kwargs: dict[str, Any] = {
-        "argument": dict(n_steps=3, gamma=0.9),
-        "buffer_class": dict(n_steps=3, gamma=0.9, replay_buffer_class=NStepReplayBuffer),
-        "buffer_kwargs": dict(gamma=0.9, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=dict(n_steps=3)),
-    }[way]
-    model = make(**kwargs)
+@pytest.mark.parametrize(
+    ("kwargs", "warns"),
+    [
+        (dict(n_steps=3, gamma=0.9), False),
+        (dict(n_steps=3, gamma=0.9, replay_buffer_class=NStepReplayBuffer), True),
+        (dict(gamma=0.9, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=dict(n_steps=3)), False),
+        (dict(replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=dict(n_steps=3, gamma=0.9)), False),
+    ],
+    ids=["argument", "with class", "in buffer's arguments", "all in buffer's arguments"],
+)
+def test_n_steps_reach_the_buffer(kwargs: dict[str, Any], warns: bool, tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = make(**kwargs)
+    messages = [str(w.message) for w in caught if "n_steps" in str(w.message)]
+    assert len(messages) == warns
+    assert all("n_steps=3 and gamma=0.9 are passed on to NStepReplayBuffer" in message for message in messages)
     model.learn(30)
-    samples = model.replay_buffer.sample(64)
-    assert set(np.round(samples.discounts.flatten().tolist(), 5)) == {0.9, 0.81, 0.729} or set(
-        np.round(samples.discounts.flatten().tolist(), 5)
-    ) == {0.729}
+    # The last stored step has fewer than three steps behind it
+    discounts = set(np.round(model.replay_buffer.sample(500).discounts.flatten().tolist(), 5))
+    assert discounts == {0.9, 0.81, 0.729}
     model.save(tmp_path / "model")
-    assert REDQSAC.load(tmp_path / "model").replay_buffer.n_steps == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = REDQSAC.load(tmp_path / "model")
+    assert (loaded.replay_buffer.n_steps, loaded.replay_buffer.gamma) == (3, 0.9)
+
+
+def test_n_steps_and_gamma_can_be_changed_at_load(tmp_path: Path) -> None:
+    make(n_steps=3).save(tmp_path / "three")
+    make().save(tmp_path / "one")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        changed = REDQSAC.load(tmp_path / "three", gamma=0.9, n_steps=5)
+        assert (changed.replay_buffer.n_steps, changed.replay_buffer.gamma) == (5, 0.9)
+        assert REDQSAC.load(tmp_path / "one", n_steps=2).replay_buffer.n_steps == 2
+        assert type(REDQSAC.load(tmp_path / "three", n_steps=1).replay_buffer) is ReplayBuffer
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def learn(policy: str, env: Any, total_timesteps: int = 60, **kwargs: Any) -> RE
 
 
 @pytest.mark.parametrize("backup", ["vanilla", "doubleq", "min", "mean", "redq", "rem"])
-@pytest.mark.parametrize("actor", [dict(), dict(actor_gradient="reinforce", n_actor_samples=2)])
+@pytest.mark.parametrize("actor", [{}, dict(actor_gradient="reinforce", n_actor_samples=2)])
 def test_backups(backup: str, actor: dict[str, Any]) -> None:
     learn("MlpPolicy", "Pendulum-v1", target_backup=backup, **actor)
 
