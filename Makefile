@@ -27,10 +27,10 @@ train: install
 	$(BIN)/python -m rl_zoo3.train --algo redq_sac --env InvertedPendulum-v4 --eval-freq 1000 --seed 1 -f $(LOGS) -P
 
 test: install
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
