@@ -28,7 +28,6 @@ from stable_baselines3 import SAC
 from sb3_ext import REDQSAC
 
 DIMENSIONS = {"humanoid": (376, 17), "hopper": (11, 3)}
-N_STORED = 20_000
 
 
 class RandomEnv(gym.Env):
@@ -56,13 +55,14 @@ class RandomEnv(gym.Env):
         return self.np_random.normal(size=self.observation_space.shape)
 
 
-def contestants(n_critics: int) -> dict[str, Callable[[gym.Env], Any]]:
+def contestants(n_critics: int, n_stored: int) -> dict[str, Callable[[gym.Env], Any]]:
     """
     What is compared: name -> a function that makes the model.
 
     :param n_critics: number of critics of every contestant
+    :param n_stored: transitions in the replay buffer
     """
-    common = dict(batch_size=256, buffer_size=N_STORED, learning_starts=N_STORED, seed=0, device="cpu")
+    common = dict(batch_size=256, buffer_size=n_stored, learning_starts=n_stored, seed=0, device="cpu")
     critics = dict(n_critics=n_critics)
     made: dict[str, Callable[[gym.Env], Any]] = {
         "sb3_ext REDQSAC": lambda env: REDQSAC("MlpPolicy", env, policy_kwargs=critics, **common),
@@ -87,29 +87,26 @@ def contestants(n_critics: int) -> dict[str, Callable[[gym.Env], Any]]:
     return made
 
 
-def measure(
-    name: str, dimensions: tuple[int, int], n_critics: int, repeats: int, n_updates: int
-) -> list[dict[str, Any]]:
+def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """
     :param name: of the environment's dimensions
-    :param dimensions: length of the observation and of the action
-    :param repeats: measured calls of each contestant
-    :param n_updates: critic updates in one call
+    :param args: the command line
     :return: one row for each measured call
     """
-    models = {label: make(RandomEnv(*dimensions)) for label, make in contestants(n_critics).items()}
+    made = contestants(args.n_critics, args.stored)
+    models = {label: make(RandomEnv(*DIMENSIONS[name])) for label, make in made.items()}
     for model in models.values():
-        model.learn(N_STORED)
+        model.learn(args.stored)
         for _ in range(2):  # compiles (SBX), and lets the allocators settle
-            model.train(n_updates, 256)
+            model.train(args.updates, 256)
     rows = []
-    for repeat in range(repeats):
+    for repeat in range(args.repeats):
         for label, model in models.items():
             start = time.perf_counter()
-            model.train(n_updates, 256)
+            model.train(args.updates, 256)
             seconds = time.perf_counter() - start
             rows.append(
-                dict(dimensions=name, contestant=label, repeat=repeat, updates=n_updates, seconds=f"{seconds:.4f}")
+                dict(dimensions=name, contestant=label, repeat=repeat, updates=args.updates, seconds=f"{seconds:.4f}")
             )
     return rows
 
@@ -144,13 +141,14 @@ def main() -> None:
     parser.add_argument("--n-critics", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--updates", type=int, default=40, help="critic updates in one measured call, a multiple of 20")
+    parser.add_argument("--stored", type=int, default=20_000, help="transitions in the replay buffer")
     args = parser.parse_args()
     if args.repeats < 1 or args.updates < 20 or args.updates % 20:
         parser.error(f"--repeats {args.repeats} must be at least 1, --updates {args.updates} a positive multiple of 20")
 
     rows: list[dict[str, Any]] = []
-    for name, dimensions in DIMENSIONS.items():
-        rows += measure(name, dimensions, args.n_critics, args.repeats, args.updates)
+    for name in DIMENSIONS:
+        rows += measure(name, args)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     partial = args.output.with_suffix(".part")
     with partial.open("w", newline="") as file:

@@ -1,0 +1,71 @@
+"""The scripts behind the committed figures."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+LEARNING_CURVES = REPOSITORY / "benchmarks" / "learning_curves.py"
+
+
+def run(*arguments: object, cwd: Path) -> str:
+    command = [sys.executable, *map(str, arguments)]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def fake_run(folder: Path, variant: str, seed: int, scale: float) -> Path:
+    """What rl_zoo3 leaves of a run, as far as the script reads it."""
+    run_folder = folder / f"{variant}_{seed}" / "redq_sac" / "Hopper-v4_1"
+    parameters = run_folder / "Hopper-v4"
+    parameters.mkdir(parents=True)
+    # The layout in which PyYAML writes an OrderedDict
+    pairs = [["log_folder", f"logs/{variant}_{seed}"], ["seed", seed]]
+    header = "!!python/object/apply:collections.OrderedDict\n"
+    (parameters / "args.yml").write_text(header + yaml.safe_dump([pairs]))
+    (parameters / "command.txt").write_text(f"/some/where/python -m rl_zoo3.train --seed {seed} -params a:\"'b'\"")
+    results = scale * np.arange(6.0).reshape(3, 2)
+    np.savez(run_folder / "evaluations.npz", timesteps=np.array([10, 20, 30]), results=results)
+    return run_folder
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_runs_are_collected_and_drawn(tmp_path: Path) -> None:
+    folders = [fake_run(tmp_path, variant, seed, seed) for variant in ("hopper_redq", "hopper_sac") for seed in (1, 2)]
+    results = tmp_path / "results"
+    run(LEARNING_CURVES, "collect", *folders[:2], "--output", results, cwd=tmp_path)
+    run(LEARNING_CURVES, "collect", *folders[1:], "--output", results, cwd=tmp_path)
+
+    rows = read(results / "returns.csv")
+    assert len(rows) == 4 * 6  # the run that was given twice is there once
+    second = [row for row in rows if (row["variant"], row["seed"]) == ("hopper_redq", "2")]
+    assert [(int(row["timesteps"]), float(row["return"])) for row in second] == [
+        (10, 0.0), (10, 2.0), (20, 4.0), (20, 6.0), (30, 8.0), (30, 10.0)
+    ]  # fmt: skip
+    runs = read(results / "runs.csv")
+    assert runs[0]["command"].startswith("python -m rl_zoo3.train --seed 1 -params ")
+    assert "torch=" in runs[0]["versions"]
+
+    run(LEARNING_CURVES, "plot", results, "--figure", "figure.png", cwd=tmp_path)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_updates_per_second_are_measured(tmp_path: Path) -> None:
+    script = REPOSITORY / "benchmarks" / "updates_per_second.py"
+    small = ("--repeats", 1, "--updates", 20, "--n-critics", 2, "--stored", 300)
+    output = run(script, "--output", "out/raw.csv", *small, cwd=tmp_path)
+    assert "SB3 SAC" in output and "humanoid" in output
+    first, *rest = (tmp_path / "out" / "raw.csv").read_text().splitlines()
+    assert first.startswith("# Python")
+    rows = list(csv.DictReader(rest))
+    assert {row["contestant"] for row in rows} >= {"SB3 SAC", "sb3_ext REDQSAC", "sb3_ext REDQSAC, SAC's work"}
+    assert all(float(row["seconds"]) > 0 for row in rows)
