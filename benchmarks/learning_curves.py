@@ -5,12 +5,14 @@ From runs of rl_zoo3 to the committed results: raw returns and commands as CSV, 
     python benchmarks/learning_curves.py plot docs/results/redq_sac --figure docs/figures/redq_sac.png
 
 ``collect`` writes ``returns.csv`` (every evaluation episode of every run that it is given) and ``runs.csv`` (command,
-seed and versions of each). A run's variant is what ``--log-folder`` ended in, without the seed: ``logs/hopper_redq_1``
-is seed 1 of ``hopper_redq``. ``plot`` reads nothing else than these files and, if it is there, ``published.csv``.
+seed and versions of each; so collect in the environment that they ran in). A run's variant is what ``--log-folder``
+ended in, without the seed: ``logs/hopper_redq_1`` is seed 1 of ``hopper_redq``. ``plot`` reads nothing else than these
+files and, if it is there, ``published.csv``.
 """
 
 import argparse
 import csv
+import itertools
 import platform
 import shlex
 from collections import defaultdict
@@ -61,7 +63,9 @@ def read_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         for episode, value in enumerate(values)
     ]
     words = shlex.split((folder / env / "command.txt").read_text())
-    command = shlex.join(["python", *words[words.index("-m") :]])
+    # From the module or the console script on: where Python lies is the machine's affair
+    start = words.index("-m") if "-m" in words else 1
+    command = shlex.join(["python", *words[start:]] if "-m" in words else ["rl_zoo3", *words[start:]])
     versions = " ".join(f"{name}={metadata.version(name)}" for name in PACKAGES)
     return rows, identity | {"command": command, "versions": f"python={platform.python_version()} {versions}"}
 
@@ -128,14 +132,14 @@ def plot(results: Path, figure: Path) -> None:
     fig, axes = plt.subplots(1, len(by_env), figsize=(5.2 * len(by_env), 4.0), squeeze=False, layout="constrained")
     for axis, (env, variants) in zip(axes[0], sorted(by_env.items()), strict=True):
         last_step = 0
-        for (color, style), (variant, seeds) in zip(STYLES, sorted(variants.items()), strict=False):
+        for (color, style), (variant, seeds) in zip(itertools.cycle(STYLES), sorted(variants.items()), strict=False):
             steps = sorted(set.intersection(*(set(curve) for curve in seeds.values())))
             means = {seed: [float(np.mean(curve[step])) for step in steps] for seed, curve in seeds.items()}
             for values in means.values():
                 axis.plot(steps, values, style, color=color, alpha=0.35, linewidth=1)
             label = f"{variant} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"
             axis.plot(steps, np.mean(list(means.values()), axis=0), style, color=color, linewidth=2.2, label=label)
-            last_step = max(last_step, *steps)
+            last_step = max(last_step, *steps, 0)
         for (marker, gray), algo in zip(
             (("o", "0.35"), ("s", "0.6")), sorted({r["algo"] for r in published}), strict=False
         ):

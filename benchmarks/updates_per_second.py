@@ -74,7 +74,7 @@ def contestants(n_critics: int, n_stored: int) -> dict[str, Callable[[gym.Env], 
     try:
         import sbx
     except ImportError:
-        print("SBX is not installed (pip install 'sb3-ext[sbx]'): measured without it")
+        print("SBX is not installed (pip install '.[sbx]'): measured without it")
     else:
         made["SBX SAC"] = lambda env: sbx.SAC(
             "MlpPolicy",

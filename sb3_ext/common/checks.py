@@ -8,6 +8,9 @@ import numpy as np
 
 def check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
     """
+    :param name: of the argument
+    :param value: of the argument
+    :param allowed: what it may be
     :raises ValueError: if ``value`` is not one of ``allowed``
     """
     if value not in allowed:
@@ -16,6 +19,9 @@ def check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
 
 def check_integer(name: str, value: Any, minimum: int) -> None:
     """
+    :param name: of the argument
+    :param value: of the argument
+    :param minimum: the least it may be
     :raises ValueError: if ``value`` is not an integer of at least ``minimum``
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
@@ -24,6 +30,10 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
 
 def check_interval(name: str, value: Any, low: float, high: float, allowed: str) -> None:
     """
+    :param name: of the argument
+    :param value: of the argument
+    :param low: the least it may be
+    :param high: the most it may be
     :param allowed: the allowed interval in words, for the message
     :raises ValueError: if ``value`` is not a number between ``low`` and ``high``, both included
     """
@@ -32,21 +42,24 @@ def check_interval(name: str, value: Any, low: float, high: float, allowed: str)
         raise ValueError(f"{name}={value!r} must be {allowed}")
 
 
-def check_finite(what: str, value: np.ndarray | Mapping[str, np.ndarray], step: int) -> None:
+def check_finite(what: str, value: Any, step: int, is_batch: bool = True) -> None:
     """
     :param what: what ``value`` is, for the message
-    :param value: array with the environment as first axis, or a dictionary of such arrays
+    :param value: array or number, or a dictionary of them
     :param step: number of the time step that produced it
+    :param is_batch: whether the first axis is the environment
     :raises ValueError: if there is a NaN or an infinity in it
     """
     if isinstance(value, Mapping):
         for key, part in value.items():
-            check_finite(f"{what}[{key!r}]", part, step)
+            check_finite(f"{what}[{key!r}]", part, step, is_batch)
         return
+    array = np.asarray(value)
     # Images and discrete observations are integers, which are always finite
-    if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        place = f"index {list(index)}" + (" (environment first)" if is_batch else "")
         raise ValueError(
-            f"{what} from environment {index[0]} is {value[index]} at index {list(index)}, time step {step}: "
+            f"{what} is {array[index]} at {place}, time step {step}: "
             "only finite numbers are allowed, nothing of this step was stored"
         )

@@ -11,7 +11,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
-from sb3_ext.common.checks import check_finite, check_interval
+from sb3_ext.common.checks import check_finite, check_integer, check_interval
 
 _AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)
 
@@ -36,10 +36,14 @@ class OffPolicyExtension(OffPolicyAlgorithm):
 
         :raises ValueError: naming the argument, its value and what is allowed
         """
+        smallest, largest = np.finfo(np.float64).tiny, np.finfo(np.float64).max
         if self.learning_rate_final is not None:
-            check_interval("learning_rate_final", self.learning_rate_final, 0.0, np.inf, "None or a number >= 0")
-        if not 0 < self.learning_rate_fraction <= 1:
-            raise ValueError(f"learning_rate_fraction={self.learning_rate_fraction!r} must be in (0, 1]")
+            check_interval("learning_rate_final", self.learning_rate_final, 0.0, largest, "None or a number >= 0")
+        check_interval("learning_rate_fraction", self.learning_rate_fraction, smallest, 1.0, "in (0, 1]")
+        check_interval("gamma", self.gamma, 0.0, 1.0, "in [0, 1]")
+        check_integer("buffer_size", self.buffer_size, minimum=1)
+        check_integer("batch_size", self.batch_size, minimum=1)
+        check_integer("gradient_steps", self.gradient_steps, minimum=-1)
 
     def _setup_model(self) -> None:
         self._check_arguments()
@@ -51,7 +55,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         self._chose_buffer_class = self.replay_buffer_class is None
         self.replay_buffer_kwargs = self._buffer_kwargs_with_n_steps()
         with warnings.catch_warnings():
-            if self.replay_buffer_class is not None and _knows_n_steps(self.replay_buffer_class):
+            if self.replay_buffer_class is not None and _knows(self.replay_buffer_class, "n_steps"):
                 # SB3 cannot know that `n_steps` has just been passed on
                 warnings.filterwarnings("ignore", message=r"`n_steps=\d+` is ignored because a custom")
             super()._setup_model()
@@ -66,7 +70,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         :raises ValueError: if the buffer's own arguments contradict the algorithm's
         """
         kwargs = dict(self.replay_buffer_kwargs)
-        if self.replay_buffer_class is None or not _knows_n_steps(self.replay_buffer_class):
+        if self.replay_buffer_class is None or not _knows(self.replay_buffer_class, "n_steps"):
             return kwargs
         if self.n_steps > 1 and "n_steps" not in kwargs:
             warnings.warn(
@@ -76,6 +80,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
             )
         # Whoever left an argument at its default has not contradicted anything
         for name, default in (("n_steps", 1), ("gamma", 0.99)):
+            if not _knows(self.replay_buffer_class, name):
+                continue
             value = getattr(self, name)
             given = kwargs.setdefault(name, value)
             if value not in (given, default):
@@ -111,8 +117,9 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        assert self._last_obs is not None
-        check_finite("observation", self._last_obs, self.num_timesteps)
+        first_obs = self._last_obs if self._vec_normalize_env is None else self._vec_normalize_env.get_original_obs()
+        assert first_obs is not None
+        check_finite("observation", first_obs, self.num_timesteps)
         return result
 
     def _store_transition(
@@ -125,21 +132,22 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         # One NaN in the buffer becomes NaN weights some updates later, when its origin can no longer be seen
-        check_finite("reward", reward, self.num_timesteps)
-        check_finite("observation", new_obs, self.num_timesteps)
+        vec_normalize = self._vec_normalize_env
+        # Not what VecNormalize makes of them: it clips infinities, and the buffer stores the originals
+        check_finite("reward", vec_normalize.get_original_reward() if vec_normalize else reward, self.num_timesteps)
+        check_finite("observation", vec_normalize.get_original_obs() if vec_normalize else new_obs, self.num_timesteps)
         for index, info in enumerate(infos):
             if dones[index] and info.get("terminal_observation") is not None:
-                terminal = info["terminal_observation"]
-                batched = (
-                    {k: v[None] for k, v in terminal.items()}
-                    if isinstance(terminal, dict)
-                    else np.asarray(terminal)[None]
-                )
-                check_finite(f"terminal observation of environment {index}, that", batched, self.num_timesteps)
+                name = f"terminal observation of environment {index}"
+                check_finite(name, info["terminal_observation"], self.num_timesteps, is_batch=False)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
 
-def _knows_n_steps(buffer_class: type[ReplayBuffer]) -> bool:
-    """Whether one of the constructors that the arguments pass through takes ``n_steps``."""
+def _knows(buffer_class: type[ReplayBuffer], name: str) -> bool:
+    """
+    :param buffer_class: of the replay buffer
+    :param name: of an argument
+    :return: whether one of the constructors that the arguments pass through takes it
+    """
     constructors = (vars(base).get("__init__") for base in buffer_class.__mro__ if base is not object)
-    return any(init is not None and "n_steps" in inspect.signature(init).parameters for init in constructors)
+    return any(init is not None and name in inspect.signature(init).parameters for init in constructors)

@@ -1,5 +1,7 @@
 """Helpers for what a replay buffer's ``sample()`` returns."""
 
+from collections.abc import Callable
+from operator import itemgetter
 from typing import TypeVar
 
 import torch as th
@@ -9,22 +11,52 @@ Samples = TypeVar("Samples", ReplayBufferSamples, DictReplayBufferSamples)
 Field = th.Tensor | dict[str, th.Tensor] | None
 
 
-def split_minibatches(samples: Samples, n_minibatches: int) -> list[Samples]:
+def minibatch_rows(index: int, n_minibatches: int) -> slice:
     """
-    Split one large sample into minibatches of equal size: minibatch i holds the rows i, i + n, i + 2n, ...
+    The rows of one minibatch in a large sample: strided and not consecutive, because ``HerReplayBuffer`` returns first
+    its real, then its relabelled transitions. Consecutive minibatches would be wholly real or wholly relabelled.
 
-    Strided and not consecutive, because ``HerReplayBuffer`` returns first its real, then its relabelled transitions:
-    consecutive minibatches would be wholly real or wholly relabelled.
+    :param index: which of the minibatches
+    :param n_minibatches: how many there are
+    :return: the rows ``index, index + n, index + 2 n, ...``
+    """
+    return slice(index, None, n_minibatches)
 
-    :param samples: with a multiple of ``n_minibatches`` rows
-    :return: views, no copies
+
+def map_fields(function: Callable[[th.Tensor], th.Tensor], samples: Samples) -> Samples:
+    """
+    :param function: what to do with each tensor
+    :param samples: what ``sample()`` returned
+    :return: the same with every tensor replaced, also those in dictionaries; ``discounts`` may stay ``None``
     """
 
-    def rows(field: Field, start: int) -> Field:
-        if field is None:  # `discounts` without n-step returns
+    def apply(field: Field) -> Field:
+        if field is None:
             return None
         if isinstance(field, dict):
-            return {key: value[start::n_minibatches] for key, value in field.items()}
-        return field[start::n_minibatches]
+            return {key: function(value) for key, value in field.items()}
+        return function(field)
 
-    return [type(samples)(*(rows(field, start) for field in samples)) for start in range(n_minibatches)]  # type: ignore[arg-type]
+    return type(samples)(*(apply(field) for field in samples))  # type: ignore[arg-type]
+
+
+def single_precision(samples: Samples) -> Samples:
+    """
+    SB3's networks convert float64 observations (MuJoCo's) to float32 whenever they read them; this does it once.
+
+    :param samples: what ``sample()`` returned
+    :return: the same without float64
+    """
+    return map_fields(lambda tensor: tensor.float() if tensor.dtype == th.float64 else tensor, samples)
+
+
+def split_minibatches(samples: Samples, n_minibatches: int) -> list[Samples]:
+    """
+    Split one large sample into minibatches of equal size.
+
+    :param samples: with a multiple of ``n_minibatches`` rows
+    :param n_minibatches: how many to make of it
+    :return: views, no copies; the rows of each as :func:`minibatch_rows` says
+    """
+    all_rows = (minibatch_rows(index, n_minibatches) for index in range(n_minibatches))
+    return [map_fields(itemgetter(rows), samples) for rows in all_rows]

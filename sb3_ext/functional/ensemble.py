@@ -71,6 +71,10 @@ def random_mixture_weights(
     """
     One random convex combination of the critics for every sample: uniform numbers divided by their sum.
 
+    :param n_critics: N
+    :param batch_size: B
+    :param dtype: of the weights
+    :param device: where they are drawn
     :return: shape (N, B), non-negative, each column sums to 1
     """
     # 1 - u lies in (0, 1], so that the sum is never zero
@@ -78,7 +82,7 @@ def random_mixture_weights(
     return weights / weights.sum(dim=0, keepdim=True)
 
 
-def random_subset(n_critics: int, subset_size: float) -> th.Tensor | None:
+def random_subset(n_critics: int, subset_size: float, device: th.device | str = "cpu") -> th.Tensor | None:
     """
     Draw the critics of one REDQ target, without replacement.
 
@@ -86,7 +90,8 @@ def random_subset(n_critics: int, subset_size: float) -> th.Tensor | None:
 
     :param n_critics: N
     :param subset_size: M, in [1, N]
-    :return: the indices, shape (M,), on the CPU; ``None`` if the subset is the whole ensemble, in which
+    :param device: where the indices are needed; they are drawn on the CPU, by the generator that the seed sets
+    :return: the indices, shape (M,); ``None`` if the subset is the whole ensemble, in which
         case no random number is drawn and REDQ with M = N is ``min`` to the bit
     """
     size = math.floor(subset_size)
@@ -94,7 +99,7 @@ def random_subset(n_critics: int, subset_size: float) -> th.Tensor | None:
         size += int(th.rand(()).item() < subset_size - size)
     if size == n_critics:
         return None
-    return th.randperm(n_critics)[:size]
+    return th.randperm(n_critics)[:size].to(device, non_blocking=True)
 
 
 def aggregate_q(q_values: th.Tensor, how: str) -> th.Tensor:

@@ -3,16 +3,39 @@ N networks of one shape, stacked: their parameters have the network as first axi
 products. On a 2-core CPU ten critics of 2x256 units train about twice as fast as ten modules in a loop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
+# What becomes of a stacked parameter, whose first axis is the network, before a layer uses it
+Pick = Callable[[th.Tensor], th.Tensor]
 
-class EnsembleLinear(nn.Module):
+
+def _as_it_is(parameter: th.Tensor) -> th.Tensor:
+    return parameter
+
+
+class StackedLayer(nn.Module):
+    """
+    A layer whose parameters have the network as first axis.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def forward(self, x: th.Tensor, pick: Pick = _as_it_is) -> th.Tensor:
+        """
+        :param x: shape (M, B, in)
+        :param pick: chooses M networks from a parameter, or detaches it; all N networks by default
+        :return: shape (M, B, out)
+        """
+        raise NotImplementedError
+
+
+class EnsembleLinear(StackedLayer):
     """
     N linear layers side by side.
 
@@ -27,15 +50,15 @@ class EnsembleLinear(nn.Module):
         self.weight = nn.Parameter(th.stack([layer.weight.detach().T for layer in layers]))
         self.bias = nn.Parameter(th.stack([layer.bias.detach() for layer in layers]).unsqueeze(1))
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        """
-        :param x: shape (N, B, in)
-        :return: shape (N, B, out)
-        """
-        return th.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: th.Tensor, pick: Pick = _as_it_is) -> th.Tensor:
+        weight, bias = pick(self.weight), pick(self.bias)
+        if weight.shape[-1] == 1:
+            # A dot product: forward and backward take two thirds of the time that a matrix product takes for it
+            return th.linalg.vecdot(x, weight.mT).unsqueeze(-1) + bias
+        return th.baddbmm(bias, x, weight)
 
 
-class EnsembleLayerNorm(nn.Module):
+class EnsembleLayerNorm(StackedLayer):
     """
     N layer normalisations side by side: over the features, with a scale and shift for each network.
 
@@ -48,12 +71,8 @@ class EnsembleLayerNorm(nn.Module):
         self.weight = nn.Parameter(th.ones(n_members, 1, n_features))
         self.bias = nn.Parameter(th.zeros(n_members, 1, n_features))
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        """
-        :param x: shape (N, B, features)
-        :return: the same shape
-        """
-        return th.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
+    def forward(self, x: th.Tensor, pick: Pick = _as_it_is) -> th.Tensor:
+        return th.addcmul(pick(self.bias), F.layer_norm(x, x.shape[-1:]), pick(self.weight))
 
 
 class EnsembleMLP(nn.Module):
@@ -83,6 +102,7 @@ class EnsembleMLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.n_members = n_members
         members = [create_mlp(input_dim, 1, net_arch, activation_fn) for _ in range(n_members)]
         layers: list[nn.Module] = []
         for peers in zip(*members, strict=True):
@@ -91,6 +111,9 @@ class EnsembleMLP(nn.Module):
                     raise ValueError(
                         f"activation_fn={activation_fn.__name__} has parameters: the critics would share them"
                     )
+                if isinstance(peers[0], nn.ReLU):
+                    # Nothing else needs its input, and what the allocator gives for a copy costs page faults
+                    peers[0].inplace = True
                 layers.append(peers[0])
                 continue
             layers.append(EnsembleLinear(peers))
@@ -101,28 +124,22 @@ class EnsembleMLP(nn.Module):
                 layers.append(EnsembleLayerNorm(n_members, peers[0].out_features))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: th.Tensor) -> th.Tensor:
+    def forward(self, x: th.Tensor, members: th.Tensor | None = None, frozen: bool = False) -> th.Tensor:
         """
+        Evaluate the networks, some of them, or all of them as constants.
+
         :param x: the input that all networks get, shape (B, in)
-        :return: shape (N, B)
-        """
-        n_members = next(self.parameters()).shape[0]
-        return self.layers(x.expand(n_members, *x.shape)).squeeze(-1)
-
-    def evaluate(self, x: th.Tensor, members: th.Tensor | None = None, frozen: bool = False) -> th.Tensor:
-        """
-        Evaluate some of the networks, or all of them as constants.
-
-        Every parameter has the network as first axis, so a subset is the same module with its parameters indexed.
-
-        :param x: shape (B, in)
-        :param members: indices of M networks to evaluate, all if ``None``
+        :param members: indices of the M networks to evaluate, all N if ``None``
         :param frozen: let no gradient reach the parameters, and do none of that work; it still flows to ``x``
         :return: shape (M, B)
         """
-        if members is None and not frozen:
-            return self(x)
-        parameters = {name: p.detach() if frozen else p for name, p in self.named_parameters()}
-        if members is not None:
-            parameters = {name: p[members] for name, p in parameters.items()}
-        return functional_call(self, parameters, (x,))
+
+        def pick(parameter: th.Tensor) -> th.Tensor:
+            parameter = parameter.detach() if frozen else parameter
+            return parameter if members is None else parameter.index_select(0, members)
+
+        n_members = self.n_members if members is None else len(members)
+        x = x.expand(n_members, *x.shape)
+        for layer in self.layers:
+            x = layer(x, pick) if isinstance(layer, StackedLayer) else layer(x)
+        return x.squeeze(-1)

@@ -73,7 +73,7 @@ class EnsembleCritic(ContinuousCritic):
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor and not frozen):
             features = self.extract_features(obs, self.features_extractor)
         inputs = th.cat([features.expand(*actions.shape[:-1], -1), actions], dim=-1)
-        q_values = self.ensemble.evaluate(inputs.flatten(end_dim=-2), members, frozen)
+        q_values = self.ensemble(inputs.flatten(end_dim=-2), members, frozen)
         return q_values.unflatten(1, actions.shape[:-1])
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
@@ -86,7 +86,7 @@ class EnsembleCritic(ContinuousCritic):
         with th.no_grad():
             features = self.extract_features(obs, self.features_extractor)
         first = th.zeros(1, dtype=th.long, device=actions.device)
-        return self.ensemble.evaluate(th.cat([features, actions], dim=1), members=first).T
+        return self.ensemble(th.cat([features, actions], dim=1), members=first).T
 
 
 class REDQSACPolicy(SACPolicy):

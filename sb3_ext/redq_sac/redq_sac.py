@@ -22,7 +22,7 @@ from stable_baselines3.common.utils import polyak_update
 
 from sb3_ext.common.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.off_policy import OffPolicyExtension
-from sb3_ext.common.replay import split_minibatches
+from sb3_ext.common.replay import minibatch_rows, single_precision, split_minibatches
 from sb3_ext.functional.bellman import ensemble_critic_loss, soft_td_target
 from sb3_ext.functional.ensemble import AGGREGATES, BACKUPS, aggregate_q, ensemble_backup, random_subset
 from sb3_ext.functional.policy_gradient import (
@@ -39,9 +39,11 @@ from sb3_ext.redq_sac.policies import CnnPolicy, EnsembleCritic, MlpPolicy, Mult
 
 SelfREDQSAC = TypeVar("SelfREDQSAC", bound="REDQSAC")
 
-# Observations of one block of minibatches are gathered at once while they have no more elements than this
-# (64 MiB as float32): all 20 minibatches of 256 Humanoid states, but 2 of 256 stacked Atari frames.
-_MAX_BLOCK_ELEMENTS = 2**24
+# What one block of minibatches gathers at once: at most so many rows (the actor's pass holds its activations for all of
+# them) and elements of the observations (5 minibatches of 256 Humanoid states: arrays that stay in the CPU's caches and
+# for which the allocator need not return to the system), but always one minibatch.
+_MAX_BLOCK_ROWS = 8192
+_MAX_BLOCK_ELEMENTS = 2**19
 
 
 class PolicySample(NamedTuple):
@@ -50,12 +52,12 @@ class PolicySample(NamedTuple):
 
     :param actions: shape (K, B, A)
     :param log_prob: shape (K, B), differentiable with respect to the policy
-    :param mode: the action at the policy's mean, shape (1, B, A), detached
+    :param mode: the action at the policy's mean, shape (1, B, A), detached; only for REINFORCE, as a baseline
     """
 
     actions: th.Tensor
     log_prob: th.Tensor
-    mode: th.Tensor
+    mode: th.Tensor | None = None
 
 
 class REDQSAC(OffPolicyExtension, SAC):
@@ -108,19 +110,19 @@ class REDQSAC(OffPolicyExtension, SAC):
         ``"redq"`` the minimum over a random subset drawn anew for each update, ``"min"`` over all (clipped double-Q
         with two critics), ``"mean"`` over all, ``"vanilla"`` Q'_i, ``"doubleq"`` Q'_(i+1 mod N), ``"rem"`` one random
         convex combination per sample
-    :param subset_size: critics in the random subset of ``"redq"``, in [1, N]; fractional sizes are rounded up with
-        the probability of their fraction. ``None``: min(2, N)
+    :param subset_size: only for ``"redq"``: critics in the random subset, in [1, N]; a fractional size is rounded up
+        with the probability of its fraction. ``None``: min(2, N)
     :param policy_delay: critic updates for each update of actor and temperature
     :param actor_gradient: ``"reparam"`` through the sampled action, or ``"reinforce"`` through its log-probability
     :param n_actor_samples: actions sampled in each state for the actor's gradient
-    :param reinforce_baseline: ``"loo"`` mean weight of the other samples of the state (needs two samples),
-        ``"mean_action"`` the value of the policy's mean action, or ``"none"``. ``None``: ``"loo"`` for two samples or
-        more, else ``"mean_action"``
+    :param reinforce_baseline: only for ``"reinforce"``: ``"loo"`` the mean weight of the other samples of the state
+        (needs two samples), ``"mean_action"`` the value of the policy's mean action, or ``"none"``. ``None``: ``"loo"``
+        for two samples or more, else ``"mean_action"``
     :param actor_q: ``"mean"`` (REDQ) or ``"min"`` (SAC) over the critics in the actor's objective
     :param backup_entropy: whether the targets contain the entropy of the next action
     :param random_steps: number of first steps with uniformly random actions. ``None``: until ``learning_starts``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
-    :param learning_rate_fraction: fraction of the training after which it has arrived there, in (0, 1]
+    :param learning_rate_fraction: with it, the fraction of the training after which it has arrived there, in (0, 1]
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :raises ValueError: naming the argument, its value and what is allowed
     """
@@ -222,6 +224,15 @@ class REDQSAC(OffPolicyExtension, SAC):
         if _init_setup_model:
             self._setup_model()
 
+    def _create_aliases(self) -> None:
+        super()._create_aliases()
+        # Walking through the modules for them takes longer than the update of the target critics itself
+        self._online_parameters: list[th.Tensor] = list(self.critic.parameters())
+        self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_online_parameters", "_target_parameters"]
+
     @property
     def _effective_baseline(self) -> str:
         if self.reinforce_baseline is not None:
@@ -240,33 +251,30 @@ class REDQSAC(OffPolicyExtension, SAC):
         check_choice("actor_gradient", self.actor_gradient, ACTOR_GRADIENTS)
         check_choice("actor_q", self.actor_q, AGGREGATES)
         check_choice("reinforce_baseline", self.reinforce_baseline, (None, *BASELINES))
-        for name in ("policy_delay", "n_actor_samples", "target_update_interval", "batch_size"):
+        for name in ("policy_delay", "n_actor_samples", "target_update_interval"):
             check_integer(name, getattr(self, name), minimum=1)
-        check_integer("gradient_steps", self.gradient_steps, minimum=-1)
         check_interval("tau", self.tau, 0.0, 1.0, "in [0, 1]")
         if self.random_steps is not None:
             check_integer("random_steps", self.random_steps, minimum=0)
         self._check_temperature()
-        self._check_ensemble(self.policy_kwargs.get("n_critics", 10))
         self._check_actor_gradient()
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        # Only now: how many critics there are by default is the policy's to say
+        self._check_ensemble(self.critic.n_critics)
+
     def _check_temperature(self) -> None:
-        allowed = "a number >= 0, 'auto', or 'auto_' and a number > 0"
-        is_auto = isinstance(self.ent_coef, str) and self.ent_coef.partition("_")[0] == "auto"
-        try:
-            value = float(str(self.ent_coef).removeprefix("auto").removeprefix("_") or 1.0)
-        except ValueError as error:
-            raise ValueError(f"ent_coef={self.ent_coef!r} must be {allowed}") from error
-        if not np.isfinite(value) or value < 0 or (is_auto and value == 0):
-            raise ValueError(f"ent_coef={self.ent_coef!r} must be {allowed}")
-        if self.target_entropy != "auto":
-            try:
-                float(self.target_entropy)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"target_entropy={self.target_entropy!r} must be a number or 'auto'") from error
+        text = str(self.ent_coef)
+        head, _, tail = text.partition("_")
+        is_auto = head == "auto"
+        value = 1.0 if text == "auto" else _finite_number(tail if is_auto else text)
+        if value is None or value < 0 or (is_auto and value == 0):
+            raise ValueError(f"ent_coef={self.ent_coef!r} must be a number >= 0, 'auto', or 'auto_' and a number > 0")
+        if self.target_entropy != "auto" and _finite_number(self.target_entropy) is None:
+            raise ValueError(f"target_entropy={self.target_entropy!r} must be a number or 'auto'")
 
     def _check_ensemble(self, n_critics: int) -> None:
-        check_integer("n_critics", n_critics, minimum=1)
         if self.subset_size is not None:
             check_interval("subset_size", self.subset_size, 1, n_critics, f"in [1, n_critics={n_critics}]")
         if self.target_backup == "doubleq" and n_critics < 2:
@@ -313,6 +321,7 @@ class REDQSAC(OffPolicyExtension, SAC):
             n_updates = self._block_size(remaining, batch_size)
             self._train_block(n_updates, batch_size, metrics)
             remaining -= n_updates
+        self.critic_target.set_training_mode(False)
 
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, values in metrics.items():
@@ -326,8 +335,9 @@ class REDQSAC(OffPolicyExtension, SAC):
         if self.use_sde:
             return 1  # a new noise matrix for every update, as in SB3's SAC
         until_actor_update = self.policy_delay - self._n_updates % self.policy_delay
-        fits_in_memory = _MAX_BLOCK_ELEMENTS // (batch_size * spaces.utils.flatdim(self.observation_space))
-        return min(remaining, until_actor_update, max(fits_in_memory, 1))
+        n_elements = spaces.utils.flatdim(self.observation_space)
+        max_rows = min(_MAX_BLOCK_ROWS, _MAX_BLOCK_ELEMENTS // n_elements)
+        return min(remaining, until_actor_update, max(max_rows // batch_size, 1))
 
     def _train_block(self, n_updates: int, batch_size: int, metrics: dict[str, list[th.Tensor]]) -> None:
         """
@@ -335,7 +345,8 @@ class REDQSAC(OffPolicyExtension, SAC):
 
         One gather of the replay buffer and one pass of the actor serve all of them. No value leaves the device.
         """
-        samples = self.replay_buffer.sample(n_updates * batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+        assert self.replay_buffer is not None
+        samples = single_precision(self.replay_buffer.sample(n_updates * batch_size, env=self._vec_normalize_env))
         minibatches = split_minibatches(samples, n_updates)
         if self.use_sde:
             self.actor.reset_noise()
@@ -349,8 +360,8 @@ class REDQSAC(OffPolicyExtension, SAC):
             entropy_bonus = -ent_coef * next_log_prob if self.backup_entropy else th.zeros_like(next_log_prob)
 
         metrics["ent_coef"].append(ent_coef.reshape(()))
-        for start, minibatch in enumerate(minibatches):
-            rows = slice(start, None, n_updates)
+        for index, minibatch in enumerate(minibatches):
+            rows = minibatch_rows(index, n_updates)
             metrics["critic_loss"].append(self._update_critics(minibatch, next_actions[rows], entropy_bonus[rows]))
             self._n_updates += 1
             if policy_sample is not None and self._n_updates % self.policy_delay == 0:  # the last of the block
@@ -378,7 +389,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         with th.no_grad():
             members = None
             if self.target_backup == "redq":
-                members = random_subset(self.critic.n_critics, self._effective_subset_size)
+                members = random_subset(self.critic.n_critics, self._effective_subset_size, self.device)
             next_q = self.critic_target.stacked(minibatch.next_observations, next_actions, members)
             next_values = ensemble_backup(self.target_backup, next_q, self.critic.n_critics)
             targets = soft_td_target(
@@ -386,29 +397,38 @@ class REDQSAC(OffPolicyExtension, SAC):
             )
         q_values = self.critic.stacked(minibatch.observations, minibatch.actions)
         loss = ensemble_critic_loss(q_values, targets)
-        self.critic.optimizer.zero_grad()
+        for parameter in self._online_parameters:
+            parameter.grad = None  # as `zero_grad()` does, which takes longer to find them
         loss.backward()
         self.critic.optimizer.step()
         return loss.detach()
 
     def _update_target_critics(self) -> None:
+        """
+        Move the target critics by ``tau`` towards the critics.
+        """
         with th.no_grad():
-            th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
+            th._foreach_lerp_(self._target_parameters, self._online_parameters, self.tau)
         # Running statistics of batch normalisation are copied, see SB3's GH issue #996
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
     def _sample_policy(self, obs: PyTorchObs) -> PolicySample:
+        """
+        Sample actions of the current policy, for the gradient of the actor that ``actor_gradient`` names.
+
+        :param obs: observations of B states
+        :return: K actions in each
+        """
         if self.use_sde:
             actions, log_prob = self.actor.action_log_prob(obs)
-            return PolicySample(
-                actions.unsqueeze(0), log_prob.unsqueeze(0), self.actor.action_dist.mode().unsqueeze(0).detach()
-            )
+            return PolicySample(actions.unsqueeze(0), log_prob.unsqueeze(0))
         mean, log_std, _ = self.actor.get_action_dist_params(obs)
         pre_tanh = sample_pre_tanh(mean, log_std, self.n_actor_samples)
-        if self.actor_gradient == "reinforce":
-            pre_tanh = pre_tanh.detach()
+        if self.actor_gradient == "reparam":
+            return PolicySample(th.tanh(pre_tanh), squashed_gaussian_log_prob(mean, log_std, pre_tanh))
+        pre_tanh = pre_tanh.detach()
         log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
-        return PolicySample(th.tanh(pre_tanh), log_prob, th.tanh(mean).detach().unsqueeze(0))
+        return PolicySample(th.tanh(pre_tanh), log_prob, mode=th.tanh(mean.detach()).unsqueeze(0))
 
     def _update_actor(self, obs: PyTorchObs, sample: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
         """
@@ -436,6 +456,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         baseline: th.Tensor | float = 0.0
         with th.no_grad():
             if self._effective_baseline == "mean_action":
+                assert sample.mode is not None
                 # The mean action is one more sample to the critics, so that they are evaluated once
                 values = self._actor_value(obs, th.cat([sample.actions, sample.mode]))
                 q_values, baseline = values[:-1], values[-1:]
@@ -470,3 +491,16 @@ class REDQSAC(OffPolicyExtension, SAC):
         progress_bar: bool = False,
     ) -> SelfREDQSAC:
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _finite_number(value: str | float) -> float | None:
+    """
+    :param value: a number, or the text of one
+    :return: the number, or ``None`` if it is none, or not finite
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    # float() reads "1_2" as 12, SB3 as something else
+    return number if np.isfinite(number) and "_" not in str(value) else None

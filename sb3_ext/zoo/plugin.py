@@ -80,13 +80,19 @@ def _patch_exp_manager(module: ModuleType) -> None:
 
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        bound = signature.bind(self, *args, **kwargs)
-        algo = str(bound.arguments.get("algo"))
+        try:
+            arguments = signature.bind(self, *args, **kwargs).arguments
+        except TypeError:
+            original(self, *args, **kwargs)  # which says what is wrong with them
+            return
+        algo = str(arguments.get("algo"))
         entry = ZOO_ALGORITHMS.get(algo)
         # The argument decides, not whether some file exists: a mistyped --conf-file must stay an error.
-        if entry and module.ALGOS.get(algo) is entry.algorithm_class and not bound.arguments.get("config"):
-            bound.arguments["config"] = str(hyperparams_path(algo))
-        original(*bound.args, **bound.kwargs)
+        if entry and module.ALGOS.get(algo) is entry.algorithm_class and not arguments.get("config"):
+            arguments["config"] = str(hyperparams_path(algo))
+            bound = inspect.BoundArguments(signature, arguments)
+            args, kwargs = bound.args[1:], bound.kwargs
+        original(self, *args, **kwargs)
 
     init._reads_sb3_ext_hyperparams = True  # type: ignore[attr-defined]
     manager_class.__init__ = init

@@ -3,8 +3,9 @@ Search spaces for rl_zoo3's ``-optimize``.
 
 For every algorithm a pair: ``sample_*`` draws the parameters of a trial, ``convert_*`` turns ``trial.params`` into
 constructor arguments. The converter is a pure function of ``trial.params``, and the sampler returns what it returns, so
-a trial reloaded with ``--trial-id`` is the trial that was measured. Both have to be right for every draw: rl_zoo3
-prunes a trial that fails while it learns, but an error in a constructor ends the whole study.
+a trial reloaded with ``--trial-id`` is the trial that was measured. (With hindsight replay up to those of the YAML
+file's ``replay_buffer_kwargs`` that are not sampled: rl_zoo3 drops them when it reloads a trial.) Both have to be right
+for every draw: rl_zoo3 prunes a trial that fails while it learns, but an error in a constructor ends the whole study.
 
 What is conditional is drawn in an order in which each range follows from what was drawn before. Optuna allows numerical
 ranges to differ between trials, but not the choices of a categorical parameter.

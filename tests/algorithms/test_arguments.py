@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ext import REDQSAC
 
@@ -41,9 +42,16 @@ def make(**kwargs: Any) -> REDQSAC:
         (dict(ent_coef=-0.1), r"ent_coef=-0.1 must be a number >= 0, 'auto', or 'auto_' and a number > 0"),
         (dict(ent_coef="auto_-1"), r"ent_coef='auto_-1' must be"),
         (dict(ent_coef="auto_0"), r"ent_coef='auto_0' must be"),
+        (dict(ent_coef="auto0.5"), r"ent_coef='auto0.5' must be"),
+        (dict(ent_coef="auto_"), r"ent_coef='auto_' must be"),
+        (dict(ent_coef="auto_1_2"), r"ent_coef='auto_1_2' must be"),
+        (dict(ent_coef="_0.5"), r"ent_coef='_0.5' must be"),
         (dict(ent_coef="automatic"), r"ent_coef='automatic' must be"),
         (dict(ent_coef=float("nan")), r"ent_coef=nan must be"),
         (dict(target_entropy="automatic"), r"target_entropy='automatic' must be a number or 'auto'"),
+        (dict(target_entropy=float("nan")), r"target_entropy=nan must be a number or 'auto'"),
+        (dict(gamma=2.0), r"gamma=2.0 must be in \[0, 1\]"),
+        (dict(batch_size=0), r"batch_size=0 must be an integer of at least 1"),
         (dict(policy_delay=0), r"policy_delay=0 must be an integer of at least 1"),
         (dict(policy_delay=1.5), r"policy_delay=1.5 must be an integer of at least 1"),
         (dict(n_actor_samples=0), r"n_actor_samples=0 must be an integer of at least 1"),
@@ -64,6 +72,8 @@ def make(**kwargs: Any) -> REDQSAC:
         (dict(tau=1.5), r"tau=1.5 must be in \[0, 1\]"),
         (dict(random_steps=-1), r"random_steps=-1 must be an integer of at least 0"),
         (dict(learning_rate_final=-1e-4), r"learning_rate_final=-0.0001 must be None or a number >= 0"),
+        (dict(learning_rate_fraction="x"), r"learning_rate_fraction='x' must be in \(0, 1\]"),
+        (dict(learning_rate_final=float("inf")), r"learning_rate_final=inf must be"),
         (dict(learning_rate_fraction=0.0), r"learning_rate_fraction=0.0 must be in \(0, 1\]"),
         (
             dict(learning_rate=LinearSchedule(1e-3, 0.0, 1.0), learning_rate_final=1e-4),
@@ -165,7 +175,17 @@ def test_nan_from_the_environment(where: str, what: str, as_dict: bool, value: f
     assert model.replay_buffer.pos == 11  # what came before is kept, the bad step is not stored
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("where", ["reward", "observation"])
+def test_what_vec_normalize_would_clip_is_seen(where: str, training: bool) -> None:
+    env = VecNormalize(DummyVecEnv([lambda: BreaksAtStep(where, at=12, value=np.inf)]), training=training)
+    model = REDQSAC("MlpPolicy", env, policy_kwargs=dict(net_arch=[4], n_critics=2))
+    with pytest.raises(ValueError, match=rf"{where} is inf at index .*time step 12"):
+        model.learn(20)
+    assert model.replay_buffer.pos == 11
+
+
 def test_nan_in_the_first_observation() -> None:
     model = REDQSAC("MlpPolicy", BreaksAtStep("reset", at=0), policy_kwargs=dict(net_arch=[4]))
-    with pytest.raises(ValueError, match=r"observation from environment 0 is nan at index \[0, 1\], time step 0"):
+    with pytest.raises(ValueError, match=r"observation is nan at index \[0, 1\] \(environment first\), time step 0"):
         model.learn(10)

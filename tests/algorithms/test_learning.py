@@ -28,7 +28,11 @@ def improvement_p_value(before: np.ndarray, after: np.ndarray, n_permutations: i
 
 
 @pytest.mark.parametrize(
-    "actor", [{}, dict(actor_gradient="reinforce", n_actor_samples=8)], ids=["reparam", "reinforce"]
+    "actor",
+    [
+        pytest.param({}, id="reparam"),
+        pytest.param(dict(actor_gradient="reinforce", n_actor_samples=8), id="reinforce", marks=pytest.mark.slow),
+    ],
 )
 def test_learning_is_significant(actor: dict) -> None:
     model = REDQSAC(
@@ -52,9 +56,8 @@ def test_learning_is_significant(actor: dict) -> None:
     assert np.median(after) > -400
 
 
-def test_the_test_has_no_power_without_learning() -> None:
-    """The p-value of no change at all is not small."""
+def test_the_p_value_is_small_only_as_often_as_it_says() -> None:
+    """Without learning, p < 0.05 in about 5 % of the draws."""
     rng = np.random.default_rng(1)
-    before = rng.normal(-1200, 200, N_EPISODES)
-    after = rng.normal(-1200, 200, N_EPISODES)
-    assert improvement_p_value(before, after) > 0.01
+    p_values = [improvement_p_value(*rng.normal(-1200, 200, (2, N_EPISODES)), n_permutations=500) for _ in range(400)]
+    assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.09

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 
 from sb3_ext import REDQSAC
 
@@ -92,13 +93,45 @@ def test_nothing_restarts_with_reset_num_timesteps_false(tmp_path: Path) -> None
     loaded = REDQSAC.load(tmp_path / "model", env=model.env)
     loaded.load_replay_buffer(tmp_path / "buffer")
     random_actions = _count_random_actions(loaded)
+    rates: list[float] = []
+    update = loaded._update_critics
+    loaded._update_critics = lambda *args: (rates.append(loaded.critic.optimizer.param_groups[0]["lr"]), update(*args))[
+        1
+    ]  # type: ignore[method-assign]
     loaded.learn(60, reset_num_timesteps=False)
     assert loaded.num_timesteps == 120
     assert random_actions == []
     assert loaded._n_updates == 3 * (20 + 60)
     assert loaded.replay_buffer.pos == 120
-    # The schedule goes on over the 120 steps: it is never again where it began
-    assert loaded.actor.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+    # The line goes on where it is after 61 of now 120 steps, it does not start again at 1e-3
+    assert rates[0] == pytest.approx(1e-3 - 9e-4 * 61 / 120)
+    assert rates[-1] == pytest.approx(1e-4)
+
+
+def test_an_interruption_keeps_what_was_saved(tmp_path: Path) -> None:
+    class Interrupt(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 55:
+                raise KeyboardInterrupt
+            return True
+
+    model = make()
+    checkpoints = CheckpointCallback(25, str(tmp_path), save_replay_buffer=True)
+    evaluations = EvalCallback(
+        model.env, eval_freq=30, n_eval_episodes=1, best_model_save_path=str(tmp_path), verbose=0
+    )
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(100, callback=[checkpoints, evaluations, Interrupt()])
+    loaded = REDQSAC.load(tmp_path / "rl_model_50_steps", env=model.env)
+    loaded.load_replay_buffer(tmp_path / "rl_model_replay_buffer_50_steps")
+    # Callbacks run within a step, before it is stored and learnt from
+    assert (loaded.num_timesteps, loaded._n_updates, loaded.replay_buffer.pos) == (50, 3 * 29, 49)
+    loaded.learn(10, reset_num_timesteps=False)
+    assert loaded._n_updates == 3 * (29 + 10)
+    assert REDQSAC.load(tmp_path / "best_model").num_timesteps == 30
+    # And the interrupted model itself is whole
+    model.learn(10, reset_num_timesteps=False)
+    assert model.num_timesteps == 65
 
 
 def _count_random_actions(model: REDQSAC) -> list[np.ndarray]:

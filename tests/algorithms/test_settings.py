@@ -93,6 +93,25 @@ def test_dictionary_observations() -> None:
     learn("MultiInputPolicy", SimpleMultiObsEnv(discrete_actions=False), total_timesteps=40, gradient_steps=3)
 
 
+def test_dictionaries_with_python_scalars() -> None:
+    """An environment may return an int where its space is Discrete, also in the terminal observation."""
+
+    class Counter(gym.Env):
+        observation_space = spaces.Dict({"count": spaces.Discrete(5), "noise": spaces.Box(-1.0, 1.0, (2,))})
+        action_space = spaces.Box(-1.0, 1.0, (1,))
+
+        def reset(self, **kwargs: Any) -> Any:
+            self.count = 0
+            return {"count": self.count, "noise": np.zeros(2, np.float32)}, {}
+
+        def step(self, action: np.ndarray) -> Any:
+            self.count += 1
+            observation = {"count": self.count, "noise": np.full(2, 0.1 * self.count, np.float32)}
+            return observation, 1.0, self.count == 4, False, {}
+
+    learn("MultiInputPolicy", Counter())
+
+
 @pytest.mark.parametrize("strategy", ["future", "final"])
 def test_hindsight_experience_replay(strategy: str) -> None:
     env = BitFlippingEnv(n_bits=4, continuous=True, max_steps=4)
@@ -161,12 +180,22 @@ def test_only_the_subset_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluated == [2] * 40
 
 
-def test_dropout_is_active_in_the_target_critics_and_off_in_evaluation() -> None:
+def test_dropout_is_active_in_the_targets_and_off_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    differences: list[bool] = []
+    update = REDQSAC._update_critics
+
+    def checking(self: REDQSAC, minibatch: Any, *args: Any) -> th.Tensor:
+        evaluations = [self.critic_target.stacked(minibatch.observations, minibatch.actions) for _ in range(2)]
+        differences.append(not th.equal(*evaluations))
+        return update(self, minibatch, *args)
+
+    monkeypatch.setattr(REDQSAC, "_update_critics", checking)
     model = learn("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(dropout=0.5))
-    obs, action = th.zeros(3, 3), th.zeros(3, 1)
-    assert not th.equal(model.critic_target.stacked(obs, action), model.critic_target.stacked(obs, action))
+    assert len(differences) == 120 and all(differences)
     model.policy.set_training_mode(False)
-    assert th.equal(model.critic.stacked(obs, action), model.critic.stacked(obs, action))
+    obs, action = th.zeros(3, 3), th.zeros(3, 1)
+    for critic in (model.critic, model.critic_target):
+        assert th.equal(critic.stacked(obs, action), critic.stacked(obs, action))
 
 
 def test_the_actor_update_leaves_no_gradient_in_the_critics() -> None:

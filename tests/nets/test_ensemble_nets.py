@@ -132,7 +132,7 @@ def test_networks_start_differently() -> None:
 @given(members=st.lists(st.integers(0, N - 1), min_size=1, max_size=N, unique=True), frozen=st.booleans())
 def test_members_are_rows_of_the_full_output(members: list[int], frozen: bool) -> None:
     ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True))
-    subset = ensemble.evaluate(inputs(), th.tensor(members), frozen)
+    subset = ensemble(inputs(), th.tensor(members), frozen)
     assert subset.shape == (len(members), B)
     full = ensemble(inputs())
     for row, member in enumerate(members):
@@ -141,16 +141,11 @@ def test_members_are_rows_of_the_full_output(members: list[int], frozen: bool) -
 
 def test_members_train_alone() -> None:
     ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, nn.Tanh, layer_norm=True))
-    ensemble.evaluate(inputs(), th.tensor([3, 1])).sum().backward()
+    ensemble(inputs(), th.tensor([3, 1])).sum().backward()
     for name, parameter in ensemble.named_parameters():
         for member in range(N):
             has_gradient = bool(parameter.grad[member].any())
             assert has_gradient == (member in {1, 3}), (name, member)
-
-
-def test_evaluate_everything_is_forward() -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH))
-    assert th.equal(ensemble.evaluate(inputs()), ensemble(inputs()))
 
 
 @pytest.mark.parametrize("members", [None, [2], [4, 0, 1]])
@@ -158,7 +153,7 @@ def test_frozen_trains_the_input_only(members: list[int] | None) -> None:
     ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, nn.Tanh, layer_norm=True))
     indices = None if members is None else th.tensor(members)
     x, x_trained = inputs().requires_grad_(), inputs().requires_grad_()
-    frozen = ensemble.evaluate(x, indices, frozen=True)
+    frozen = ensemble(x, indices, frozen=True)
     weights = th.randn(frozen.shape, dtype=th.float64, generator=th.Generator().manual_seed(2))
     (weights * frozen).sum().backward()
     assert all(parameter.grad is None for parameter in ensemble.parameters())
@@ -174,8 +169,8 @@ def test_frozen_trains_the_input_only(members: list[int] | None) -> None:
 
 def test_frozen_without_input_gradient_builds_no_graph() -> None:
     ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH))
-    assert not ensemble.evaluate(inputs(), frozen=True).requires_grad
-    assert ensemble.evaluate(inputs()).requires_grad
+    assert not ensemble(inputs(), frozen=True).requires_grad
+    assert ensemble(inputs()).requires_grad
 
 
 def droq_by_hand(ensemble: EnsembleMLP, x: th.Tensor, masks: list[th.Tensor]) -> list[list[float]]:
@@ -259,8 +254,8 @@ def test_every_network_has_its_own_dropout_mask(layer_norm: bool) -> None:
 def test_dropout_stays_active_when_frozen() -> None:
     # The targets and the actor's objective are evaluated this way, in training mode
     ensemble = randomise(EnsembleMLP(N, INPUTS, [32], dropout=0.5))
-    first = ensemble.evaluate(inputs(), th.tensor([1, 2]), frozen=True)
-    second = ensemble.evaluate(inputs(), th.tensor([1, 2]), frozen=True)
+    first = ensemble(inputs(), th.tensor([1, 2]), frozen=True)
+    second = ensemble(inputs(), th.tensor([1, 2]), frozen=True)
     assert not th.allclose(first, second)
 
 

@@ -92,6 +92,19 @@ def test_train_reads_our_yaml(trained, installed):
     assert [path.name for path in (folder / "tb" / "Pendulum-v1").iterdir()] == ["REDQSAC_1"]
 
 
+def test_mujoco_from_train_to_enjoy(installed, tmp_path):
+    names = ("--algo", "redq_sac", "--env", "Humanoid-v4")
+    small = ("learning_starts:30", "batch_size:16", "gradient_steps:2", "buffer_size:500", SMALL_POLICY)
+    options = ("-n", "40", "--eval-freq", "20", "--eval-episodes", "1", "-P", "-params")
+    output = installed.run(*NO_WARNING, "-m", "rl_zoo3.train", *names, *options, *small, cwd=tmp_path)
+    assert "('target_entropy', -2)" in output
+    assert (tmp_path / "logs" / "redq_sac" / "Humanoid-v4_1" / "best_model.zip").is_file()
+    output = installed.run(
+        *NO_WARNING, "-m", "rl_zoo3.enjoy", *names, "-f", "logs", "--no-render", "-n", "60", cwd=tmp_path
+    )
+    assert "Mean reward" in output
+
+
 def test_enjoy(trained, installed):
     folder, _ = trained
     command = ("-m", "rl_zoo3.enjoy", "--algo", "redq_sac", "--env", "Pendulum-v1", "-f", "logs", "--no-render")
@@ -166,7 +179,8 @@ def test_two_processes_tune_on_one_journal(study):
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study / "journal.log")))
     trials = optuna.load_study(study_name="tuned", storage=storage).trials
     assert len(trials) == 4
-    assert all(trial.state.is_finished() for trial in trials)
+    # A trial may be pruned, but what the sampler draws must not fail.
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
     assert sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials) >= 1
     reports = list((study / "logs" / "redq_sac").glob("report_*.csv"))
     assert reports
