@@ -19,7 +19,7 @@ from sb3_ext.redq_sac import redq_sac as implementation
 SMALL = dict(net_arch=[8, 8], n_critics=3)
 
 
-def learn(policy: str, env: Any, total_timesteps: int = 60, **kwargs: Any) -> REDQSAC:
+def learn_and_check(policy: str, env: Any, total_timesteps: int = 60, **kwargs: Any) -> REDQSAC:
     settings = (
         dict(seed=0, learning_starts=30, batch_size=16, gradient_steps=4, policy_delay=2, buffer_size=500) | kwargs
     )
@@ -38,7 +38,7 @@ def learn(policy: str, env: Any, total_timesteps: int = 60, **kwargs: Any) -> RE
 @pytest.mark.parametrize("backup", ["vanilla", "doubleq", "min", "mean", "redq", "rem"])
 @pytest.mark.parametrize("actor", [{}, dict(actor_gradient="reinforce", n_actor_samples=2)])
 def test_backups(backup: str, actor: dict[str, Any]) -> None:
-    learn("MlpPolicy", "Pendulum-v1", target_backup=backup, **actor)
+    learn_and_check("MlpPolicy", "Pendulum-v1", target_backup=backup, **actor)
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_backups(backup: str, actor: dict[str, Any]) -> None:
     ids=str,
 )
 def test_settings(settings: dict[str, Any]) -> None:
-    learn("MlpPolicy", "Pendulum-v1", **settings)
+    learn_and_check("MlpPolicy", "Pendulum-v1", **settings)
 
 
 def test_several_environments_with_normalisation() -> None:
     env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=3, seed=0))
-    model = learn("MlpPolicy", env, total_timesteps=90)
+    model = learn_and_check("MlpPolicy", env, total_timesteps=90)
     assert model._n_updates == 4 * 20  # after the first 30 steps, four updates for each step of the three environments
 
 
@@ -84,13 +84,15 @@ def test_images(monkeypatch: pytest.MonkeyPatch) -> None:
     # Two minibatches of 16 images fill a block
     monkeypatch.setattr(implementation, "_MAX_BLOCK_ELEMENTS", 2 * 16 * 40 * 40)
     kwargs = dict(features_extractor_kwargs=dict(features_dim=16))
-    model = learn("CnnPolicy", env, total_timesteps=36, gradient_steps=5, policy_delay=3, policy_kwargs=kwargs)
+    model = learn_and_check(
+        "CnnPolicy", env, total_timesteps=36, gradient_steps=5, policy_delay=3, policy_kwargs=kwargs
+    )
     assert model._n_updates == sum(blocks) == 30
     assert blocks[:4] == [2, 1, 2, 1]  # updates 1 and 2, 3 (actor) | call ends after 5: 4 and 5, then 6 (actor)
 
 
 def test_dictionary_observations() -> None:
-    learn("MultiInputPolicy", SimpleMultiObsEnv(discrete_actions=False), total_timesteps=40, gradient_steps=3)
+    learn_and_check("MultiInputPolicy", SimpleMultiObsEnv(discrete_actions=False), total_timesteps=40, gradient_steps=3)
 
 
 def test_dictionaries_with_python_scalars() -> None:
@@ -109,13 +111,13 @@ def test_dictionaries_with_python_scalars() -> None:
             observation = {"count": self.count, "noise": np.full(2, 0.1 * self.count, np.float32)}
             return observation, 1.0, self.count == 4, False, {}
 
-    learn("MultiInputPolicy", Counter())
+    learn_and_check("MultiInputPolicy", Counter())
 
 
 @pytest.mark.parametrize("strategy", ["future", "final"])
 def test_hindsight_experience_replay(strategy: str) -> None:
     env = BitFlippingEnv(n_bits=4, continuous=True, max_steps=4)
-    model = learn(
+    model = learn_and_check(
         "MultiInputPolicy",
         env,
         gradient_steps=5,
@@ -147,7 +149,7 @@ def test_minibatches_of_a_block_mix_real_and_relabelled_transitions(monkeypatch:
 
     monkeypatch.setattr(HerReplayBuffer, "_get_real_samples", marked_real)
     monkeypatch.setattr(REDQSAC, "_update_critics", recording)
-    learn(
+    learn_and_check(
         "MultiInputPolicy",
         env,
         total_timesteps=40,
@@ -190,7 +192,7 @@ def test_dropout_is_active_in_the_targets_and_off_in_evaluation(monkeypatch: pyt
         return update(self, minibatch, *args)
 
     monkeypatch.setattr(REDQSAC, "_update_critics", checking)
-    model = learn("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(dropout=0.5))
+    model = learn_and_check("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(dropout=0.5))
     assert len(differences) == 120 and all(differences)
     model.policy.set_training_mode(False)
     obs, action = th.zeros(3, 3), th.zeros(3, 1)
@@ -199,7 +201,7 @@ def test_dropout_is_active_in_the_targets_and_off_in_evaluation(monkeypatch: pyt
 
 
 def test_the_actor_update_leaves_no_gradient_in_the_critics() -> None:
-    model = learn("MlpPolicy", "Pendulum-v1")
+    model = learn_and_check("MlpPolicy", "Pendulum-v1")
     model.critic.optimizer.zero_grad()
     obs = th.randn(5, 3)
     model._update_actor(obs, model._sample_policy(obs), th.tensor(0.1))
@@ -207,8 +209,8 @@ def test_the_actor_update_leaves_no_gradient_in_the_critics() -> None:
 
 
 def test_backup_entropy_changes_the_targets() -> None:
-    with_entropy = learn("MlpPolicy", "Pendulum-v1", ent_coef=0.5)
-    without = learn("MlpPolicy", "Pendulum-v1", ent_coef=0.5, backup_entropy=False)
+    with_entropy = learn_and_check("MlpPolicy", "Pendulum-v1", ent_coef=0.5)
+    without = learn_and_check("MlpPolicy", "Pendulum-v1", ent_coef=0.5, backup_entropy=False)
     assert not th.equal(with_entropy.critic.ensemble.layers[0].weight, without.critic.ensemble.layers[0].weight)
 
 
@@ -231,4 +233,4 @@ def test_action_spaces_other_than_unit(tmp_path: Any) -> None:
             assert self.action_space.contains(action)
             return self.env.step(action[0, :1] - 4.0)
 
-    learn("MlpPolicy", Shifted(gym.make("Pendulum-v1")))
+    learn_and_check("MlpPolicy", Shifted(gym.make("Pendulum-v1")))
