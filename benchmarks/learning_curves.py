@@ -62,10 +62,10 @@ def read_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         for step, values in zip(evaluations["timesteps"], evaluations["results"], strict=True)
         for episode, value in enumerate(values)
     ]
-    words = shlex.split((folder / env / "command.txt").read_text())
-    # From the module or the console script on: where Python lies is the machine's affair
+    # rl_zoo3 joins the arguments with spaces, unquoted. Where Python lies is the machine's affair
+    words = (folder / env / "command.txt").read_text().split(" ")
     start = words.index("-m") if "-m" in words else 1
-    command = shlex.join(["python", *words[start:]] if "-m" in words else ["rl_zoo3", *words[start:]])
+    command = shlex.join(["python" if "-m" in words else "rl_zoo3", *words[start:]])
     versions = " ".join(f"{name}={metadata.version(name)}" for name in PACKAGES)
     return rows, identity | {"command": command, "versions": f"python={platform.python_version()} {versions}"}
 

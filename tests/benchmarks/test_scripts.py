@@ -1,6 +1,7 @@
 """The scripts behind the committed figures."""
 
 import csv
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,8 @@ def test_runs_are_collected_and_drawn(tmp_path: Path) -> None:
         (10, 0.0), (10, 2.0), (20, 4.0), (20, 6.0), (30, 8.0), (30, 10.0)
     ]  # fmt: skip
     runs = read(results / "runs.csv")
-    assert runs[0]["command"].startswith("python -m rl_zoo3.train --seed 1 -params ")
+    # As one has to type it: the quotes within a parameter survive the shell
+    assert shlex.split(runs[0]["command"]) == ["python", "-m", "rl_zoo3.train", "--seed", "1", "-params", "a:'b'"]
     assert "torch=" in runs[0]["versions"]
 
     run(LEARNING_CURVES, "plot", results, "--figure", "figure.png", cwd=tmp_path)
