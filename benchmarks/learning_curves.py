@@ -133,13 +133,15 @@ def plot(results: Path, figure: Path) -> None:
     for axis, (env, variants) in zip(axes[0], sorted(by_env.items()), strict=True):
         last_step = 0
         for (color, style), (variant, seeds) in zip(itertools.cycle(STYLES), sorted(variants.items()), strict=False):
-            steps = sorted(set.intersection(*(set(curve) for curve in seeds.values())))
-            means = {seed: [float(np.mean(curve[step])) for step in steps] for seed, curve in seeds.items()}
-            for values in means.values():
-                axis.plot(steps, values, style, color=color, alpha=0.35, linewidth=1)
+            means = {seed: {step: float(np.mean(returns)) for step, returns in c.items()} for seed, c in seeds.items()}
+            for curve in means.values():
+                axis.plot(*zip(*sorted(curve.items()), strict=True), style, color=color, alpha=0.35, linewidth=1)
+            # The mean only where there are all seeds: else it would jump where one ends
+            steps = sorted(set.intersection(*(set(curve) for curve in means.values())))
             label = f"{variant} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"
-            axis.plot(steps, np.mean(list(means.values()), axis=0), style, color=color, linewidth=2.2, label=label)
-            last_step = max(last_step, *steps, 0)
+            over_seeds = [float(np.mean([curve[step] for curve in means.values()])) for step in steps]
+            axis.plot(steps, over_seeds, style, color=color, linewidth=2.2, label=label)
+            last_step = max(last_step, *(max(curve) for curve in means.values()))
         for (marker, gray), algo in zip(
             (("o", "0.35"), ("s", "0.6")), sorted({r["algo"] for r in published}), strict=False
         ):

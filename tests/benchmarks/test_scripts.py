@@ -29,7 +29,8 @@ def fake_run(folder: Path, variant: str, seed: int, scale: float) -> Path:
     pairs = [["log_folder", f"logs/{variant}_{seed}"], ["seed", seed]]
     header = "!!python/object/apply:collections.OrderedDict\n"
     (parameters / "args.yml").write_text(header + yaml.safe_dump([pairs]))
-    (parameters / "command.txt").write_text(f"/some/where/python -m rl_zoo3.train --seed {seed} -params a:\"'b'\"")
+    # rl_zoo3 joins the arguments as the process got them: the shell's quotes are gone
+    (parameters / "command.txt").write_text(f"/some/where/python -m rl_zoo3.train --seed {seed} -params a:'b'")
     results = scale * np.arange(6.0).reshape(3, 2)
     np.savez(run_folder / "evaluations.npz", timesteps=np.array([10, 20, 30]), results=results)
     return run_folder
