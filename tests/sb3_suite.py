@@ -70,8 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         requirement = f"stable-baselines3=={metadata.version('stable-baselines3')}"
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        subprocess.run([*command, "--no-build-isolation", requirement, "--dest", folder], check=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", requirement]
+        subprocess.run([*command, "--dest", folder], check=True)
         (archive,) = Path(folder).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
