@@ -1,6 +1,8 @@
 """What every algorithm of this package adds to its SB3 parent, whatever that parent is."""
 
 import inspect
+import io
+import pathlib
 import warnings
 from typing import Any
 
@@ -11,7 +13,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
-from sb3_ext.common.checks import check_finite, check_integer, check_interval
+from sb3_ext.checks import check_finite, check_integer, check_interval
+from sb3_ext.common.saving import load_replay_buffer, save_replay_buffer
 
 _AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)
 
@@ -90,6 +93,25 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                     "give one of them only"
                 )
         return kwargs
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save the replay buffer so that an interruption leaves an earlier file of that name as it was.
+
+        :param path: of the file (``.pkl`` is added where there is no suffix), or an open file
+        """
+        save_replay_buffer(self, path)
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer; if that fails the model keeps the one it has.
+
+        :param path: of the file, or an open file
+        :param truncate_last_traj: for ``HerReplayBuffer``: whether the last episode in it counts as finished
+        :raises ValueError: if the file cannot be read, or its buffer does not fit the model
+        :raises OSError: if there is no such file
+        """
+        load_replay_buffer(self, path, truncate_last_traj)
 
     def _setup_lr_schedule(self) -> None:
         """

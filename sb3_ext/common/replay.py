@@ -5,10 +5,53 @@ from operator import itemgetter
 from typing import TypeVar
 
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
 
-Samples = TypeVar("Samples", ReplayBufferSamples, DictReplayBufferSamples)
+from sb3_ext.buffers import DictPrioritizedSamples, PrioritizedSamples
+from sb3_ext.buffers.prioritized import PrioritizedSampling
+
+AnySamples = ReplayBufferSamples | DictReplayBufferSamples | PrioritizedSamples | DictPrioritizedSamples
+Samples = TypeVar("Samples", bound=AnySamples)
 Field = th.Tensor | dict[str, th.Tensor] | None
+
+
+def sample_replay(
+    replay_buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, progress_remaining: float
+) -> AnySamples:
+    """
+    :param replay_buffer: prioritised or not
+    :param batch_size: number of transitions
+    :param env: normalises observations and rewards
+    :param progress_remaining: 1 at the beginning of the training, 0 at its end
+    :return: transitions; only those of a prioritised buffer have ``weights`` and ``indices``
+    """
+    if isinstance(replay_buffer, PrioritizedSampling):
+        return replay_buffer.sample_prioritized(batch_size, env, progress_remaining)
+    return replay_buffer.sample(batch_size, env=env)
+
+
+def minibatch_weights(samples: AnySamples) -> th.Tensor | None:
+    """
+    :param samples: a minibatch
+    :return: its importance weights, the largest 1, shape (B,); ``None`` if it was not drawn by priority
+    """
+    if not isinstance(samples, (PrioritizedSamples, DictPrioritizedSamples)):
+        return None
+    # Of several minibatches drawn at once, each is scaled by its own maximum
+    return samples.weights.flatten() / samples.weights.max()
+
+
+def update_priorities(replay_buffer: ReplayBuffer, samples: AnySamples, errors: th.Tensor) -> None:
+    """
+    :param replay_buffer: prioritised or not; if not, nothing happens
+    :param samples: drawn from it
+    :param errors: how wrong the prediction was for each, shape (B,)
+    """
+    if isinstance(replay_buffer, PrioritizedSampling):
+        assert isinstance(samples, (PrioritizedSamples, DictPrioritizedSamples))
+        replay_buffer.update_priorities(samples.indices, errors)
 
 
 def minibatch_rows(index: int, n_minibatches: int) -> slice:

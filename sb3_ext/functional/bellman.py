@@ -27,15 +27,32 @@ def soft_td_target(
     return rewards + discounts * (1 - dones) * (next_values + entropy_bonus)
 
 
-def ensemble_critic_loss(q_values: th.Tensor, targets: th.Tensor) -> th.Tensor:
+def ensemble_critic_loss(q_values: th.Tensor, targets: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
     """
-    ``0.5 * sum_i mean_B (Q_i - y_i)^2``, SB3's convention: the gradient of one critic does not depend on N.
+    ``0.5 * sum_i mean_B w (Q_i - y_i)^2``, SB3's convention: the gradient of one critic does not depend on N.
 
     :param q_values: shape (N, B)
     :param targets: shape (N, B), detached
+    :param weights: w, importance weights of prioritised replay, shape (B,); ``None``: 1
     :return: a scalar
     :raises ValueError: if the shapes differ, which would broadcast to a wrong loss
     """
     if q_values.shape != targets.shape:
         raise ValueError(f"q_values {tuple(q_values.shape)} and targets {tuple(targets.shape)} must have one shape")
-    return 0.5 * (q_values - targets).square().mean(dim=1).sum()
+    squares = (q_values - targets).square()
+    if weights is not None:
+        if weights.shape != q_values.shape[1:]:
+            raise ValueError(f"weights {tuple(weights.shape)} must have the shape {tuple(q_values.shape[1:])}")
+        squares = weights * squares
+    return 0.5 * squares.mean(dim=1).sum()
+
+
+def ensemble_td_errors(q_values: th.Tensor, targets: th.Tensor) -> th.Tensor:
+    """
+    ``mean_i |Q_i - y_i|``: what prioritised replay takes for the error of a transition.
+
+    :param q_values: shape (N, B)
+    :param targets: shape (N, B)
+    :return: shape (B,), detached
+    """
+    return (q_values.detach() - targets).abs().mean(dim=0)

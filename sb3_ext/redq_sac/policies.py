@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
-from sb3_ext.common.checks import check_integer, check_interval
+from sb3_ext.checks import check_integer, check_interval
 from sb3_ext.nets import EnsembleMLP
 
 

@@ -11,19 +11,25 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import (
-    DictReplayBufferSamples,
     GymEnv,
     MaybeCallback,
     PyTorchObs,
-    ReplayBufferSamples,
     Schedule,
 )
 from stable_baselines3.common.utils import polyak_update
 
-from sb3_ext.common.checks import check_choice, check_integer, check_interval
+from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.off_policy import OffPolicyExtension
-from sb3_ext.common.replay import minibatch_rows, single_precision, split_minibatches
-from sb3_ext.functional.bellman import ensemble_critic_loss, soft_td_target
+from sb3_ext.common.replay import (
+    AnySamples,
+    minibatch_rows,
+    minibatch_weights,
+    sample_replay,
+    single_precision,
+    split_minibatches,
+    update_priorities,
+)
+from sb3_ext.functional.bellman import ensemble_critic_loss, ensemble_td_errors, soft_td_target
 from sb3_ext.functional.ensemble import AGGREGATES, BACKUPS, aggregate_q, ensemble_backup, random_subset
 from sb3_ext.functional.policy_gradient import (
     ACTOR_GRADIENTS,
@@ -346,7 +352,11 @@ class REDQSAC(OffPolicyExtension, SAC):
         One gather of the replay buffer and one pass of the actor serve all of them. No value leaves the device.
         """
         assert self.replay_buffer is not None
-        samples = single_precision(self.replay_buffer.sample(n_updates * batch_size, env=self._vec_normalize_env))
+        samples = single_precision(
+            sample_replay(
+                self.replay_buffer, n_updates * batch_size, self._vec_normalize_env, self._current_progress_remaining
+            )
+        )
         minibatches = split_minibatches(samples, n_updates)
         if self.use_sde:
             self.actor.reset_noise()
@@ -360,9 +370,11 @@ class REDQSAC(OffPolicyExtension, SAC):
             entropy_bonus = -ent_coef * next_log_prob if self.backup_entropy else th.zeros_like(next_log_prob)
 
         metrics["ent_coef"].append(ent_coef.reshape(()))
+        errors = th.zeros_like(next_log_prob)
         for index, minibatch in enumerate(minibatches):
             rows = minibatch_rows(index, n_updates)
-            metrics["critic_loss"].append(self._update_critics(minibatch, next_actions[rows], entropy_bonus[rows]))
+            loss, errors[rows] = self._update_critics(minibatch, next_actions[rows], entropy_bonus[rows])
+            metrics["critic_loss"].append(loss)
             self._n_updates += 1
             if policy_sample is not None and self._n_updates % self.policy_delay == 0:  # the last of the block
                 metrics["actor_loss"].append(self._update_actor(minibatch.observations, policy_sample, ent_coef))
@@ -371,19 +383,17 @@ class REDQSAC(OffPolicyExtension, SAC):
             # After the actor, as in SB3: a features extractor that both share has then learned from this minibatch
             if self._n_updates % self.target_update_interval == 0:
                 self._update_target_critics()
+        update_priorities(self.replay_buffer, samples, errors)
 
     def _update_critics(
-        self,
-        minibatch: ReplayBufferSamples | DictReplayBufferSamples,
-        next_actions: th.Tensor,
-        entropy_bonus: th.Tensor,
-    ) -> th.Tensor:
+        self, minibatch: AnySamples, next_actions: th.Tensor, entropy_bonus: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
         """
         One step of all critics towards their targets.
 
         :param next_actions: one action of the current policy in each next state, shape (B, A)
         :param entropy_bonus: what the targets add to the next value, shape (B,)
-        :return: the loss, detached
+        :return: the loss and the error of each transition, shape (B,), detached
         """
         discounts = minibatch.discounts.flatten() if minibatch.discounts is not None else self.gamma
         with th.no_grad():
@@ -396,12 +406,12 @@ class REDQSAC(OffPolicyExtension, SAC):
                 minibatch.rewards.flatten(), minibatch.dones.flatten(), discounts, next_values, entropy_bonus
             )
         q_values = self.critic.stacked(minibatch.observations, minibatch.actions)
-        loss = ensemble_critic_loss(q_values, targets)
+        loss = ensemble_critic_loss(q_values, targets, minibatch_weights(minibatch))
         for parameter in self._online_parameters:
             parameter.grad = None  # as `zero_grad()` does, which takes longer to find them
         loss.backward()
         self.critic.optimizer.step()
-        return loss.detach()
+        return loss.detach(), ensemble_td_errors(q_values, targets)
 
     def _update_target_critics(self) -> None:
         """

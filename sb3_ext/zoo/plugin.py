@@ -41,6 +41,14 @@ ZOO_ALGORITHMS: Mapping[str, ZooAlgorithm] = MappingProxyType(
 )
 
 
+#: What ``replay_buffer_class`` may name in a YAML file or after ``-params``, besides rl_zoo3's own
+ZOO_BUFFERS = (
+    sb3_ext.FrameDedupReplayBuffer,
+    sb3_ext.PrioritizedReplayBuffer,
+    sb3_ext.PrioritizedFrameDedupReplayBuffer,
+)
+
+
 def hyperparams_path(algo: str) -> Path:
     """
     Where the YAML file with the tuned hyperparameters of an algorithm lies.
@@ -68,10 +76,13 @@ def _patch_hyperparams_opt(module: ModuleType) -> None:
 
 def _patch_exp_manager(module: ModuleType) -> None:
     """
-    Make ``ExperimentManager`` read our YAML files where it would look for one of its own.
+    Make ``ExperimentManager`` read our YAML files where it would look for one of its own, and know our buffers.
 
     :param module: ``rl_zoo3.exp_manager``
     """
+    for buffer_class in ZOO_BUFFERS:
+        # The namespace in which it evaluates the strings given as `replay_buffer_class`
+        vars(module).setdefault(buffer_class.__name__, buffer_class)
     manager_class = module.ExperimentManager
     original = manager_class.__init__
     if getattr(original, "_reads_sb3_ext_hyperparams", False):

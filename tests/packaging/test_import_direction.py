@@ -1,4 +1,4 @@
-"""Imports inside the package go one way: functional <- nets, buffers <- common <- algorithms <- zoo."""
+"""Imports inside the package go one way: checks, functional <- nets, buffers <- common <- algorithms <- zoo."""
 
 import ast
 import sys
@@ -13,10 +13,11 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "startup" not in path
 
 #: What each part may import besides itself. Any other part is an algorithm.
 SHARED_PARTS = {
+    "checks": set(),
     "functional": set(),
-    "nets": {"functional"},
-    "buffers": {"functional"},
-    "common": {"functional", "nets", "buffers"},
+    "nets": {"checks", "functional"},
+    "buffers": {"checks", "functional"},
+    "common": {"checks", "functional", "nets", "buffers"},
 }
 ALGORITHM_MAY_IMPORT = set(SHARED_PARTS)
 
@@ -63,10 +64,10 @@ def module_level(tree: ast.Module) -> Iterator[ast.AST]:
 
 def allowed_parts(part: str) -> set[str]:
     """
-    :param part: a folder of the package
-    :return: the folders it may import
+    :param part: a folder or top-level module of the package
+    :return: the folders and top-level modules it may import
     """
-    parts = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    parts = {path.stem for path in PACKAGE.iterdir()}
     return parts if part == "zoo" else SHARED_PARTS.get(part, ALGORITHM_MAY_IMPORT) | {part}
 
 
@@ -115,8 +116,8 @@ def test_the_functional_layer_needs_only_torch(path):
     ("module", "source"),
     [
         ("functional/bellman.py", "from sb3_ext.nets import ensemble"),
-        ("nets/ensemble.py", "import sb3_ext.common.checks"),
-        ("nets/ensemble.py", "from ..common import checks"),
+        ("nets/ensemble.py", "import sb3_ext.common.replay"),
+        ("nets/ensemble.py", "from ..common import replay"),
         ("buffers/per.py", "from sb3_ext import nets"),
         ("common/off_policy.py", "def f():\n    from sb3_ext import REDQSAC"),
         ("redq_sac/redq_sac.py", "from ..iqn import policies"),
@@ -133,7 +134,7 @@ def test_the_check_sees_what_is_wrong(module, source):
     ("module", "source"),
     [
         ("nets/ensemble.py", "from sb3_ext.functional.ensemble import BACKUPS"),
-        ("redq_sac/redq_sac.py", "from .policies import MlpPolicy\nfrom ..common.checks import check_choice"),
+        ("redq_sac/redq_sac.py", "from .policies import MlpPolicy\nfrom ..checks import check_choice"),
         ("zoo/plugin.py", "import sb3_ext\nfrom sb3_ext import REDQSAC\nfrom sb3_ext.zoo import samplers"),
         ("__init__.py", "from sb3_ext.redq_sac import REDQSAC"),
     ],

@@ -1,0 +1,19 @@
+"""Replay buffers."""
+
+from sb3_ext.buffers.estimate import estimate_memory
+from sb3_ext.buffers.frame_dedup import FrameDedupReplayBuffer
+from sb3_ext.buffers.prioritized import (
+    DictPrioritizedSamples,
+    PrioritizedFrameDedupReplayBuffer,
+    PrioritizedReplayBuffer,
+    PrioritizedSamples,
+)
+
+__all__ = [
+    "DictPrioritizedSamples",
+    "FrameDedupReplayBuffer",
+    "PrioritizedFrameDedupReplayBuffer",
+    "PrioritizedReplayBuffer",
+    "PrioritizedSamples",
+    "estimate_memory",
+]

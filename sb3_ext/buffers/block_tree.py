@@ -1,0 +1,109 @@
+"""A segment tree with wide nodes, updated and searched by whole arrays."""
+
+from typing import Any
+
+import numpy as np
+
+# A level costs a few numpy calls whatever its width: a million leaves make four levels of 64 and twenty of 2
+_WIDTH = 64
+
+
+class BlockTree:
+    """
+    Sums and maxima over blocks of 64 leaves, over 64 such blocks, and so on.
+
+    A changed block is summed anew from its leaves: rounding errors do not build up.
+
+    :param n_leaves: number of leaves, all zero at first
+    """
+
+    def __init__(self, n_leaves: int) -> None:
+        self.n_leaves = n_leaves
+        size = -(-n_leaves // _WIDTH) * _WIDTH
+        self._sums = [np.zeros(size)]
+        self._maxima = [self._sums[0]]  # one and the same at the leaves
+        while size > _WIDTH:
+            size = -(-(size // _WIDTH) // _WIDTH) * _WIDTH
+            self._sums.append(np.zeros(size))
+            self._maxima.append(np.zeros(size))
+
+    @property
+    def leaves(self) -> np.ndarray:
+        """
+        :return: the values, shape (``n_leaves``,), a view that is only for reading
+        """
+        return self._sums[0][: self.n_leaves]
+
+    @property
+    def total(self) -> float:
+        """
+        :return: sum of all leaves
+        """
+        return float(self._sums[-1].sum())
+
+    @property
+    def maximum(self) -> float:
+        """
+        :return: the largest leaf
+        """
+        return float(self._maxima[-1].max())
+
+    def update(self, indices: np.ndarray, values: np.ndarray) -> None:
+        """
+        :param indices: of leaves, shape (n,); of several values for one leaf the last one counts
+        :param values: >= 0, shape (n,)
+        """
+        self._sums[0][indices] = values
+        for level in range(1, len(self._sums)):
+            indices = indices // _WIDTH
+            # To find the blocks that are there twice pays only where there are many
+            indices = np.unique(indices) if len(indices) > _WIDTH else indices
+            self._sums[level][indices] = _blocks(self._sums[level - 1])[indices].sum(axis=1)
+            self._maxima[level][indices] = _blocks(self._maxima[level - 1])[indices].max(axis=1)
+
+    def find(self, masses: np.ndarray) -> np.ndarray:
+        """
+        :param masses: in [0, total), shape (n,)
+        :return: for each the leaf i with ``sum(leaves[:i]) <= mass < sum(leaves[:i + 1])``, rounding apart; never one
+            that is zero
+        """
+        rest = masses.astype(np.float64)
+        nodes = np.zeros(len(masses), dtype=np.int64)
+        for level in reversed(self._sums):
+            blocks = _blocks(level)[nodes]
+            upper = blocks.cumsum(axis=1)
+            # Rounding may leave a mass as large as its block: then its last leaf that is not zero
+            last = _WIDTH - 1 - (blocks[:, ::-1] > 0).argmax(axis=1)
+            position = np.minimum((upper <= rest[:, None]).sum(axis=1), last)
+            at = (np.arange(len(rest)), position)
+            rest = np.maximum(rest - (upper[at] - blocks[at]), 0.0)
+            nodes = nodes * _WIDTH + position
+        return nodes
+
+    def nbytes(self) -> int:
+        """
+        :return: bytes of all levels
+        """
+        return sum(level.nbytes for level in self._sums) + sum(level.nbytes for level in self._maxima[1:])
+
+    def __getstate__(self) -> dict[str, Any]:
+        used = np.flatnonzero(self.leaves)
+        return {"n_leaves": self.n_leaves, "leaves": self.leaves[: used[-1] + 1 if len(used) else 0].copy()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["n_leaves"])  # type: ignore[misc]
+        self.update(np.arange(len(state["leaves"])), state["leaves"])
+
+    def check_valid(self) -> None:
+        """
+        :raises AssertionError: if a node is not the sum and the maximum of its block
+        """
+        for level in range(1, len(self._sums)):
+            n_blocks = len(_blocks(self._sums[level - 1]))
+            for tree, reduce in ((self._sums, np.sum), (self._maxima, np.max)):
+                expected = reduce(_blocks(tree[level - 1]), axis=1)
+                assert (tree[level][:n_blocks] == expected).all(), "a node does not agree with its leaves"
+
+
+def _blocks(level: np.ndarray) -> np.ndarray:
+    return level.reshape(-1, _WIDTH)

@@ -1,0 +1,41 @@
+"""How much memory a replay buffer will need."""
+
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+
+from sb3_ext.buffers.base import ArrayReplayBuffer, LazyReplayBuffer
+
+
+def estimate_memory(
+    buffer_class: type[ReplayBuffer],
+    buffer_size: int,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    n_envs: int = 1,
+    **kwargs: Any,
+) -> int:
+    """
+    Bytes of RAM that a replay buffer needs when it is full; nothing is allocated.
+
+    .. code-block:: python
+
+        env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=8), n_stack=4)
+        estimate_memory(FrameDedupReplayBuffer, 1_000_000, env.observation_space, env.action_space, n_envs=8) / 1e9
+
+    :param buffer_class: one of this package's, or SB3's default ``ReplayBuffer`` or ``DictReplayBuffer``
+    :param buffer_size: number of transitions, of all environments together
+    :param observation_space: observation space, as the algorithm sees it
+    :param action_space: action space
+    :param n_envs: number of environments
+    :param kwargs: further arguments of the buffer (``replay_buffer_kwargs``)
+    :return: a number of bytes. Not known beforehand, and left out: episodes of T steps add one frame for each T
+        transitions of a ``FrameDedupReplayBuffer``; what lz4 makes of the frames is an assumption
+    :raises ValueError: for another class of buffer, or wrong arguments of the buffer
+    """
+    if buffer_class in (ReplayBuffer, DictReplayBuffer):
+        buffer_class = ArrayReplayBuffer
+    if not issubclass(buffer_class, LazyReplayBuffer):
+        raise ValueError(f"buffer_class={buffer_class.__name__} must be SB3's ReplayBuffer or one of sb3_ext's buffers")
+    return buffer_class(buffer_size, observation_space, action_space, "cpu", n_envs, **kwargs).expected_nbytes()

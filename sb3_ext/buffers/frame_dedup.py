@@ -1,0 +1,211 @@
+"""A replay buffer that stores each frame once."""
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from sb3_ext.buffers.base import LazyReplayBuffer
+from sb3_ext.buffers.frames import COMPRESSIONS, Frames, LZ4Frames, RawFrames, import_lz4
+from sb3_ext.buffers.memory import RAM, MappedFile, check_disk_space
+from sb3_ext.buffers.stacks import StackLayout, StackStore, possible_layouts
+from sb3_ext.checks import check_choice, check_integer
+
+# Transitions of each environment after which a choice is made between layouts that fit all of them: a black or frozen
+# screen fits every one
+_MOST_UNDECIDED = 128
+# Only for the estimate of the memory needed. Six Atari games measured: docs/buffers.md
+_LZ4_RATIO = 0.15
+
+
+class FrameDedupReplayBuffer(LazyReplayBuffer):
+    """
+    A drop-in ``replay_buffer_class`` that stores each frame of stacked observations once.
+
+    SB3's default buffer stores a frame of a stack of four eight times. Here observations and next observations are
+    rebuilt from single frames when they are sampled, and are equal to those of SB3's buffer, bit for bit, for every
+    transition: at the ends of episodes, time limits, life losses, resets, and where the buffer wraps around. Whatever
+    is no stack of frames is stored whole, once and not twice where it is the next observation of the step before.
+
+    Observations and next observations of a sample may be views of the same memory: do not change one in place.
+
+    :param buffer_size: number of transitions, of all environments together
+    :param observation_space: observation space, dictionaries included
+    :param action_space: action space
+    :param device: PyTorch device of the samples
+    :param n_envs: number of environments
+    :param optimize_memory_usage: not supported; it is there because SB3's algorithms pass it
+    :param handle_timeout_termination: treat the end by a time limit as no end: the sample's ``dones`` are 0 there
+    :param n_stack: number of frames of an observation, 1: store observations whole. ``None``: read off the first
+        observations that show it. In a dictionary it counts for images only
+    :param n_steps: number of steps of the returns
+    :param gamma: discount factor of those returns
+    :param compression: ``"lz4"``: without loss, several times smaller and slower to sample; needs ``sb3-ext[lz4]``
+    :param storage_path: keep the frames in a memory-mapped file on disk: its name, or a folder to create it in. An
+        existing file is never overwritten; the file is removed with the buffer
+    :raises ValueError: naming the argument, its value and what is allowed
+    :raises ImportError: if lz4 is not installed
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        *,
+        n_stack: int | None = None,
+        n_steps: int = 1,
+        gamma: float = 0.99,
+        compression: str | None = None,
+        storage_path: str | os.PathLike | None = None,
+    ) -> None:
+        super().__init__(
+            buffer_size,
+            observation_space,
+            action_space,
+            device,
+            n_envs,
+            optimize_memory_usage,
+            handle_timeout_termination,
+            n_steps=n_steps,
+            gamma=gamma,
+        )
+        check_choice("compression", compression, COMPRESSIONS)
+        if compression == "lz4":
+            import_lz4()
+        if n_stack is not None:
+            check_integer("n_stack", n_stack, minimum=1)
+        self.n_stack = n_stack
+        self.compression = compression
+        self.storage_path = storage_path
+        # The layouts that all observations so far have fitted, where that is not decided yet
+        self._candidates: dict[str, list[StackLayout]] = {}
+        self._check_n_stack()
+
+    def _check_n_stack(self) -> None:
+        if self.n_stack not in (None, 1) and not any(self._layouts(key) for key in self._subspaces()):
+            raise ValueError(
+                f"n_stack={self.n_stack} must divide the first or the last axis of the observations, whose shape is "
+                f"{self.obs_shape}, or be None"
+            )
+
+    def _layouts(self, key: str) -> list[StackLayout]:
+        """
+        :return: what the observations may be stacks of, the most likely first
+        """
+        shape = self._shape_of(key)
+        n_stack = self.n_stack if not key or len(shape) > 1 else None
+        return possible_layouts(shape, n_stack)
+
+    def _whole(self, key: str) -> StackLayout:
+        """
+        :return: observations as stacks of one frame
+        """
+        shape = self._shape_of(key)
+        return StackLayout(shape or (1,), 0, 1)
+
+    def _expected_frames(self, layout: StackLayout) -> int:
+        # The buffer's, the older frames of the oldest stacks, the chunks that are not full, the frame of zeros.
+        # The end of an episode costs one more
+        return (self.buffer_size + layout.n_stack + 2 * RawFrames.rows_per_chunk) * self.n_envs + 1
+
+    def _make_store(self, key: str, space: spaces.Space) -> StackStore:
+        layouts = self._layouts(key)
+        if not layouts:
+            return self._store_of(key, self._whole(key))
+        if self.n_stack is not None and len(layouts) == 1:
+            return self._store_of(key, layouts[0])
+        # Whole and in RAM, until the observations show what they are
+        self._candidates[key] = layouts
+        layout = self._whole(key)
+        n_frames = min(self.buffer_size, _MOST_UNDECIDED) * self.n_envs
+        return self._stack_store(key, layout, RawFrames(self._frame_bytes(key, layout), RAM(), n_frames))
+
+    def _store_of(self, key: str, layout: StackLayout) -> StackStore:
+        frames_class: type[RawFrames] | type[LZ4Frames] = LZ4Frames if self.compression == "lz4" else RawFrames
+        memory: RAM | MappedFile = RAM()
+        if self.storage_path is not None:
+            path = os.fspath(self.storage_path)
+            memory = MappedFile(path if not key or os.path.isdir(path) else f"{path}.{key}")
+        frames: Frames = frames_class(self._frame_bytes(key, layout), memory, self._expected_frames(layout))
+        return self._stack_store(key, layout, frames)
+
+    def _stack_store(self, key: str, layout: StackLayout, frames: Frames) -> StackStore:
+        return StackStore(layout, self._dtype_of(key), self.buffer_size, self.n_envs, frames)
+
+    def _dtype_of(self, key: str) -> np.dtype:
+        return np.dtype(self._subspaces()[key].dtype)
+
+    def _frame_bytes(self, key: str, layout: StackLayout) -> int:
+        return int(np.prod(layout.frame_shape)) * self._dtype_of(key).itemsize
+
+    def _add_observations(self, key: str, observations: np.ndarray, next_observations: np.ndarray) -> None:
+        if key in self._candidates:
+            self._look_for_layout(key, observations, next_observations)
+        super()._add_observations(key, observations, next_observations)
+
+    def _look_for_layout(self, key: str, observations: np.ndarray, next_observations: np.ndarray) -> None:
+        """
+        Find out what the observations are stacks of, and go on with a store for that as soon as it is clear.
+        """
+        before, after = np.ascontiguousarray(observations), np.ascontiguousarray(next_observations)
+        fitting = [
+            layout for layout in self._candidates[key] if layout.moved_on(layout.flat(before), layout.flat(after)).all()
+        ]
+        if len(fitting) > 1 and self.size() < _MOST_UNDECIDED:
+            self._candidates[key] = fitting
+            return
+        del self._candidates[key]
+        if fitting or self.n_stack is not None:
+            layout = (fitting or self._layouts(key))[0]
+        else:
+            layout = self._whole(key)
+            warnings.warn(
+                f"Observations of shape {layout.shape} are no stacks of frames that move on by one frame at each step: "
+                "they are stored whole. n_stack=1 says so beforehand, n_stack=... that they are stacks all the same",
+                stacklevel=4,
+            )
+        self._change_layout(key, layout)
+
+    def _change_layout(self, key: str, layout: StackLayout) -> None:
+        assert self._stores is not None
+        store, envs = self._store_of(key, layout), np.arange(self.n_envs)
+        first = self.pos if self.full else 0
+        for slot in (np.arange(first, first + self.size()) % self.buffer_size).tolist():
+            pair = self._stores[key].read(np.full(self.n_envs, slot), envs)
+            store.add(slot, pair.observations, pair.next_observations)
+        self._stores[key] = store
+
+    def _allocate(self) -> dict[str, Any]:
+        if self.storage_path is not None:
+            check_disk_space(self.storage_path, sum(self._expected_frame_bytes(key) for key in self._subspaces()))
+        return super()._allocate()
+
+    def _expected_frame_bytes(self, key: str) -> int:
+        layout = self._likely_layout(key)
+        ratio = _LZ4_RATIO if self.compression == "lz4" else 1.0
+        return int(self._expected_frames(layout) * self._frame_bytes(key, layout) * ratio)
+
+    def _likely_layout(self, key: str) -> StackLayout:
+        return (self._layouts(key) or [self._whole(key)])[0]
+
+    def expected_nbytes(self) -> int:
+        """
+        :return: bytes of RAM needed when it is full; episodes of T steps add one frame for each T transitions, and what
+            lz4 makes of the frames is assumed
+        """
+        int32 = np.dtype(np.int32).itemsize
+        total = super().expected_nbytes()
+        for key in self._subspaces():
+            layout = self._likely_layout(key)
+            # The numbers of the rows of each stack, and how often each row is used
+            total += 2 * layout.n_stack * int32 * self.buffer_size * self.n_envs + self._expected_frames(layout) * int32
+            total += 0 if self.storage_path is not None else self._expected_frame_bytes(key)
+        return total

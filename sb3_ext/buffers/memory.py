@@ -1,0 +1,159 @@
+"""Where a replay buffer's bytes live: RAM or a file on disk, checked before they are used up."""
+
+import errno
+import os
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int:
+    """
+    :return: bytes of RAM that this process may still use: what the system has free or, if less, what a container's
+        limit (cgroup version 2) leaves
+    """
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+        # The page cache counts as used there, but is given back when it is needed
+        cached = [line.split()[1] for line in (_CGROUP / "memory.stat").read_text().splitlines() if "file " in line[:5]]
+        return available if limit == "max" else max(min(available, int(limit) - used + int(cached[0])), 0)
+    except (OSError, ValueError, IndexError):
+        return available  # no such limit, or not on Linux
+
+
+def in_gigabytes(n_bytes: int) -> str:
+    """
+    :param n_bytes: a number of bytes
+    :return: the same to be read: ``"7.06 GB"``, ``"0.4 MB"``
+    """
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def check_memory(required: int, what: str) -> None:
+    """
+    :param required: bytes that will be needed
+    :param what: what needs them, for the message
+    :raises MemoryError: if they do not fit into the RAM that is free
+    """
+    available = available_memory()
+    if required > available:
+        raise MemoryError(
+            f"{what} needs {in_gigabytes(required)} of RAM when it is full, {in_gigabytes(available)} are free: choose "
+            "a smaller buffer_size or, with frames stored once, compression='lz4' or storage_path=... (a file on disk)"
+        )
+
+
+class RAM:
+    """
+    Arrays in memory. Pages that were never written to take no room.
+    """
+
+    def new(self, n_bytes: int) -> np.ndarray:
+        """
+        :param n_bytes: length
+        :return: an array of bytes, not initialised
+        """
+        return np.empty(n_bytes, dtype=np.uint8)
+
+    def grow(self, array: np.ndarray, n_bytes: int) -> np.ndarray:
+        """
+        :param array: what :meth:`new` or this method returned, of which nobody else holds a view
+        :param n_bytes: its new length
+        :return: the longer array; the old one may not be used any more
+        """
+        # realloc(): Linux moves large blocks by changing the page table, so that nothing is copied or doubled
+        array.resize(n_bytes, refcheck=False)
+        return array
+
+
+class MappedFile:
+    """
+    Arrays in one file, mapped into memory: what is not in use may leave the RAM.
+
+    :param path: file to create, or a folder in which to create one. It is removed with this object
+    :param is_copy: of another buffer: the file gets a name of its own beside ``path``
+    :raises FileExistsError: if there is a file of that name: it is never overwritten
+    """
+
+    def __init__(self, path: str | os.PathLike, is_copy: bool = False) -> None:
+        self._asked_for = os.fspath(path)
+        target = Path(path)
+        if target.is_dir() or is_copy:
+            folder, prefix = (target, "replay_buffer-") if target.is_dir() else (target.parent, f"{target.name}-")
+            descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".frames", dir=folder)
+            self.path = Path(name)
+        else:
+            self.path = target
+            try:
+                descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+            except FileExistsError as error:
+                raise FileExistsError(
+                    errno.EEXIST,
+                    "storage_path exists, and nothing is overwritten: remove it or name another",
+                    str(path),
+                ) from error
+        self._descriptor = descriptor
+        self._length = 0
+        self._finalizer = weakref.finalize(self, _remove, descriptor, str(self.path))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MappedFile, (self._asked_for, True)
+
+    def new(self, n_bytes: int) -> np.ndarray:
+        """
+        As :meth:`RAM.new`.
+
+        :raises OSError: if the disk has not so much room
+        """
+        offset = self._length
+        self._reserve(offset + n_bytes)
+        return np.memmap(self.path, dtype=np.uint8, mode="r+", offset=offset, shape=(n_bytes,))
+
+    def grow(self, array: np.ndarray, n_bytes: int) -> np.ndarray:
+        """
+        As :meth:`RAM.grow`; only for the last array of the file.
+
+        :raises OSError: if the disk has not so much room
+        """
+        offset = self._length - len(array)
+        self._reserve(offset + n_bytes)
+        return np.memmap(self.path, dtype=np.uint8, mode="r+", offset=offset, shape=(n_bytes,))
+
+    def _reserve(self, length: int) -> None:
+        check_disk_space(self.path, length - self._length)
+        # Really reserved, where the system can: on a full disk a write to a mapped page would kill the process
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._descriptor, 0, length)
+        else:
+            os.ftruncate(self._descriptor, length)
+        self._length = length
+
+
+def check_disk_space(path: str | os.PathLike, n_bytes: int) -> None:
+    """
+    :param path: of a file on the disk, which need not exist yet, or a folder
+    :param n_bytes: that will be needed
+    :raises OSError: if there are not so many free
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).absolute().parent
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"storage_path needs {in_gigabytes(n_bytes)}, {in_gigabytes(free)} are free on that disk",
+            str(path),
+        )
+
+
+def _remove(descriptor: int, path: str) -> None:
+    os.close(descriptor)
+    Path(path).unlink(missing_ok=True)

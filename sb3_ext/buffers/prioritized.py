@@ -1,0 +1,198 @@
+"""
+Prioritised experience replay, proportional variant.
+
+Paper: Schaul et al. 2016, https://arxiv.org/abs/1511.05952.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, TensorDict
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ext.buffers.base import ArrayReplayBuffer, LazyReplayBuffer, Observations
+from sb3_ext.buffers.block_tree import BlockTree
+from sb3_ext.buffers.frame_dedup import FrameDedupReplayBuffer
+from sb3_ext.checks import check_interval
+
+
+class PrioritizedSamples(NamedTuple):
+    """
+    SB3's ``ReplayBufferSamples`` and what prioritised replay adds.
+
+    :param weights: importance weights, shape (B, 1), at most 1
+    :param indices: what :meth:`PrioritizedSampling.update_priorities` wants to know the transitions by, shape (B,),
+        int64, on the CPU
+    """
+
+    observations: th.Tensor
+    actions: th.Tensor
+    next_observations: th.Tensor
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+    weights: th.Tensor
+    indices: th.Tensor
+
+
+class DictPrioritizedSamples(NamedTuple):
+    """
+    As :class:`PrioritizedSamples`, with dictionaries of observations.
+    """
+
+    observations: TensorDict
+    actions: th.Tensor
+    next_observations: TensorDict
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+    weights: th.Tensor
+    indices: th.Tensor
+
+
+def importance_weights(probabilities: np.ndarray, beta: float) -> np.ndarray:
+    """
+    ``(n P)^-beta / max w``: what undoes the bias of sampling by priority, wholly at ``beta=1``. The maximum is that of
+    the minibatch (section 3.4 of the paper), so that n, the number of stored transitions, cancels out.
+
+    :param probabilities: P of the sampled transitions, or anything proportional to it, > 0, shape (B,)
+    :param beta: in [0, 1]
+    :return: shape (B,), in (0, 1]
+    """
+    return (probabilities.min() / probabilities) ** beta
+
+
+class PrioritizedSampling(LazyReplayBuffer):
+    """
+    Mix-in for the replay buffers of this package: transitions are drawn in proportion to ``(|error| + eps)^alpha``.
+
+    Priorities have to be written back. An algorithm calls :meth:`sample_prioritized`, weights its loss, and hands the
+    errors to :meth:`update_priorities`: that is the whole interface. :meth:`sample`, which SB3's own algorithms call,
+    raises an error.
+
+    Arguments besides those of the buffer:
+
+    :param alpha: how much priorities matter, >= 0; 0: not at all
+    :param beta: how much of the bias the weights undo at the beginning, in [0, 1]; it goes linearly to 1
+    :param eps: what is added to each error, > 0, so that every transition can be drawn again
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+
+    def __init__(self, *args: Any, alpha: float = 0.6, beta: float = 0.4, eps: float = 1e-6, **kwargs: Any) -> None:
+        largest = np.finfo(np.float64).max
+        check_interval("alpha", alpha, 0.0, largest, "a number >= 0")
+        check_interval("beta", beta, 0.0, 1.0, "in [0, 1]")
+        check_interval("eps", eps, np.finfo(np.float64).tiny, largest, "a number > 0")
+        super().__init__(*args, **kwargs)
+        self.alpha = alpha
+        self.beta = beta
+        self.eps = eps
+        # The leaf of slot s and environment e is s * n_envs + e; its value is the priority to the power of alpha
+        self._tree = BlockTree(self.buffer_size * self.n_envs)
+
+    def add(
+        self,
+        obs: Observations,
+        next_obs: Observations,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        slot = self.pos
+        super().add(obs, next_obs, action, reward, done, infos)
+        # Drawn soon: as likely as the likeliest at present
+        value = self._tree.maximum or 1.0
+        leaves = np.arange(slot * self.n_envs, (slot + 1) * self.n_envs)
+        self._tree.update(leaves, np.full(self.n_envs, value))
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """
+        Not possible: whoever calls it does not know of weights and priorities, and would learn from biased samples.
+
+        :raises RuntimeError: always
+        """
+        raise RuntimeError(
+            f"{type(self).__name__} needs an algorithm that weights its loss and writes priorities back, such as "
+            "sb3_ext.REDQSAC: Stable-Baselines3's own algorithms do not. Choose another replay_buffer_class there. "
+            "(In code of your own: sample_prioritized() and update_priorities().)"
+        )
+
+    def sample_prioritized(
+        self, batch_size: int, env: VecNormalize | None = None, progress_remaining: float = 1.0
+    ) -> PrioritizedSamples | DictPrioritizedSamples:
+        """
+        Draw by priority, one transition from each of ``batch_size`` equal parts of the sum of all priorities.
+
+        :param batch_size: number of transitions
+        :param env: normalises observations and rewards
+        :param progress_remaining: 1 at the beginning of the training, 0 at its end
+        :return: the transitions with their weights (the largest is 1) and indices
+        """
+        self._check_not_empty()
+        parts = np.arange(batch_size) + np.random.random_sample(batch_size)
+        leaves = self._tree.find(parts * (self._tree.total / batch_size))
+        beta = 1.0 - (1.0 - self.beta) * progress_remaining
+        weights = importance_weights(self._tree.leaves[leaves], beta)
+        samples = self.samples_at(leaves // self.n_envs, leaves % self.n_envs, env)
+        is_dict = isinstance(samples, DictReplayBufferSamples)
+        return (DictPrioritizedSamples if is_dict else PrioritizedSamples)(
+            **samples._asdict(),
+            weights=self._to_tensor(weights.astype(np.float32).reshape(-1, 1)),
+            indices=th.from_numpy(leaves),
+        )
+
+    def update_priorities(self, indices: th.Tensor | np.ndarray, errors: th.Tensor | np.ndarray) -> None:
+        """
+        :param indices: of the samples
+        :param errors: how wrong the prediction was for each, unweighted; the sign does not matter. Same shape
+        :raises ValueError: if an error is not finite or an index is not one of a stored transition; no priority is
+            changed then
+        """
+        leaves, absolute = np.asarray(_on_cpu(indices)), np.abs(np.asarray(_on_cpu(errors), dtype=np.float64))
+        if leaves.ndim != 1 or leaves.shape != absolute.shape:
+            raise ValueError(
+                f"indices {leaves.shape} and errors {absolute.shape} must have one and the same shape (B,)"
+            )
+        if not np.isfinite(absolute).all():
+            place = int(np.flatnonzero(~np.isfinite(absolute))[0])
+            raise ValueError(f"errors[{place}]={np.asarray(_on_cpu(errors))[place]} must be finite")
+        n_stored = self.size() * self.n_envs
+        if leaves.size and (leaves.min() < 0 or leaves.max() >= n_stored):
+            raise ValueError(f"indices from {leaves.min()} to {leaves.max()} must lie in [0, {n_stored})")
+        self._tree.update(leaves, (absolute + self.eps) ** self.alpha)
+
+    def expected_nbytes(self) -> int:
+        return super().expected_nbytes() + self._tree.nbytes()
+
+    def nbytes(self) -> int:
+        return super().nbytes() + self._tree.nbytes()
+
+    def check_valid(self) -> None:
+        super().check_valid()
+        self._tree.check_valid()
+        stored = self.size() * self.n_envs
+        assert (self._tree.leaves[:stored] > 0).all(), "a transition cannot be drawn"
+        assert not self._tree.leaves[stored:].any(), "an empty slot can be drawn"
+
+
+def _on_cpu(values: th.Tensor | np.ndarray) -> th.Tensor | np.ndarray:
+    return values.detach().cpu() if isinstance(values, th.Tensor) else values
+
+
+class PrioritizedReplayBuffer(PrioritizedSampling, ArrayReplayBuffer):
+    """
+    Prioritised replay, with observations stored as SB3's default buffer stores them.
+
+    Arguments: those of :class:`ArrayReplayBuffer` and of :class:`PrioritizedSampling` (``alpha``, ``beta``, ``eps``).
+    """
+
+
+class PrioritizedFrameDedupReplayBuffer(PrioritizedSampling, FrameDedupReplayBuffer):
+    """
+    Prioritised replay that stores each frame once.
+
+    Arguments: those of :class:`FrameDedupReplayBuffer` and of :class:`PrioritizedSampling` (``alpha``, ``beta``,
+    ``eps``).
+    """

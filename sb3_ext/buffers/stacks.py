@@ -1,0 +1,368 @@
+"""Observations that are stacks of frames, of which each is stored once."""
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sb3_ext.buffers.frames import Frames, RowBook
+
+# Stacks deeper than this are taken for something else, unless `n_stack` says so
+_DEEPEST_STACK = 32
+
+
+class Flat(NamedTuple):
+    """
+    Observations as bytes, in the order in which they lie in memory: so they are compared fastest.
+
+    :param data: shape (n, any)
+    :param run: how many bytes of one frame lie together
+    """
+
+    data: np.ndarray
+    run: int
+
+
+@dataclass(frozen=True)
+class StackLayout:
+    """
+    How an observation consists of frames.
+
+    :param shape: of the observation
+    :param axis: along which the frames lie, 0 or -1
+    :param n_stack: how many there are, the oldest first
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    n_stack: int
+
+    @cached_property
+    def width(self) -> int:
+        """
+        :return: how much of the axis one frame takes, such as 3 for RGB
+        """
+        return self.shape[self.axis] // self.n_stack
+
+    @cached_property
+    def frame_shape(self) -> tuple[int, ...]:
+        """
+        :return: shape of one frame
+        """
+        shape = list(self.shape)
+        shape[self.axis] = self.width
+        return tuple(shape)
+
+    @cached_property
+    def _axis_to_the_end(self) -> tuple[int, ...]:
+        return (0, *range(2, len(self.shape) + 1), 1)
+
+    def frames(self, observations: np.ndarray) -> np.ndarray:
+        """
+        :param observations: shape (n, ``*shape``)
+        :return: their frames, a view of shape (n, ``n_stack``, ``*frame_shape``)
+        """
+        n = len(observations)
+        if self.axis == 0:
+            return observations.reshape(n, self.n_stack, self.width, *self.shape[1:])
+        return np.moveaxis(observations.reshape(n, *self.shape[:-1], self.n_stack, self.width), -2, 1)
+
+    def observations(self, frames: Any) -> Any:
+        """
+        The inverse of :meth:`frames`, for numpy arrays as for torch tensors.
+
+        :param frames: shape (n, ``n_stack``, ``*frame_shape``)
+        :return: shape (n, ``*shape``); a view where the memory allows it
+        """
+        if self.axis != 0:
+            for position in range(1, len(self.shape)):
+                frames = frames.swapaxes(position, position + 1)
+        return frames.reshape(len(frames), *self.shape)
+
+    def flat(self, observations: np.ndarray) -> Flat:
+        """
+        :param observations: shape (n, ``*shape``)
+        :return: the same as bytes; a view where the memory allows it
+        """
+        run = self.width
+        if observations.flags.c_contiguous or self.axis != 0:
+            observations = np.ascontiguousarray(observations)
+            run *= math.prod(self.shape[1:]) if self.axis == 0 else 1
+        else:
+            # What `VecTransposeImage` hands out: channels come first in the shape and last in memory
+            observations = np.ascontiguousarray(observations.transpose(self._axis_to_the_end))
+        return Flat(observations.reshape(len(observations), -1).view(np.uint8), run * observations.itemsize)
+
+    def moved_on(self, before: Flat, after: Flat, scratch: np.ndarray | None = None) -> np.ndarray:
+        """
+        Whether stacks are those of the step before with one frame more: all but their newest frames are the earlier
+        ones without the oldest. In bits: -0.0 is not 0.0 here, and NaN is itself.
+
+        :param before: observations of n environments
+        :param after: those of the next time step, in the same order in memory
+        :param scratch: from :meth:`scratch`
+        :return: booleans, shape (n,)
+        """
+        if self.n_stack == 1:
+            return np.ones(len(before.data), dtype=bool)
+        equal = self.scratch(before) if scratch is None else scratch
+        run, period = before.run, before.run * self.n_stack
+        # Two long rows, one of them begun a frame later, are compared at once, whatever the order in memory. Where the
+        # runs of all frames end, this compares the newest frame with an unrelated one: that does not count.
+        np.equal(after.data[:, :-run], before.data[:, run:], out=equal[:, :-run])
+        n_bytes = equal.shape[1]
+        if n_bytes % 8 or 8 % period:
+            return (equal | _newest(n_bytes, run, period)).all(axis=1)
+        words = np.bitwise_and.reduce(equal.view(np.uint64), axis=1).view(bool).reshape(-1, 8)
+        return (words | _newest(8, run, period)).all(axis=1)
+
+    @staticmethod
+    def scratch(observations: Flat) -> np.ndarray:
+        """
+        :param observations: as they will be compared
+        :return: memory for :meth:`moved_on`, which is faster if it need not be found anew
+        """
+        return np.ones(observations.data.shape, dtype=bool)
+
+
+@functools.lru_cache(maxsize=32)
+def _newest(length: int, run: int, period: int) -> np.ndarray:
+    """
+    :return: where in a row of ``length`` bytes the newest frame of each ``period`` lies
+    """
+    return np.arange(length) % period >= period - run
+
+
+def possible_layouts(shape: tuple[int, ...], n_stack: int | None) -> list[StackLayout]:
+    """
+    :param shape: of an observation
+    :param n_stack: how many frames it holds, if that is known
+    :return: all that it may be a stack of, the most likely first: along its first axis where gymnasium's wrapper and
+        PyTorch's images have it, along its last where SB3's ``VecFrameStack`` leaves it
+    """
+    n_dims = len(shape)
+    if n_dims == 0 or n_stack == 1:
+        return []
+    first_axis = n_dims > 3 or (n_dims == 2 and shape[0] == n_stack) or (n_dims == 3 and shape[0] <= shape[-1])
+    axes = (0, -1) if first_axis or (n_stack is None and n_dims == 2) else (-1, 0)
+    if n_stack is not None:
+        return [StackLayout(shape, axis, n_stack) for axis in axes if shape[axis] % n_stack == 0]
+    length = shape[axes[0]]
+    if n_dims == 1:
+        return []  # the numbers of a vector are no frames worth finding
+    if n_dims != 3:
+        return [StackLayout(shape, 0, length)] if 2 <= length <= _DEEPEST_STACK else []
+    depths = [depth for depth in range(min(length, _DEEPEST_STACK), 1, -1) if length % depth == 0]
+    return [StackLayout(shape, axes[0], depth) for depth in depths]
+
+
+class StackStore:
+    """
+    The observations and next observations of a replay buffer, each frame once.
+
+    Every stack is ``n_stack`` rows of the frames: nothing has to be known of how an environment begins or ends its
+    episodes, or how its wrapper fills the first stacks. If an observation is bit for bit the next observation of the
+    step before, it is made of the same rows; if a next observation is its observation moved on by one frame, all rows
+    but one are the same. Whatever fits neither is stored whole, so that what comes out is always what went in.
+
+    :param layout: of the observations
+    :param dtype: of the observations
+    :param capacity: number of slots of each environment
+    :param n_envs: number of environments
+    :param frames: where the frames are kept, empty
+    """
+
+    def __init__(self, layout: StackLayout, dtype: np.dtype, capacity: int, n_envs: int, frames: Frames) -> None:
+        self.layout = layout
+        self.dtype = dtype
+        self.frames = frames
+        self.book = RowBook(n_envs, frames.rows_per_chunk)
+        # Of each slot: the rows of its observation, then those of its next observation
+        self.rows = np.zeros((capacity, n_envs, 2 * layout.n_stack), dtype=np.int32)
+        # Whether every next observation has been its observation moved on by one frame
+        self.only_stacks = True
+        self._n_filled = 0
+        # The last next observations, a copy: SB3's VecFrameStack writes the next ones into the same array
+        self._last: Flat | None = None
+        self._scratch: np.ndarray | None = None
+        self._scratch_run = 0
+        self.book.hold(self.rows.ravel())
+        frames.write(np.zeros(1, dtype=np.int32), np.zeros((1, frames.frame_bytes), dtype=np.uint8))
+
+    def add(self, slot: int, observations: np.ndarray, next_observations: np.ndarray) -> None:
+        """
+        :param slot: where they go; slots are filled one after the other
+        :param observations: of all environments, shape (n_envs, ``*shape``)
+        :param next_observations: those of the next time step, of the same episode
+        """
+        before, after = self.layout.flat(observations), self.layout.flat(next_observations)
+        if before.run != after.run:  # the caller changed its order in memory
+            before = self.layout.flat(np.ascontiguousarray(observations))
+            after = self.layout.flat(np.ascontiguousarray(next_observations))
+        depth = self.layout.n_stack
+        rows = np.empty_like(self.rows[slot])
+        rows[:, :depth] = self.rows[slot - 1, :, depth:]
+        continues = self._continues(before)
+        if not continues.all():
+            for env in np.flatnonzero(~continues).tolist():
+                rows[env, :depth] = self._write_stack(env, observations)
+        rows[:, depth:-1] = rows[:, 1:depth]
+        moved_on = self.layout.moved_on(before, after, self._scratch_for(before))
+        if moved_on.all():
+            rows[:, -1] = self._write_newest(next_observations, range(len(rows)))
+        else:
+            self._note_irregular()
+            for env in range(len(rows)):
+                if moved_on[env]:
+                    rows[env, -1:] = self._write_newest(next_observations[env : env + 1], [env])
+                else:
+                    rows[env, depth:] = self._write_stack(env, next_observations)
+        self.book.hold(rows.ravel())
+        self.frames.discard(self.book.release(self.rows[slot].ravel()))
+        self.rows[slot] = rows
+        self._remember(after)
+        self._n_filled = max(self._n_filled, slot + 1)
+
+    def _scratch_for(self, observations: Flat) -> np.ndarray:
+        if self._scratch is None or self._scratch_run != observations.run:
+            self._scratch, self._scratch_run = self.layout.scratch(observations), observations.run
+        return self._scratch
+
+    def _remember(self, observations: Flat) -> None:
+        if self._last is None or self._last.run != observations.run:
+            self._last = Flat(observations.data.copy(), observations.run)
+        else:
+            np.copyto(self._last.data, observations.data)
+
+    def _continues(self, given: Flat) -> np.ndarray:
+        """
+        :return: for each environment whether its observation is the last next observation, all of it: a static screen
+            would deceive a look at the newest frame only
+        """
+        expected = self._last
+        if expected is None or expected.run != given.run:  # (another order in memory than the last time)
+            return np.zeros(len(given.data), dtype=bool)
+        if expected.data.shape[1] % 8 == 0:
+            return (expected.data.view(np.uint64) == given.data.view(np.uint64)).all(axis=1)
+        return (expected.data == given.data).all(axis=1)
+
+    def _write_newest(self, observations: np.ndarray, envs: Iterable[int]) -> np.ndarray:
+        newest = self.layout.frames(observations)[:, -1]
+        newest = newest.reshape(len(newest), -1)
+        if newest.itemsize > 1:
+            newest = np.ascontiguousarray(newest).view(np.uint8)
+        rows = self.book.take(envs)
+        self.frames.write(rows, newest)
+        return rows
+
+    def _write_stack(self, env: int, observations: np.ndarray) -> np.ndarray:
+        """
+        Store a stack of which no frame is known to be stored already. The frames with which wrappers fill the first
+        stacks of an episode, zeros or repetitions, take no room.
+        """
+        stack = np.ascontiguousarray(self.layout.frames(observations[env : env + 1])[0])
+        frames = stack.reshape(self.layout.n_stack, -1).view(np.uint8)
+        rows = np.zeros(len(frames), dtype=np.int32)
+        for index, frame in enumerate(frames):
+            if index > 0 and np.array_equal(frame, frames[index - 1]):
+                rows[index] = rows[index - 1]
+            elif frame.any():
+                rows[index : index + 1] = self.book.take([env])
+                self.frames.write(rows[index : index + 1], frame[None])
+        return rows
+
+    def _note_irregular(self) -> None:
+        if self.only_stacks:
+            warnings.warn(
+                f"Observations of shape {self.layout.shape} are not always stacks of {self.layout.n_stack} frames that "
+                "move on by one frame at each step: those that are not are stored whole, which takes more memory",
+                stacklevel=2,
+            )
+        self.only_stacks = False
+
+    def read(self, slots: np.ndarray, envs: np.ndarray, next_slots: np.ndarray | None = None) -> "Stacks":
+        """
+        :param slots: shape (B,)
+        :param envs: shape (B,)
+        :param next_slots: where the next observations are to be taken from (n-step returns), ``slots`` if ``None``
+        :return: observations and next observations
+        """
+        depth = self.layout.n_stack
+        rows = self.rows[slots, envs]
+        if next_slots is None and self.only_stacks:
+            rows = rows[:, [*range(depth), -1]]  # their common frames are copied once
+        elif next_slots is not None:
+            rows = np.concatenate([rows[:, :depth], self.rows[next_slots, envs, depth:]], axis=1)
+        frames = self.frames.read(rows).view(self.dtype)
+        return Stacks(frames.reshape(*rows.shape, *self.layout.frame_shape), self.layout)
+
+    def nbytes(self) -> int:
+        """
+        :return: bytes in use
+        """
+        return self.frames.nbytes() + self.rows[: self._n_filled].nbytes + self.book.uses.nbytes
+
+    def __getstate__(self) -> dict[str, Any]:
+        filled = self.rows[: self._n_filled]
+        return {**self.__dict__, "rows": filled, "capacity": len(self.rows), "_scratch": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        filled = state["rows"]
+        state["rows"] = np.zeros((state.pop("capacity"), *filled.shape[1:]), dtype=np.int32)
+        state["rows"][: len(filled)] = filled
+        self.__dict__.update(state)
+
+    def check_valid(self) -> None:
+        """
+        :raises AssertionError: if what it holds contradicts itself
+        """
+        book, per_chunk = self.book, self.frames.rows_per_chunk
+        uses = np.bincount(self.rows.ravel(), minlength=len(book.uses))
+        uses[0] += 1
+        assert (uses == book.uses).all(), "a row is not in use as often as the stacks say"
+        assert len(set(book.free)) == len(book.free), "a chunk is free twice"
+        assert not uses.reshape(-1, per_chunk)[book.free].any(), "a free chunk is in use"
+        assert self.rows.max() < book.n_chunks * per_chunk, "a row lies beyond the last one"
+        assert not self.frames.read(np.zeros(1, dtype=np.int32)).any(), "the frame of zeros was written to"
+        if self.only_stacks:
+            depth = self.layout.n_stack
+            assert (self.rows[..., 1:depth] == self.rows[..., depth:-1]).all(), "a stack did not move on by one frame"
+
+
+class Stacks(NamedTuple):
+    """
+    Observations and next observations as frames.
+
+    :param frames: shape (B, ``n_stack + 1``, ``*frame_shape``) if they have all but one frame in common, else
+        (B, ``2 * n_stack``, ``*frame_shape``); numpy array or tensor
+    :param layout: of the observations
+    """
+
+    frames: Any
+    layout: StackLayout
+
+    @property
+    def observations(self) -> Any:
+        """
+        :return: shape (B, ``*layout.shape``), a view where the memory allows it
+        """
+        return self.layout.observations(self.frames[:, : self.layout.n_stack])
+
+    @property
+    def next_observations(self) -> Any:
+        """
+        :return: shape (B, ``*layout.shape``), a view where the memory allows it
+        """
+        return self.layout.observations(self.frames[:, -self.layout.n_stack :])
+
+    def map(self, function: Callable[[Any], Any]) -> "Stacks":
+        """
+        :param function: of an array
+        :return: the same with what it returns for the frames
+        """
+        return Stacks(function(self.frames), self.layout)
