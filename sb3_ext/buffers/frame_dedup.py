@@ -162,7 +162,6 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         if len(fitting) > 1 and self.size() < _MOST_UNDECIDED:
             self._candidates[key] = fitting
             return
-        del self._candidates[key]
         if fitting or self.n_stack is not None:
             layout = (fitting or self._layouts(key))[0]
         else:
@@ -173,6 +172,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
                 stacklevel=4,
             )
         self._change_layout(key, layout)
+        del self._candidates[key]
 
     def _change_layout(self, key: str, layout: StackLayout) -> None:
         assert self._stores is not None

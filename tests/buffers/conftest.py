@@ -23,8 +23,8 @@ Obs = np.ndarray | dict[str, np.ndarray]
 Transition = tuple[Obs, Obs, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
 Samples = ReplayBufferSamples | DictReplayBufferSamples
 
-# Primes, and more than the channels of any stack here: which axis the frames lie along is not ambiguous
-HEIGHT, WIDTH = 17, 13
+# More than the channels of any stack here: which axis the frames lie along is not ambiguous
+WIDTH = 13
 # The one observation of spaces that are no dictionaries
 ONLY = ""
 
@@ -192,23 +192,27 @@ class Part:
     """
     One observation, perhaps one of a dictionary.
 
-    :param kind: layout of the stack, see ``stacked``
+    :param kind: layout of the stack, see :meth:`stacked`
     :param n_stack: how many frames
     :param channels: of one frame; the length of a vector
+    :param dtype: of images and vectors
+    :param height: of images
     """
 
     kind: str
     n_stack: int = 1
     channels: int = 1
+    dtype: str = "uint8"
+    height: int = 16
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
         if self.kind == "first":
-            return (self.channels, HEIGHT, WIDTH)
+            return (self.channels, self.height, WIDTH)
         if self.kind in ("last", "transposed"):
-            return (HEIGHT, WIDTH, self.channels)
+            return (self.height, WIDTH, self.channels)
         if self.kind == "leading":
-            return (HEIGHT, WIDTH, self.channels) if self.channels > 1 else (HEIGHT, WIDTH)
+            return (self.height, WIDTH, self.channels) if self.channels > 1 else (self.height, WIDTH)
         return () if self.kind == "discrete" else (self.channels,)
 
     @cached_property
@@ -219,10 +223,17 @@ class Part:
             return spaces.MultiBinary(self.channels)
         if self.kind == "multidiscrete":
             return spaces.MultiDiscrete([6] * self.channels)
+        dtype = np.dtype(self.dtype)
         shape = self.stacked([[np.zeros(self.frame_shape)] * self.n_stack]).shape[1:]
-        if self.kind.startswith("float"):
-            return spaces.Box(-np.inf, np.inf, shape, np.dtype(self.kind))
-        return spaces.Box(0, 255, shape, np.uint8)
+        low, high = self._bounds
+        return spaces.Box(low, high, shape, dtype)
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        dtype = np.dtype(self.dtype)
+        if dtype.kind == "f":
+            return -np.inf, np.inf
+        return np.iinfo(dtype).min, np.iinfo(dtype).max
 
     def stacked(self, stacks: list[list[np.ndarray]]) -> np.ndarray:
         """
@@ -240,13 +251,31 @@ class Part:
 
     def random_frame(self, rng: np.random.Generator) -> np.ndarray:
         shape, dtype = self.frame_shape, self.space.dtype
-        if np.issubdtype(dtype, np.floating):
+        if dtype.kind == "f":
             frame = rng.normal(size=shape)
             special = rng.random(shape) < 0.3
             frame[special] = rng.choice([0.0, -0.0, np.nan, np.inf], size=int(special.sum()))
             return frame.astype(dtype)
-        high = {"multibinary": 2, "discrete": 6, "multidiscrete": 6}.get(self.kind, 256)
-        return np.asarray(rng.integers(high, size=shape), dtype=dtype)
+        highs = {"multibinary": 1, "discrete": 5, "multidiscrete": 5}
+        low, high = (0, highs[self.kind]) if self.kind in highs else self._bounds
+        return np.asarray(rng.integers(low, high, size=shape, endpoint=True), dtype=dtype)
+
+
+def in_another_order(array: np.ndarray, how: int) -> np.ndarray:
+    """
+    :param array: any
+    :param how: 0 to 4
+    :return: the same numbers in a new array, lying in memory in another order
+    """
+    if how == 0:
+        return np.array(array, order="C")
+    if how == 1:
+        return np.array(array, order="F")
+    if how == 2:
+        return np.array(array[::-1], order="C")[::-1]
+    if how == 3:
+        return np.repeat(array, 2, axis=-1)[..., ::2]
+    return array.copy() if array.ndim == 1 else np.moveaxis(np.array(np.moveaxis(array, 1, -1), order="C"), -1, 1)
 
 
 @dataclass(frozen=True)
@@ -258,7 +287,8 @@ class StreamConfig:
     :param seed: of everything random
     :param palette: draw frames from so few, the first of them black; 0: every frame is new
     :param padding: of the first stack of an episode: "zero", "first" (the first frame repeated) or "both"
-    :param arrays: "fresh" ones for every transition, "spoilt" after each ``add``, or the same ones "reused"
+    :param arrays: "fresh" ones for every transition, "spoilt" after each ``add``, the same ones "reused", or
+        "shuffled": each in an order of its own in memory
     :param black_steps: how many transitions at the very start are black
     :param p_static: probability of a frame that is the previous one
     :param p_black: of a black frame
@@ -308,7 +338,7 @@ class Stream:
     def _draw_palette(self, part: Part) -> list[np.ndarray]:
         black = np.zeros(part.frame_shape, part.space.dtype)
         # As floats two different black frames
-        return [black, black * -1 if part.kind.startswith("float") else part.random_frame(self.rng)] + [
+        return [black, black * -1 if part.space.dtype.kind == "f" else part.random_frame(self.rng)] + [
             part.random_frame(self.rng) for _ in range(max(self.config.palette - 2, 0))
         ]
 
@@ -344,6 +374,8 @@ class Stream:
                 kept = self._arrays.setdefault((role, key), array)
                 kept[...] = array
                 arrays[key] = kept
+        elif self.config.arrays == "shuffled":
+            arrays = {key: in_another_order(array, int(self.rng.integers(5))) for key, array in arrays.items()}
         return arrays.get(ONLY, arrays)
 
     def _chance(self, probability: float) -> bool:

@@ -212,13 +212,15 @@ def test_a_loaded_buffer_goes_on(first_steps: int, kwargs: dict[str, Any], compa
 
     other = dqn(atari("Breakout", 2, seed=7), RecordingBuffer, 2 * 40, replay_buffer_kwargs=kwargs)
     other.load_replay_buffer(tmp_path / "buffer")
-    assert other.replay_buffer.n_adds == first_steps
+    n_adds = model.replay_buffer.n_adds
+    assert other.replay_buffer.n_adds == n_adds >= first_steps
+    assert other.replay_buffer.full == (first_steps > 40)
     compare(other.replay_buffer)
     learn(other, compare, 90)
-    assert other.replay_buffer.n_adds == first_steps + 90
+    assert other.replay_buffer.n_adds >= n_adds + 90
     assert other.replay_buffer.n_interrupted > 0
     # The first model knows nothing of it
-    assert model.replay_buffer.n_adds == first_steps
+    assert model.replay_buffer.n_adds == n_adds
     compare(model.replay_buffer)
 
 

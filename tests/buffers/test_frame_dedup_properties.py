@@ -40,10 +40,14 @@ LAYOUTS = [
     ("transposed", 3, 3),
     ("leading", 4, 1),
     ("leading", 3, 3),
-    ("float32", 4, 2),
-    ("float64", 3, 1),
+    ("transposed", 4, 1, "uint8", 17),
+    ("first", 4, 1, "int8"),
+    ("last", 4, 2, "float32", 17),
+    ("leading", 4, 1, "float64"),
+    ("vector", 4, 2, "float32"),
+    ("vector", 3, 1, "float64"),
     ("first", 1, 1),
-    ("float32", 1, 6),
+    ("vector", 1, 6, "float32"),
     ("discrete", 1, 1),
     ("multibinary", 1, 4),
     ("multidiscrete", 1, 2),
@@ -51,19 +55,21 @@ LAYOUTS = [
 
 
 @st.composite
-def a_part(draw: st.DrawFn, kinds: list[str]) -> tuple[str, int, int]:
+def a_part(draw: st.DrawFn, kinds: list[str]) -> tuple[Any, ...]:
     kind = draw(st.sampled_from(kinds))
     n_stack = 1 if kind in UNSTACKED else draw(st.integers(1, 4))
-    return kind, n_stack, 1 if kind == "discrete" else draw(st.integers(1, 3))
+    channels = 1 if kind == "discrete" else draw(st.integers(1, 3))
+    dtypes = ["float32", "float64"] if kind == "vector" else ["uint8", "uint8", "uint8", "int8", "float32"]
+    return kind, n_stack, channels, draw(st.sampled_from(dtypes)), draw(st.sampled_from([16, 17]))
 
 
 @st.composite
-def some_parts(draw: st.DrawFn) -> dict[str, tuple[str, int, int]]:
+def some_parts(draw: st.DrawFn) -> dict[str, tuple[Any, ...]]:
     images = ["first", "last", "transposed", "leading"]
     if draw(st.booleans()):
-        return {ONLY: draw(a_part([*images, *images, "float32", "float64", *UNSTACKED]))}
+        return {ONLY: draw(a_part([*images, *images, "vector", *UNSTACKED]))}
     keys = draw(st.sampled_from([["image", "vector"], ["image", "flag", "vector"], ["left", "right"]]))
-    kinds = {"flag": UNSTACKED, "vector": ["float32", "float64"]}
+    kinds = {"flag": UNSTACKED, "vector": ["vector"]}
     return {key: draw(a_part(kinds.get(key, images))) for key in keys}
 
 
@@ -78,7 +84,7 @@ STREAMS = st.fixed_dictionaries(
         seed=st.integers(0, 2**32 - 1),
         palette=st.sampled_from([0, 1, 2, 3]),
         padding=st.sampled_from(["zero", "first", "both"]),
-        arrays=st.sampled_from(["fresh", "spoilt", "reused"]),
+        arrays=st.sampled_from(["fresh", "spoilt", "reused", "shuffled"]),
         black_steps=st.sampled_from([0, 1, 6]),
         p_static=probability(0.3, 1.0),
         p_black=probability(0.3),
@@ -103,7 +109,7 @@ def buffer_kwargs(draw: st.DrawFn, n_envs: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def new_config(part_class: Any, config_class: Any) -> Callable[..., Any]:
-    def build(parts: dict[str, tuple[str, int, int]], **kwargs: Any) -> Any:
+    def build(parts: dict[str, tuple[Any, ...]], **kwargs: Any) -> Any:
         return config_class(parts={key: part_class(*part) for key, part in parts.items()}, **kwargs)
 
     return build
@@ -236,7 +242,7 @@ def test_no_layout_warns_when_stacks_are_regular(
 
 STACKED = [layout for layout in LAYOUTS if layout[1] > 1]
 # Nobody looks for stacks in vectors unasked
-JUMPS = [(layout, given) for layout in STACKED for given in (False, True) if given or not layout[0].startswith("float")]
+JUMPS = [(layout, given) for layout in STACKED for given in (False, True) if given or layout[0] != "vector"]
 
 
 @pytest.mark.parametrize(("layout", "given_stack"), JUMPS, ids=str)
@@ -331,7 +337,9 @@ def test_alternating_regular_and_irregular_phases(new_config: Any, tools: Any) -
 @pytest.mark.parametrize("compression", [None, "lz4"])
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_a_copy_goes_on_by_itself(compression: str | None, n_steps: int, new_config: Any, tools: Any) -> None:
-    config = new_config({"image": ("last", 4, 1), "vector": ("float32", 2, 3)}, n_envs=2, seed=8, p_interrupt=0.05)
+    config = new_config(
+        {"image": ("last", 4, 1), "vector": ("vector", 2, 3, "float32")}, n_envs=2, seed=8, p_interrupt=0.05
+    )
     new_pair, stream_class, same_contents = tools
     stock, buffer = new_pair(config, None, compression, buffer_size=26, n_steps=n_steps)
     stream = stream_class(config)
@@ -350,7 +358,7 @@ def test_a_copy_goes_on_by_itself(compression: str | None, n_steps: int, new_con
         same_contents(buffer, stock)
 
 
-@pytest.mark.parametrize("layout", [("transposed", 4, 1), ("float32", 1, 3)])
+@pytest.mark.parametrize("layout", [("transposed", 4, 1), ("vector", 1, 3, "float32")])
 def test_a_reset_buffer_starts_again(layout: Any, new_config: Any, tools: Any) -> None:
     config = new_config({ONLY: layout}, n_envs=2, seed=9)
     new_pair, stream_class, same_contents = tools
@@ -416,7 +424,9 @@ class Blank(gym.Env):
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
-@pytest.mark.parametrize("parts", [{ONLY: ("float32", 3, 2)}, {"image": ("last", 4, 1), "vector": ("float32", 2, 3)}])
+@pytest.mark.parametrize(
+    "parts", [{ONLY: ("vector", 3, 2, "float32")}, {"image": ("last", 4, 1), "vector": ("vector", 2, 3, "float32")}]
+)
 def test_normalised_as_sb3_does(parts: Any, n_steps: int, new_config: Any, tools: Any) -> None:
     config = new_config(parts, n_envs=2, seed=12)
     new_pair, stream_class, same_contents = tools
@@ -468,7 +478,7 @@ OBS_ERRORS = [f"{where} {how}" for where in ("obs", "next_obs") for how in ("dty
 @pytest.mark.parametrize("key", [ONLY, "image", "vector"])
 @pytest.mark.parametrize("n_before", [0, 3, 12])
 def test_a_refused_transition_leaves_no_trace(error: str, key: str, n_before: int, new_config: Any, tools: Any) -> None:
-    parts = {ONLY: ("last", 4, 1)} if key == ONLY else {"image": ("first", 4, 1), "vector": ("float32", 2, 3)}
+    parts = {ONLY: ("last", 4, 1)} if key == ONLY else {"image": ("first", 4, 1), "vector": ("vector", 2, 3, "float32")}
     config = new_config(parts, n_envs=2, seed=13)
     new_pair, stream_class, same_contents = tools
     stock, buffer = new_pair(config, None, buffer_size=16)
@@ -486,7 +496,7 @@ def test_a_refused_transition_leaves_no_trace(error: str, key: str, n_before: in
 
 @pytest.mark.parametrize("where", [0, 1])
 def test_a_missing_key_leaves_no_trace(where: int, new_config: Any, tools: Any) -> None:
-    config = new_config({"image": ("first", 4, 1), "vector": ("float32", 2, 3)}, n_envs=2, seed=14)
+    config = new_config({"image": ("first", 4, 1), "vector": ("vector", 2, 3, "float32")}, n_envs=2, seed=14)
     new_pair, stream_class, same_contents = tools
     stock, buffer = new_pair(config, None, buffer_size=16)
     stream = stream_class(config)
@@ -549,5 +559,5 @@ def test_what_was_sampled_does_not_change_afterwards(new_config: Any, tools: Any
 def test_arguments_that_make_no_sense(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         FrameDedupReplayBuffer(
-            observation_space=spaces.Box(0, 255, (4, 17, 13), np.uint8), action_space=spaces.Discrete(2), **kwargs
+            observation_space=spaces.Box(0, 255, (4, 16, 13), np.uint8), action_space=spaces.Discrete(2), **kwargs
         )

@@ -419,8 +419,8 @@ def test_a_reset_buffer_forgets_priorities(cls: type) -> None:
 
 PARTS = {
     "image": {ONLY: ("transposed", 4, 1)},
-    "vector": {ONLY: ("float32", 1, 3)},
-    "dict": {"image": ("last", 3, 1), "vector": ("float64", 2, 2)},
+    "vector": {ONLY: ("vector", 1, 3, "float32")},
+    "dict": {"image": ("last", 3, 1), "vector": ("vector", 2, 2, "float64")},
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.buffers import ReplayBuffer
 from torch.nn import functional as F
 
-from sb3_ext.functional.bellman import ensemble_critic_loss, soft_td_target
+from sb3_ext.functional.bellman import ensemble_critic_loss, ensemble_td_errors, soft_td_target
 
 N, B = 5, 7
 
@@ -141,3 +141,23 @@ def test_critic_loss_and_gradient_against_loops(n_critics: int) -> None:
 def test_critic_loss_does_not_broadcast(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\(5, 7\)"):
         ensemble_critic_loss(randn(N, B), th.zeros(shape, dtype=th.float64))
+
+
+def test_weighted_loss_and_errors_against_plain_loops():
+    q_values, targets, weights = randn(N, B), randn(N, B), randn(B).abs()
+    loss, errors = 0.0, [0.0] * B
+    for i in range(N):
+        for b in range(B):
+            delta = q_values[i, b].item() - targets[i, b].item()
+            loss += 0.5 * weights[b].item() * delta**2 / B
+            errors[b] += abs(delta) / N
+    assert ensemble_critic_loss(q_values, targets, weights).item() == pytest.approx(loss)
+    assert ensemble_td_errors(q_values, targets).tolist() == pytest.approx(errors)
+    ones = th.ones(B, dtype=weights.dtype)
+    assert th.equal(ensemble_critic_loss(q_values, targets, ones), ensemble_critic_loss(q_values, targets))
+
+
+@pytest.mark.parametrize("shape", [(B, 1), (1,), (N,)])
+def test_weights_of_another_shape_do_not_broadcast(shape):
+    with pytest.raises(ValueError, match="weights"):
+        ensemble_critic_loss(randn(N, B), randn(N, B), th.ones(shape, dtype=th.float64))

@@ -1,0 +1,239 @@
+"""What the buffers refuse, when they take memory, and where."""
+
+import gc
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+
+from sb3_ext import (
+    FrameDedupReplayBuffer,
+    PrioritizedFrameDedupReplayBuffer,
+    PrioritizedReplayBuffer,
+    estimate_memory,
+)
+from sb3_ext.buffers import memory
+
+OURS = (FrameDedupReplayBuffer, PrioritizedReplayBuffer, PrioritizedFrameDedupReplayBuffer)
+ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+ACTIONS = spaces.Discrete(4)
+
+
+def make(buffer_class: type = FrameDedupReplayBuffer, buffer_size: int = 20, n_envs: int = 2, **kwargs: Any) -> Any:
+    space = kwargs.pop("space", spaces.Box(0, 255, (3, 5, 7), np.uint8))
+    return buffer_class(buffer_size, space, ACTIONS, "cpu", n_envs, **kwargs)
+
+
+def fill(buffer: Any, n_steps: int, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    n = buffer.n_envs
+    obs = rng.integers(1, 255, (n, *buffer.obs_shape)).astype(buffer.observation_space.dtype)
+    for _ in range(n_steps):
+        next_obs = np.roll(obs, -1, axis=1)
+        next_obs[:, -1] = rng.integers(1, 255, next_obs[:, -1].shape)
+        buffer.add(obs, next_obs, np.zeros((n, 1), dtype=int), np.ones(n), np.zeros(n, dtype=bool), [{}] * n)
+        obs = next_obs.copy()
+
+
+@pytest.mark.parametrize("buffer_class", OURS)
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(optimize_memory_usage=True), "optimize_memory_usage=True must be False"),
+        (dict(buffer_size=0), "buffer_size=0 must be an integer of at least 1"),
+        (dict(buffer_size=3, n_envs=4), "buffer_size=3 must be 1 or at least n_envs=4"),
+        (dict(buffer_size=8, n_envs=4, n_steps=3), "buffer_size must be 1 or at least 12"),
+        (dict(n_steps=0), "n_steps=0 must be an integer of at least 1"),
+        (dict(gamma=1.5), "gamma=1.5 must be in [0, 1]"),
+    ],
+)
+def test_wrong_arguments_are_named(buffer_class: type, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(buffer_class, **kwargs)
+
+
+@pytest.mark.parametrize("buffer_class", OURS[1:])
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(alpha=-0.1), "alpha=-0.1 must be a number >= 0"),
+        (dict(beta=1.1), "beta=1.1 must be in [0, 1]"),
+        (dict(eps=0.0), "eps=0.0 must be a number > 0"),
+    ],
+)
+def test_wrong_priorities_are_named(buffer_class: type, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(buffer_class, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(compression="zip"), "compression='zip' is not one of None, 'lz4'"),
+        (dict(n_stack=0), "n_stack=0 must be an integer of at least 1"),
+        (dict(n_stack=2), "n_stack=2 must divide the first or the last axis"),
+    ],
+)
+def test_wrong_frames_are_named(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(**kwargs)
+
+
+@pytest.mark.parametrize("buffer_class", OURS)
+@pytest.mark.parametrize("n_envs", [1, 16])
+def test_a_buffer_for_playback_can_always_be_made(buffer_class: type, n_envs: int) -> None:
+    assert make(buffer_class, buffer_size=1, n_envs=n_envs, n_steps=5).buffer_size == 1
+
+
+@pytest.mark.parametrize("buffer_class", OURS)
+def test_observations_unlike_the_space_are_not_stored(buffer_class: type) -> None:
+    buffer = make(buffer_class)
+    fill(buffer, 2)
+    rest = (np.zeros((2, 1), dtype=int), np.zeros(2), np.zeros(2, dtype=bool), [{}] * 2)
+    good = np.zeros((2, 3, 5, 7), dtype=np.uint8)
+    for bad in (good.astype(np.float32), good[:1], good[:, :, :4], good.transpose(0, 2, 3, 1)):
+        with pytest.raises(ValueError, match=r"next_obs has shape .* allow \(2, 3, 5, 7\) and uint8 only"):
+            buffer.add(good, bad, *rest)
+        with pytest.raises(ValueError, match=r"obs has shape"):
+            buffer.add(bad, good, *rest)
+    assert buffer.size() == 2
+    buffer.check_valid()
+
+
+def test_an_empty_buffer_cannot_be_sampled() -> None:
+    with pytest.raises(ValueError, match="FrameDedupReplayBuffer is empty"):
+        make().sample(3)
+    with pytest.raises(ValueError, match="PrioritizedReplayBuffer is empty"):
+        make(PrioritizedReplayBuffer).sample_prioritized(3)
+
+
+def test_nothing_is_allocated_before_the_first_transition(tmp_path: Path) -> None:
+    process = psutil.Process()
+    gc.collect()
+    before = process.memory_info().vms
+    path = tmp_path / "frames"
+    buffers = [make(space=ATARI, buffer_size=10_000_000), make(space=ATARI, buffer_size=50_000, storage_path=path)]
+    assert process.memory_info().vms - before < 10_000_000 * 2 * 4 * 4 * 84  # far less than the 70 GB of the frames
+    assert not path.exists()
+    assert all(buffer.size() == 0 for buffer in buffers)
+
+
+def test_what_does_not_fit_into_memory_is_refused_with_the_figures() -> None:
+    buffer = make(space=ATARI, buffer_size=10**9)
+    with pytest.raises(MemoryError, match=r"buffer_size=1000000000 needs 71\d\d\.\d\d GB of RAM .* GB are free"):
+        fill(buffer, 1)
+    assert buffer.size() == 0
+
+
+def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.max").write_text("5000000\n")
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 2000000\nfile 1000000\nfile_mapped 7\n")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.available_memory() == 3_000_000  # 5 MB, of which 3 are used, of which 1 can be given back
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available_memory() > 3_000_000
+
+
+def test_the_estimate_is_what_is_used_in_the_end() -> None:
+    kwargs = dict(space=spaces.Box(0, 255, (4, 32, 32), np.uint8), buffer_size=2000, n_envs=4)
+    for buffer_class in OURS:
+        buffer = make(buffer_class, **kwargs)
+        fill(buffer, 600)
+        assert buffer.nbytes() == pytest.approx(buffer.expected_nbytes(), rel=0.1)
+
+
+def test_the_estimate_of_a_million_atari_transitions() -> None:
+    def per_transition(buffer_class: type, **kwargs: Any) -> float:
+        return estimate_memory(buffer_class, 10**6, ATARI, ACTIONS, n_envs=8, **kwargs) / 10**6
+
+    assert per_transition(ReplayBuffer) == 2 * 28_224 + 8 + 3 * 4
+    frame, rows, uses, rest = 84 * 84, 2 * 4 * 4, 4, 20
+    assert per_transition(FrameDedupReplayBuffer) == pytest.approx(frame + rows + uses + rest, rel=1e-3)
+    assert per_transition(FrameDedupReplayBuffer, storage_path="x") == pytest.approx(rows + uses + rest, rel=0.05)
+    assert per_transition(FrameDedupReplayBuffer, compression="lz4") < 1200
+    vectors = spaces.Dict({"a": spaces.Box(-1, 1, (3,), np.float64), "b": spaces.Discrete(5)})
+    assert estimate_memory(DictReplayBuffer, 10, vectors, ACTIONS) == 10 * (2 * (24 + 8) + 20)
+    with pytest.raises(ValueError, match="buffer_class=NStepReplayBuffer must be"):
+        estimate_memory(NStepReplayBuffer, 10, ATARI, ACTIONS)
+
+
+def test_the_file_is_made_at_the_first_transition_and_removed_with_the_buffer(tmp_path: Path) -> None:
+    path = tmp_path / "frames"
+    buffer = make(storage_path=path)
+    assert not path.exists()
+    fill(buffer, 31)
+    assert path.stat().st_size >= 20 * 5 * 7
+    copy = pickle.loads(pickle.dumps(buffer))
+    assert len(list(tmp_path.iterdir())) == 2  # the copy has a file of its own
+    fill(copy, 5, seed=1)
+    buffer.check_valid()
+    copy.check_valid()
+    del buffer, copy
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_takes_the_files_of_several_buffers(tmp_path: Path) -> None:
+    buffers = [make(storage_path=tmp_path, n_stack=3) for _ in range(2)]
+    for buffer in buffers:
+        fill(buffer, 3)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "frames"
+    path.write_bytes(b"precious")
+    buffer = make(storage_path=path, n_stack=3)
+    with pytest.raises(FileExistsError, match="storage_path exists, and nothing is overwritten"):
+        fill(buffer, 1)
+    assert path.read_bytes() == b"precious"
+    assert buffer.size() == 0
+
+
+def test_a_disk_without_room_is_refused_with_the_figures(tmp_path: Path) -> None:
+    buffer = make(space=ATARI, buffer_size=10**12, storage_path=tmp_path / "frames", n_stack=4)
+    # (so many numbers of rows do not fit into RAM either, so that this is asked of the file alone)
+    with pytest.raises(OSError, match=r"storage_path needs 7\d+\.\d\d GB, .* are free on that disk"):
+        memory.check_disk_space(buffer.storage_path, buffer._expected_frame_bytes(""))
+    with pytest.raises(OSError, match="storage_path needs"):
+        memory.MappedFile(tmp_path / "other").new(10**18)
+
+
+def test_frames_larger_than_expected_grow_in_place(tmp_path: Path) -> None:
+    for where in (None, tmp_path / "frames"):
+        buffer = make(storage_path=where, n_stack=3, buffer_size=400)
+        stock = ReplayBuffer(400, buffer.observation_space, ACTIONS, "cpu", 2)
+        rng = np.random.default_rng(0)
+        for _ in range(250):  # every transition is an episode of its own: three frames are new, and not one
+            obs, next_obs = (rng.integers(1, 255, (2, 3, 5, 7), dtype=np.uint8) for _ in range(2))
+            next_obs[:, :-1] = obs[:, 1:]
+            step = (obs, next_obs, np.zeros((2, 1), dtype=int), np.ones(2), np.ones(2, dtype=bool), [{}] * 2)
+            buffer.add(*step)
+            stock.add(*step)
+        buffer.check_valid()
+        slots = np.arange(200)
+        for env in range(2):
+            got = buffer.samples_at(slots, np.full(200, env))
+            assert (got.observations.numpy() == stock.observations[:, env]).all()
+            assert (got.next_observations.numpy() == stock.next_observations[:, env]).all()
+
+
+def test_without_lz4_the_error_says_how_to_install_it() -> None:
+    code = (
+        "import sys; sys.modules['lz4'] = None\n"
+        "import numpy as np\nfrom gymnasium import spaces\nfrom sb3_ext import FrameDedupReplayBuffer\n"
+        "space = spaces.Box(0, 255, (4, 8, 8), np.uint8)\n"
+        "FrameDedupReplayBuffer(9, space, spaces.Discrete(2), compression='lz4')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert "ImportError: compression='lz4' needs the package lz4: pip install 'sb3-ext[lz4]'" in result.stderr
