@@ -239,11 +239,14 @@ class LazyReplayBuffer(ReplayBuffer):
         :param reward: shape (n_envs,)
         :param done: whether the episode has ended, shape (n_envs,)
         :param infos: ``"TimeLimit.truncated"`` in them says that a time limit ended it
-        :raises ValueError: if an observation has another shape or dtype than the space says; nothing is stored then
+        :raises ValueError: if something has another shape, or an observation another dtype, than the spaces say;
+            nothing is stored then
         :raises MemoryError: at the first transition, if the full buffer will not fit into the RAM that is free
         """
         observations, next_observations = self._checked("obs", obs), self._checked("next_obs", next_obs)
+        # All of it before anything is stored
         action = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        reward, done = self._one_for_each("reward", reward), self._one_for_each("done", done)
         if self._stores is None:
             self._stores = self._allocate()
         for key in observations:
@@ -258,9 +261,22 @@ class LazyReplayBuffer(ReplayBuffer):
             self.full = True
             self.pos = 0
 
+    def _one_for_each(self, what: str, values: np.ndarray) -> np.ndarray:
+        array = np.asarray(values)
+        if array.size not in (1, self.n_envs):
+            raise ValueError(f"{what} has shape {array.shape}: n_envs={self.n_envs} allows ({self.n_envs},) only")
+        return array.reshape(-1)
+
     def _add_observations(self, key: str, observations: np.ndarray, next_observations: np.ndarray) -> None:
         assert self._stores is not None
         self._stores[key].add(self.pos, observations, next_observations)
+
+    def reset(self) -> None:
+        """
+        Forget all transitions and give their memory back.
+        """
+        super().reset()
+        self._stores = None
 
     def _check_not_empty(self) -> None:
         if self.size() == 0:

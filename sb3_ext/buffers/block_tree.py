@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-# A level costs a few numpy calls whatever its width: a million leaves make four levels of 64 and twenty of 2
-_WIDTH = 64
+# A level costs a few numpy calls whatever its width: a million leaves make four levels of 32 and twenty of 2
+_WIDTH = 32
 
 
 class BlockTree:
     """
-    Sums and maxima over blocks of 64 leaves, over 64 such blocks, and so on.
+    Sums and maxima over blocks of 32 leaves, over 32 such blocks, and so on.
 
     A changed block is summed anew from its leaves: rounding errors do not build up.
 
@@ -72,9 +72,11 @@ class BlockTree:
         for level in reversed(self._sums):
             blocks = _blocks(level)[nodes]
             upper = blocks.cumsum(axis=1)
-            # Rounding may leave a mass as large as its block: then its last leaf that is not zero
-            last = _WIDTH - 1 - (blocks[:, ::-1] > 0).argmax(axis=1)
-            position = np.minimum((upper <= rest[:, None]).sum(axis=1), last)
+            position = (upper <= rest[:, None]).sum(axis=1)
+            beyond = position == _WIDTH
+            if beyond.any():
+                # Rounding left a mass as large as its block: then its last leaf that is not zero
+                position[beyond] = _WIDTH - 1 - (blocks[beyond, ::-1] > 0).argmax(axis=1)
             at = (np.arange(len(rest)), position)
             rest = np.maximum(rest - (upper[at] - blocks[at]), 0.0)
             nodes = nodes * _WIDTH + position

@@ -87,6 +87,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         self.storage_path = storage_path
         # The layouts that all observations so far have fitted, where that is not decided yet
         self._candidates: dict[str, list[StackLayout]] = {}
+        self._has_warned = False
         self._check_n_stack()
 
     def _check_n_stack(self) -> None:
@@ -150,6 +151,18 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         if key in self._candidates:
             self._look_for_layout(key, observations, next_observations)
         super()._add_observations(key, observations, next_observations)
+        assert self._stores is not None
+        store = self._stores[key]
+        if isinstance(store, StackStore) and not store.only_stacks:
+            self._warn_once(
+                f"Observations of shape {store.layout.shape} are not always stacks of {store.layout.n_stack} frames, which "
+                "move on by one at each step: those that are not are stored whole, which takes more memory"
+            )
+
+    def _warn_once(self, message: str) -> None:
+        if not self._has_warned:
+            warnings.warn(message, stacklevel=4)
+        self._has_warned = True
 
     def _look_for_layout(self, key: str, observations: np.ndarray, next_observations: np.ndarray) -> None:
         """
@@ -166,10 +179,9 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
             layout = (fitting or self._layouts(key))[0]
         else:
             layout = self._whole(key)
-            warnings.warn(
+            self._warn_once(
                 f"Observations of shape {layout.shape} are no stacks of frames that move on by one frame at each step: "
-                "they are stored whole. n_stack=1 says so beforehand, n_stack=... that they are stacks all the same",
-                stacklevel=4,
+                "they are stored whole. n_stack=1 says so beforehand, n_stack=... that they are stacks all the same"
             )
         self._change_layout(key, layout)
         del self._candidates[key]
@@ -182,6 +194,10 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
             pair = self._stores[key].read(np.full(self.n_envs, slot), envs)
             store.add(slot, pair.observations, pair.next_observations)
         self._stores[key] = store
+
+    def reset(self) -> None:
+        super().reset()
+        self._candidates = {}
 
     def _allocate(self) -> dict[str, Any]:
         if self.storage_path is not None:

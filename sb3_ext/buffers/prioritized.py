@@ -107,6 +107,10 @@ class PrioritizedSampling(LazyReplayBuffer):
         leaves = np.arange(slot * self.n_envs, (slot + 1) * self.n_envs)
         self._tree.update(leaves, np.full(self.n_envs, value))
 
+    def reset(self) -> None:
+        super().reset()
+        self._tree = BlockTree(self.buffer_size * self.n_envs)
+
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
         Not possible: whoever calls it does not know of weights and priorities, and would learn from biased samples.

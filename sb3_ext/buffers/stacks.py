@@ -2,7 +2,6 @@
 
 import functools
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -216,7 +215,7 @@ class StackStore:
         if moved_on.all():
             rows[:, -1] = self._write_newest(next_observations, range(len(rows)))
         else:
-            self._note_irregular()
+            self.only_stacks = False
             for env in range(len(rows)):
                 if moved_on[env]:
                     rows[env, -1:] = self._write_newest(next_observations[env : env + 1], [env])
@@ -275,15 +274,6 @@ class StackStore:
                 rows[index : index + 1] = self.book.take([env])
                 self.frames.write(rows[index : index + 1], frame[None])
         return rows
-
-    def _note_irregular(self) -> None:
-        if self.only_stacks:
-            warnings.warn(
-                f"Observations of shape {self.layout.shape} are not always stacks of {self.layout.n_stack} frames that "
-                "move on by one frame at each step: those that are not are stored whole, which takes more memory",
-                stacklevel=2,
-            )
-        self.only_stacks = False
 
     def read(self, slots: np.ndarray, envs: np.ndarray, next_slots: np.ndarray | None = None) -> "Stacks":
         """

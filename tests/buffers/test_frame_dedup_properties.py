@@ -201,7 +201,7 @@ def test_any_stream_is_returned_bit_for_bit(
 
 
 @pytest.mark.slow
-@settings(max_examples=3000)
+@settings(max_examples=600)
 @given(data=st.data(), parts=some_parts(), stream=STREAMS, compression=st.sampled_from([None, "lz4"]))
 def test_many_streams_are_returned_bit_for_bit(
     data: st.DataObject, parts: Any, stream: Any, compression: str | None, new_config: Any, tools: Any
@@ -390,6 +390,11 @@ def test_frames_in_a_file(compression: str | None, folder: bool, tmp_path: Path,
         stream.feed(stock, buffer)
         buffer.check_valid()
     same_contents(buffer, stock)
+    others = copies(buffer)
+    for _ in range(15):
+        stream.feed(stock, buffer, *others)
+    for each in (buffer, *others):
+        same_contents(each, stock)
     if not folder:
         assert path.stat().st_size > 0
         # Somebody else's frames are not overwritten
