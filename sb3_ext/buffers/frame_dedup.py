@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from sb3_ext.buffers.base import LazyReplayBuffer
 from sb3_ext.buffers.frames import COMPRESSIONS, Frames, LZ4Frames, RawFrames, import_lz4
-from sb3_ext.buffers.memory import RAM, MappedFile, check_disk_space
+from sb3_ext.buffers.memory import RAM, MappedFile, check_disk_space, check_memory
 from sb3_ext.buffers.stacks import StackLayout, StackStore, possible_layouts
 from sb3_ext.checks import check_choice, check_integer
 
@@ -154,9 +154,10 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         assert self._stores is not None
         store = self._stores[key]
         if isinstance(store, StackStore) and not store.only_stacks:
+            layout = store.layout
             self._warn_once(
-                f"Observations of shape {store.layout.shape} are not always stacks of {store.layout.n_stack} frames, which "
-                "move on by one at each step: those that are not are stored whole, which takes more memory"
+                f"Observations of shape {layout.shape} are not always stacks of {layout.n_stack} frames that move on by "
+                "one frame at each step: those that are not are stored whole, which takes more memory"
             )
 
     def _warn_once(self, message: str) -> None:
@@ -188,6 +189,10 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
 
     def _change_layout(self, key: str, layout: StackLayout) -> None:
         assert self._stores is not None
+        if self.storage_path is None:
+            # It may be more than was thought at the first transition
+            what = f"{type(self).__name__} of observations of shape {layout.shape} in {layout.n_stack} frames each"
+            check_memory(self._expected_frame_bytes(key, layout), what)
         store, envs = self._store_of(key, layout), np.arange(self.n_envs)
         first = self.pos if self.full else 0
         for slot in (np.arange(first, first + self.size()) % self.buffer_size).tolist():
@@ -201,11 +206,11 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
 
     def _allocate(self) -> dict[str, Any]:
         if self.storage_path is not None:
-            check_disk_space(self.storage_path, sum(self._expected_frame_bytes(key) for key in self._subspaces()))
+            frames = (self._expected_frame_bytes(key, self._likely_layout(key)) for key in self._subspaces())
+            check_disk_space(self.storage_path, sum(frames))
         return super()._allocate()
 
-    def _expected_frame_bytes(self, key: str) -> int:
-        layout = self._likely_layout(key)
+    def _expected_frame_bytes(self, key: str, layout: StackLayout) -> int:
         ratio = _LZ4_RATIO if self.compression == "lz4" else 1.0
         return int(self._expected_frames(layout) * self._frame_bytes(key, layout) * ratio)
 
@@ -223,5 +228,5 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
             layout = self._likely_layout(key)
             # The numbers of the rows of each stack, and how often each row is used
             total += 2 * layout.n_stack * int32 * self.buffer_size * self.n_envs + self._expected_frames(layout) * int32
-            total += 0 if self.storage_path is not None else self._expected_frame_bytes(key)
+            total += 0 if self.storage_path is not None else self._expected_frame_bytes(key, layout)
         return total

@@ -201,10 +201,11 @@ def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_is_refused_with_the_figures(tmp_path: Path) -> None:
-    buffer = make(space=ATARI, buffer_size=10**12, storage_path=tmp_path / "frames", n_stack=4)
-    # (so many numbers of rows do not fit into RAM either, so that this is asked of the file alone)
-    with pytest.raises(OSError, match=r"storage_path needs 7\d+\.\d\d GB, .* are free on that disk"):
-        memory.check_disk_space(buffer.storage_path, buffer._expected_frame_bytes(""))
+    buffer = make(space=ATARI, buffer_size=10**9, storage_path=tmp_path / "frames", n_stack=4)
+    with pytest.raises(OSError, match=r"storage_path needs 70\d\d\.\d\d GB, .* are free on that disk"):
+        fill(buffer, 1)
+    assert not (tmp_path / "frames").exists()
+    assert buffer.size() == 0
     with pytest.raises(OSError, match="storage_path needs"):
         memory.MappedFile(tmp_path / "other").new(10**18)
 
