@@ -156,8 +156,8 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         if isinstance(store, StackStore) and not store.only_stacks:
             layout = store.layout
             self._warn_once(
-                f"Observations of shape {layout.shape} are not always stacks of {layout.n_stack} frames that move on by "
-                "one frame at each step: those that are not are stored whole, which takes more memory"
+                f"Observations of shape {layout.shape} are not always stacks of {layout.n_stack} frames that move on "
+                "by one frame at each step: those that are not are stored whole, which takes more memory"
             )
 
     def _warn_once(self, message: str) -> None:
@@ -226,7 +226,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         total = super().expected_nbytes()
         for key in self._subspaces():
             layout = self._likely_layout(key)
-            # The numbers of the rows of each stack, and how often each row is used
-            total += 2 * layout.n_stack * int32 * self.buffer_size * self.n_envs + self._expected_frames(layout) * int32
+            # The numbers of the rows of each stack
+            total += 2 * layout.n_stack * int32 * self.buffer_size * self.n_envs
             total += 0 if self.storage_path is not None else self._expected_frame_bytes(key, layout)
         return total

@@ -1,5 +1,6 @@
 """Frames of one size, each stored once and found by the number of its row, as they are or compressed."""
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -217,9 +218,10 @@ def import_lz4() -> Any:
 
 class RowBook:
     """
-    Which rows are in use, and how often: a frame lies in several stacks, and its row is free when it lies in none.
+    Which rows are in use. Those of an environment are taken in the order of time, and the oldest stack in the buffer
+    tells which of them no stack needs any more: stacks share frames with the one before and the one after only.
 
-    Row 0 is a frame of zeros (what SB3 pads the first stacks of an episode with) and always in use.
+    Row 0 is a frame of zeros, which SB3 pads the first stacks of an episode with; it is always in use.
 
     :param n_envs: number of environments; each fills chunks of its own
     :param rows_per_chunk: how many consecutive rows are given back together
@@ -229,52 +231,48 @@ class RowBook:
         self.rows_per_chunk = rows_per_chunk
         self.n_chunks = 1
         self.free: list[int] = []
-        self.uses = np.zeros(rows_per_chunk * 64, dtype=np.int32)
-        self.uses[0] = 1
+        # The chunks of each environment, the oldest first
+        self.in_use: list[deque[int]] = [deque() for _ in range(n_envs)]
+        # The oldest ones once more; 0 for none
+        self._oldest = np.zeros(n_envs, dtype=np.int32)
         # The row that comes next for each environment; at the beginning of a chunk: none, a chunk has to be found
         self._next = [0] * n_envs
 
     def take(self, envs: Iterable[int]) -> np.ndarray:
         """
         :param envs: whose frames will be written, in the order of their time steps
-        :return: a row for each; not in use before :meth:`hold` is called
+        :return: a row for each
         """
         rows = []
         for env in envs:
             row = self._next[env]
             if row % self.rows_per_chunk == 0:
-                row = self.rows_per_chunk * self._free_chunk()
+                row = self.rows_per_chunk * self._new_chunk(env)
             rows.append(row)
             self._next[env] = row + 1
         return np.array(rows, dtype=np.int32)
 
-    def _free_chunk(self) -> int:
+    def _new_chunk(self, env: int) -> int:
         if self.free:
-            return self.free.pop()
-        self.n_chunks += 1
-        if self.n_chunks * self.rows_per_chunk > len(self.uses):
-            longer = np.zeros(len(self.uses) * 2, dtype=np.int32)
-            longer[: len(self.uses)] = self.uses
-            self.uses = longer
-        return self.n_chunks - 1
+            chunk = self.free.pop()
+        else:
+            chunk = self.n_chunks
+            self.n_chunks += 1
+        self.in_use[env].append(chunk)
+        self._oldest[env] = self.in_use[env][0]
+        return chunk
 
-    def hold(self, rows: np.ndarray) -> None:
+    def give_back_before(self, rows: np.ndarray) -> list[int]:
         """
-        :param rows: that lie in one more stack, each as often as it is named, shape (n,)
-        """
-        np.add.at(self.uses, rows, 1)
-
-    def release(self, rows: np.ndarray) -> list[int]:
-        """
-        :param rows: that lie in one stack less, each as often as it is named
+        :param rows: of each environment the oldest row that is still needed, or 0: nothing is known
         :return: numbers of the chunks that are free now
         """
-        np.subtract.at(self.uses, rows, 1)
-        chunks = rows[self.uses[rows] == 0] // self.rows_per_chunk
-        empty = chunks[~self.uses.reshape(-1, self.rows_per_chunk)[chunks].any(axis=1)]
-        if not empty.size:
-            return []
-        still_filled = {row // self.rows_per_chunk for row in self._next if row % self.rows_per_chunk}
-        free = list(set(empty.tolist()) - still_filled)
-        self.free.extend(free)
-        return free
+        needed = rows // self.rows_per_chunk
+        freed: list[int] = []
+        for env in np.flatnonzero((needed != self._oldest) & (needed != 0)).tolist():
+            queue = self.in_use[env]
+            while queue[0] != needed[env]:
+                freed.append(queue.popleft())
+            self._oldest[env] = queue[0]
+        self.free.extend(freed)
+        return freed

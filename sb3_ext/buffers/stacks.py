@@ -190,7 +190,6 @@ class StackStore:
         self._last: Flat | None = None
         self._scratch: np.ndarray | None = None
         self._scratch_run = 0
-        self.book.hold(self.rows.ravel())
         frames.write(np.zeros(1, dtype=np.int32), np.zeros((1, frames.frame_bytes), dtype=np.uint8))
 
     def add(self, slot: int, observations: np.ndarray, next_observations: np.ndarray) -> None:
@@ -221,11 +220,21 @@ class StackStore:
                     rows[env, -1:] = self._write_newest(next_observations[env : env + 1], [env])
                 else:
                     rows[env, depth:] = self._write_stack(env, next_observations)
-        self.book.hold(rows.ravel())
-        self.frames.discard(self.book.release(self.rows[slot].ravel()))
+        is_overwritten = slot < self._n_filled
         self.rows[slot] = rows
+        if is_overwritten:
+            self._give_back(self.rows[(slot + 1) % len(self.rows)])
         self._remember(after)
         self._n_filled = max(self._n_filled, slot + 1)
+
+    def _give_back(self, oldest: np.ndarray) -> None:
+        """
+        :param oldest: the rows of the slot that is the oldest one now, shape (n_envs, 2 * n_stack)
+        """
+        first = oldest[:, 0]
+        if not first.all():  # frames of zeros in front
+            first = oldest[np.arange(len(oldest)), (oldest != 0).argmax(axis=1)]
+        self.frames.discard(self.book.give_back_before(first))
 
     def _scratch_for(self, observations: Flat) -> np.ndarray:
         if self._scratch is None or self._scratch_run != observations.run:
@@ -295,7 +304,7 @@ class StackStore:
         """
         :return: bytes in use
         """
-        return self.frames.nbytes() + self.rows[: self._n_filled].nbytes + self.book.uses.nbytes
+        return self.frames.nbytes() + self.rows[: self._n_filled].nbytes
 
     def __getstate__(self) -> dict[str, Any]:
         filled = self.rows[: self._n_filled]
@@ -311,13 +320,11 @@ class StackStore:
         """
         :raises AssertionError: if what it holds contradicts itself
         """
-        book, per_chunk = self.book, self.frames.rows_per_chunk
-        uses = np.bincount(self.rows.ravel(), minlength=len(book.uses))
-        uses[0] += 1
-        assert (uses == book.uses).all(), "a row is not in use as often as the stacks say"
-        assert len(set(book.free)) == len(book.free), "a chunk is free twice"
-        assert not uses.reshape(-1, per_chunk)[book.free].any(), "a free chunk is in use"
-        assert self.rows.max() < book.n_chunks * per_chunk, "a row lies beyond the last one"
+        book, chunks = self.book, self.rows[: self._n_filled] // self.frames.rows_per_chunk
+        in_use = [chunk for queue in book.in_use for chunk in queue]
+        assert sorted([0, *in_use, *book.free]) == list(range(book.n_chunks)), "a chunk is lost, or there twice"
+        for env, queue in enumerate(book.in_use):
+            assert set(chunks[:, env].ravel().tolist()) <= {0, *queue}, "a stack has a row that is not in use"
         assert not self.frames.read(np.zeros(1, dtype=np.int32)).any(), "the frame of zeros was written to"
         if self.only_stacks:
             depth = self.layout.n_stack

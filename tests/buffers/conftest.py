@@ -427,9 +427,13 @@ class Stream:
         """
         self.config.action_space.seed(int(self.rng.integers(2**31)))
         transition = self.step()
+        before = copy.deepcopy(transition)
         for buffer in buffers[:-1]:
             buffer.add(*copy.deepcopy(transition))
         buffers[-1].add(*transition)
+        assert transition[5] == before[5]
+        for given, kept in zip(self._arrays_of(transition), self._arrays_of(before), strict=True):
+            assert given.tobytes() == kept.tobytes(), "what was handed to add() was written to"
         if self.config.arrays != "fresh":
             for array in self._arrays_of(transition):
                 array[...] = 1 - array if array.dtype != bool else ~array

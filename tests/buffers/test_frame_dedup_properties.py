@@ -317,6 +317,23 @@ def test_nothing_but_new_stacks_fits(layout: Any, capacity: int, new_config: Any
             same_contents(buffer, stock)
 
 
+@pytest.mark.parametrize("compression", [None, "lz4"])
+@pytest.mark.parametrize("capacity", [1, 2, 3])
+def test_black_interludes_while_other_environments_go_on(
+    capacity: int, compression: str | None, new_config: Any, tools: Any
+) -> None:
+    """For a while an environment has no frame of its own in the buffer, and the others write on."""
+    config = new_config({ONLY: ("last", 2, 1)}, n_envs=3, seed=19, p_black=0.6, p_jump=1.0)
+    new_pair, stream_class, same_contents = tools
+    stock, buffer = new_pair(config, 2, compression, buffer_size=3 * capacity)
+    stream = stream_class(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(150):
+            stream.feed(stock, buffer)
+            same_contents(buffer, stock)
+
+
 def test_alternating_regular_and_irregular_phases(new_config: Any, tools: Any) -> None:
     """Many frames for a slot, then few, then many again, while the ring goes round."""
     regular = new_config({ONLY: ("transposed", 4, 1)}, n_envs=3, seed=7, p_done=0.02)
