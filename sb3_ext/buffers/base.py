@@ -13,9 +13,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext.buffers.memory import check_memory
 from sb3_ext.buffers.n_step import n_step_lengths, n_step_return
+from sb3_ext.buffers.pickling import pieces_of
 from sb3_ext.checks import check_integer, check_interval
 
 Observations = np.ndarray | dict[str, np.ndarray]
+# Of a LazyReplayBuffer, besides the observations: one row a slot
+_SLOT_ARRAYS = ("actions", "rewards", "dones", "timeouts")
 SelfPair = TypeVar("SelfPair", bound="ObservationPair")
 
 
@@ -85,13 +88,22 @@ class ArrayStore:
     def check_valid(self) -> None:
         assert self._n_filled <= len(self.arrays.observations), "there are more slots filled than there are"
 
-    def __getstate__(self) -> dict[str, Any]:
-        filled = self.arrays.map(lambda array: array[: self._n_filled])
-        return {"filled": filled, "capacity": len(self.arrays.observations), "_n_filled": self._n_filled}
+    def __reduce__(self) -> tuple[Any, ...]:
+        capacity, n_envs, *shape = self.arrays.observations.shape
+        filled = [_as_bytes(array[: self._n_filled]) for array in self.arrays]
+        pieces = [piece for index, data in enumerate(filled) for piece in pieces_of(self, data, index)]
+        state = {"_n_filled": self._n_filled, "pieces": pieces}
+        return ArrayStore, (tuple(shape), self.arrays.observations.dtype, capacity, n_envs), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._n_filled = state["_n_filled"]
-        self.arrays = state["filled"].map(lambda array: full_length(array, state["capacity"]))
+        self._n_filled = state["_n_filled"]  # the pieces are in their places already
+
+    def restore_piece(self, array: int, start: int, data: np.ndarray) -> None:
+        _as_bytes(self.arrays[array])[start : start + len(data)] = data
+
+
+def _as_bytes(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint8)
 
 
 def full_length(filled: np.ndarray, capacity: int) -> np.ndarray:
@@ -161,6 +173,7 @@ class LazyReplayBuffer(ReplayBuffer):
         self.n_steps = n_steps
         self.gamma = gamma
         self._stores: dict[str, ObservationStore] | None = None
+        self._memory_checked = False
 
     @abstractmethod
     def _make_store(self, key: str, space: spaces.Space) -> ObservationStore:
@@ -194,7 +207,6 @@ class LazyReplayBuffer(ReplayBuffer):
         return np.dtype(self._maybe_cast_dtype(self.action_space.dtype))
 
     def _allocate(self) -> dict[str, ObservationStore]:
-        check_memory(self.expected_nbytes(), f"{type(self).__name__} with buffer_size={self.buffer_size * self.n_envs}")
         stores = {key: self._make_store(key, space) for key, space in self._subspaces().items()}
         slots = (self.buffer_size, self.n_envs)
         self.actions = np.zeros((*slots, self.action_dim), dtype=self._action_dtype())
@@ -247,6 +259,9 @@ class LazyReplayBuffer(ReplayBuffer):
         # All of it before anything is stored
         action = np.asarray(action).reshape(self.n_envs, self.action_dim)
         reward, done = self._one_for_each("reward", reward), self._one_for_each("done", done)
+        truncated = self._one_for_each("infos", [info.get("TimeLimit.truncated", False) for info in infos])
+        if not self._memory_checked:
+            self._check_memory()
         if self._stores is None:
             self._stores = self._allocate()
         for key in observations:
@@ -255,17 +270,23 @@ class LazyReplayBuffer(ReplayBuffer):
         self.rewards[self.pos] = reward
         self.dones[self.pos] = done
         if self.handle_timeout_termination:
-            self.timeouts[self.pos] = [info.get("TimeLimit.truncated", False) for info in infos]
+            self.timeouts[self.pos] = truncated
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True
             self.pos = 0
 
-    def _one_for_each(self, what: str, values: np.ndarray) -> np.ndarray:
+    def _one_for_each(self, what: str, values: Any) -> np.ndarray:
         array = np.asarray(values)
-        if array.size not in (1, self.n_envs):
+        if array.size != self.n_envs:
             raise ValueError(f"{what} has shape {array.shape}: n_envs={self.n_envs} allows ({self.n_envs},) only")
         return array.reshape(-1)
+
+    def _check_memory(self) -> None:
+        what = f"{type(self).__name__} with buffer_size={self.buffer_size * self.n_envs}"
+        # (A buffer that was loaded has some of it already)
+        check_memory(self.expected_nbytes() - self.nbytes(), what)
+        self._memory_checked = True
 
     def _add_observations(self, key: str, observations: np.ndarray, next_observations: np.ndarray) -> None:
         assert self._stores is not None
@@ -273,7 +294,7 @@ class LazyReplayBuffer(ReplayBuffer):
 
     def reset(self) -> None:
         """
-        Forget all transitions and give their memory back.
+        Forget all transitions, and give the memory of their observations back.
         """
         super().reset()
         self._stores = None
@@ -378,15 +399,15 @@ class LazyReplayBuffer(ReplayBuffer):
         return self.size() * self.n_envs * self._slot_nbytes() + sum(store.nbytes() for store in stores.values())
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        for name in ("actions", "rewards", "dones", "timeouts"):
+        state = {**self.__dict__, "_memory_checked": False}
+        for name in _SLOT_ARRAYS:
             if name in state:
                 state[name] = state[name][: self.size()]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        for name in ("actions", "rewards", "dones", "timeouts"):
+        for name in _SLOT_ARRAYS:
             if name in state:
                 setattr(self, name, full_length(state[name], self.buffer_size))
 

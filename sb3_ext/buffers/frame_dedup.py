@@ -3,6 +3,7 @@
 import os
 import warnings
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch as th
@@ -17,7 +18,7 @@ from sb3_ext.checks import check_choice, check_integer
 # Transitions of each environment after which a choice is made between layouts that fit all of them: a black or frozen
 # screen fits every one
 _MOST_UNDECIDED = 128
-# Only for the estimate of the memory needed. Six Atari games measured: docs/buffers.md
+# What lz4 leaves of a frame, for the estimate of the memory needed. An assumption: it depends on the game
 _LZ4_RATIO = 0.15
 
 
@@ -43,7 +44,8 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         observations that show it. In a dictionary it counts for images only
     :param n_steps: number of steps of the returns
     :param gamma: discount factor of those returns
-    :param compression: ``"lz4"``: without loss, several times smaller and slower to sample; needs ``sb3-ext[lz4]``
+    :param compression: ``"lz4"``: images without loss, several times smaller and slower to sample; needs
+        ``sb3-ext[lz4]``
     :param storage_path: keep the frames in a memory-mapped file on disk: its name, or a folder to create it in. An
         existing file is never overwritten; the file is removed with the buffer
     :raises ValueError: naming the argument, its value and what is allowed
@@ -130,16 +132,21 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         return self._stack_store(key, layout, RawFrames(self._frame_bytes(key, layout), RAM(), n_frames))
 
     def _store_of(self, key: str, layout: StackLayout) -> StackStore:
-        frames_class: type[RawFrames] | type[LZ4Frames] = LZ4Frames if self.compression == "lz4" else RawFrames
+        frames_class: type[RawFrames] | type[LZ4Frames] = LZ4Frames if self._compresses(key) else RawFrames
         memory: RAM | MappedFile = RAM()
         if self.storage_path is not None:
             path = os.fspath(self.storage_path)
-            memory = MappedFile(path if not key or os.path.isdir(path) else f"{path}.{key}")
+            # (A key may contain what separates folders)
+            memory = MappedFile(path if not key or os.path.isdir(path) else f"{path}.{quote(key, safe='')}")
         frames: Frames = frames_class(self._frame_bytes(key, layout), memory, self._expected_frames(layout))
         return self._stack_store(key, layout, frames)
 
     def _stack_store(self, key: str, layout: StackLayout, frames: Frames) -> StackStore:
         return StackStore(layout, self._dtype_of(key), self.buffer_size, self.n_envs, frames)
+
+    def _compresses(self, key: str) -> bool:
+        # Images only: numbers hardly become smaller
+        return self.compression == "lz4" and self._dtype_of(key) == np.uint8 and len(self._shape_of(key)) > 1
 
     def _dtype_of(self, key: str) -> np.dtype:
         return np.dtype(self._subspaces()[key].dtype)
@@ -211,7 +218,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         return super()._allocate()
 
     def _expected_frame_bytes(self, key: str, layout: StackLayout) -> int:
-        ratio = _LZ4_RATIO if self.compression == "lz4" else 1.0
+        ratio = _LZ4_RATIO if self._compresses(key) else 1.0
         return int(self._expected_frames(layout) * self._frame_bytes(key, layout) * ratio)
 
     def _likely_layout(self, key: str) -> StackLayout:

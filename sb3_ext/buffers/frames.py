@@ -7,11 +7,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from sb3_ext.buffers.memory import RAM, MappedFile
-from sb3_ext.buffers.pickling import Piece
+from sb3_ext.buffers.pickling import pieces_of
 
 COMPRESSIONS = (None, "lz4")
-_PIECE_BYTES = 2**26
 _SEGMENT_BYTES = 2**22
+# What LZ4Frames takes of its memory at once: at least this, and a quarter of what it has. Each part of a mapped file
+# costs a file descriptor
+_EXTENT_BYTES = 2**24
 
 Memory = RAM | MappedFile
 
@@ -59,7 +61,7 @@ class RawFrames:
     :param n_expected: how many frames there will be at least, once the buffer is full
     """
 
-    # The frames of a sample then lie side by side most of the time, and are read 1.7 times as fast
+    # The frames of a sample then lie side by side most of the time, and are read faster
     rows_per_chunk = 16
 
     def __init__(self, frame_bytes: int, memory: Memory, n_expected: int) -> None:
@@ -86,16 +88,14 @@ class RawFrames:
         return self._n_used * self.frame_bytes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        used = self._bytes[: self.nbytes()]
-        pieces = [Piece(self, start, used[start : start + _PIECE_BYTES]) for start in range(0, len(used), _PIECE_BYTES)]
-        state = {"_n_used": self._n_used, "pieces": pieces}
+        state = {"_n_used": self._n_used, "pieces": pieces_of(self, self._bytes[: self.nbytes()])}
         return RawFrames, (self.frame_bytes, self._memory, len(self._bytes) // self.frame_bytes), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._n_used = state["_n_used"]  # the pieces are in their places already
 
-    def restore_piece(self, key: int, data: np.ndarray) -> None:
-        self._bytes[key : key + len(data)] = data
+    def restore_piece(self, array: int, start: int, data: np.ndarray) -> None:
+        self._bytes[start : start + len(data)] = data
 
 
 class LZ4Frames:
@@ -126,6 +126,7 @@ class LZ4Frames:
         self._filled: list[int] = []
         self._free_segments: list[int] = []
         self._current: int | None = None
+        self._extent = np.empty(0, dtype=np.uint8)
 
     def write(self, rows: np.ndarray, frames: np.ndarray) -> None:
         for row, frame in zip(rows.tolist(), frames, strict=True):
@@ -134,12 +135,16 @@ class LZ4Frames:
                 self._open[chunk] = np.empty((self.rows_per_chunk, self.frame_bytes), dtype=np.uint8)
             self._open[chunk][position] = frame
             if position == self.rows_per_chunk - 1:
-                self._store(chunk, self._codec.compress(self._open.pop(chunk), store_size=False))
+                self._store(chunk, self._codec.compress(self._open[chunk], store_size=False))
+                del self._open[chunk]  # only now: there may have been no room
 
     def _store(self, chunk: int, payload: bytes) -> None:
         segment = self._current
         if segment is None or self._filled[segment] + len(payload) > len(self._segments[segment]):
-            segment = self._current = self._next_segment(len(payload))
+            left, segment = segment, self._next_segment(len(payload))
+            if left is not None and self._n_chunks_in[left] == 0:
+                self._free_segments.append(left)
+            self._current = segment
         start = self._filled[segment]
         end = self._filled[segment] = start + len(payload)
         self._segments[segment][start:end] = np.frombuffer(payload, dtype=np.uint8)
@@ -152,10 +157,17 @@ class LZ4Frames:
         for index, segment in enumerate(self._free_segments):
             if self._segments[segment].size >= n_bytes:
                 return self._free_segments.pop(index)
-        self._segments.append(self._memory.new(max(_SEGMENT_BYTES, n_bytes)))
+        self._segments.append(self._cut(max(_SEGMENT_BYTES, n_bytes)))
         self._n_chunks_in.append(0)
         self._filled.append(0)
         return len(self._segments) - 1
+
+    def _cut(self, n_bytes: int) -> np.ndarray:
+        if len(self._extent) < n_bytes:
+            so_far = sum(len(segment) for segment in self._segments)
+            self._extent = self._memory.new(max(_EXTENT_BYTES, so_far // 4, n_bytes))
+        segment, self._extent = self._extent[:n_bytes], self._extent[n_bytes:]
+        return segment
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         flat = rows.ravel()
@@ -191,17 +203,32 @@ class LZ4Frames:
     def __reduce__(self) -> tuple[Any, ...]:
         names = ("_open", "_places", "_n_chunks_in", "_filled", "_free_segments", "_current")
         state = {name: getattr(self, name) for name in names}
-        segments: Iterable[tuple[np.ndarray, int]] = zip(self._segments, self._filled, strict=True)
-        state["pieces"] = [Piece(self, segment.size, segment[:filled]) for segment, filled in segments]
-        return LZ4Frames, (self.frame_bytes, self._memory, 0), state
+        lengths = [len(segment) for segment in self._segments]
+        segments = zip(self._segments, self._filled, strict=True)
+        state["pieces"] = [
+            piece
+            for index, (segment, filled) in enumerate(segments)
+            for piece in pieces_of(self, segment[:filled], index)
+        ]
+        return _lz4_frames_with_segments, (self.frame_bytes, self._memory, lengths), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        del state["pieces"]  # in their places already
-        self.__dict__.update(state)
+        self.__dict__.update({name: value for name, value in state.items() if name != "pieces"})
 
-    def restore_piece(self, key: int, data: np.ndarray) -> None:
-        self._segments.append(self._memory.new(key))
-        self._segments[-1][: len(data)] = data
+    def restore_piece(self, array: int, start: int, data: np.ndarray) -> None:
+        self._segments[array][start : start + len(data)] = data
+
+    def cut_segments(self, lengths: list[int]) -> None:
+        """
+        :param lengths: of the segments that a pickle will fill
+        """
+        self._segments = [self._cut(length) for length in lengths]
+
+
+def _lz4_frames_with_segments(frame_bytes: int, memory: Memory, lengths: list[int]) -> LZ4Frames:
+    frames = LZ4Frames(frame_bytes, memory, 0)
+    frames.cut_segments(lengths)
+    return frames
 
 
 def import_lz4() -> Any:

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class RAM:
         :param n_bytes: its new length
         :return: the longer array; the old one may not be used any more
         """
+        check_memory(n_bytes - len(array), "a replay buffer with more frames than were expected")
         # realloc(): Linux moves large blocks by changing the page table, so that nothing is copied or doubled
         array.resize(n_bytes, refcheck=False)
         return array
@@ -85,8 +87,10 @@ class MappedFile:
     """
 
     def __init__(self, path: str | os.PathLike, is_copy: bool = False) -> None:
-        self._asked_for = os.fspath(path)
-        target = Path(path)
+        # Absolute: somebody may change the current folder before more room is needed
+        target = Path(path).absolute()
+        self._asked_for = str(target)
+        check_disk_space(target, 0)
         if target.is_dir() or is_copy:
             folder, prefix = (target, "replay_buffer-") if target.is_dir() else (target.parent, f"{target.name}-")
             descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".frames", dir=folder)
@@ -103,7 +107,7 @@ class MappedFile:
                 ) from error
         self._descriptor = descriptor
         self._length = 0
-        self._finalizer = weakref.finalize(self, _remove, descriptor, str(self.path))
+        weakref.finalize(self, _remove, descriptor, self.path, os.getpid())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MappedFile, (self._asked_for, True)
@@ -130,10 +134,15 @@ class MappedFile:
 
     def _reserve(self, length: int) -> None:
         check_disk_space(self.path, length - self._length)
-        # Really reserved, where the system can: on a full disk a write to a mapped page would kill the process
-        if hasattr(os, "posix_fallocate"):
+        try:
+            # Really reserved, where the system can: on a full disk a write to a mapped page would kill the process
             os.posix_fallocate(self._descriptor, 0, length)
-        else:
+        except AttributeError:
+            os.ftruncate(self._descriptor, length)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                needed = in_gigabytes(length - self._length)
+                raise OSError(error.errno, f"no room for {needed} in storage_path: {error}", str(self.path)) from error
             os.ftruncate(self._descriptor, length)
         self._length = length
 
@@ -142,9 +151,12 @@ def check_disk_space(path: str | os.PathLike, n_bytes: int) -> None:
     """
     :param path: of a file on the disk, which need not exist yet, or a folder
     :param n_bytes: that will be needed
+    :raises FileNotFoundError: if the folder does not exist
     :raises OSError: if there are not so many free
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "storage_path is in a folder that does not exist", str(path))
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise OSError(
@@ -154,6 +166,9 @@ def check_disk_space(path: str | os.PathLike, n_bytes: int) -> None:
         )
 
 
-def _remove(descriptor: int, path: str) -> None:
+def _remove(descriptor: int, path: Path, owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a forked process: the file is its parent's
     os.close(descriptor)
-    Path(path).unlink(missing_ok=True)
+    with suppress(OSError):  # Windows removes no file that is mapped
+        path.unlink(missing_ok=True)

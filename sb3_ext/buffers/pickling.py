@@ -5,11 +5,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
+_PIECE_BYTES = 2**26
+
 
 class Restorable(Protocol):
     """What owns large arrays: it is rebuilt empty, then gets its pieces back one after the other."""
 
-    def restore_piece(self, key: int, data: np.ndarray) -> None: ...
+    def restore_piece(self, array: int, start: int, data: np.ndarray) -> None:
+        """
+        :param array: which of the arrays
+        :param start: where in it the piece belongs
+        :param data: bytes, shape (n,)
+        """
 
 
 class Piece:
@@ -19,22 +26,37 @@ class Piece:
     the object itself must come first.
 
     :param owner: the object
-    :param key: where the bytes belong, handed to ``owner.restore_piece``
+    :param array: which of its arrays
+    :param start: where in it the bytes belong
     :param data: the bytes, contiguous, shape (n,)
     """
 
-    def __init__(self, owner: Restorable, key: int, data: np.ndarray) -> None:
+    def __init__(self, owner: Restorable, array: int, start: int, data: np.ndarray) -> None:
         self._owner = owner
-        self._key = key
+        self._place = (array, start)
         self._data = data
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # Before protocol 5 (and for copy.deepcopy) pickle knows no way to write memory that it does not own
+        # Before protocol 5 pickle knows no way to write memory that it does not own
         data = pickle.PickleBuffer(self._data.data) if protocol >= 5 else bytearray(self._data)
-        return _restore, (self._owner, self._key, data)
+        return _restore, (self._owner, *self._place, data)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        memo[id(self._owner)].restore_piece(*self._place, self._data)
 
 
-def _restore(owner: Restorable, key: int, data: bytes | bytearray) -> None:
-    owner.restore_piece(key, np.frombuffer(data, dtype=np.uint8))
+def pieces_of(owner: Restorable, data: np.ndarray, array: int = 0) -> list[Piece]:
+    """
+    :param owner: the object
+    :param data: what is to be saved of one of its arrays: its first bytes, contiguous, shape (n,)
+    :param array: which of its arrays
+    :return: the same in pieces
+    """
+    starts = range(0, len(data), _PIECE_BYTES)
+    return [Piece(owner, array, start, data[start : start + _PIECE_BYTES]) for start in starts]
+
+
+def _restore(owner: Restorable, array: int, start: int, data: bytes | bytearray) -> None:
+    owner.restore_piece(array, start, np.frombuffer(data, dtype=np.uint8))
     if isinstance(data, bytearray):
         data.clear()  # the unpickler holds on to every object until it has read the last one

@@ -136,8 +136,10 @@ class PrioritizedSampling(LazyReplayBuffer):
         """
         self._check_not_empty()
         parts = np.arange(batch_size) + np.random.random_sample(batch_size)
-        leaves = self._tree.find(parts * (self._tree.total / batch_size))
-        beta = 1.0 - (1.0 - self.beta) * progress_remaining
+        # In any order: several minibatches may be drawn at once, and each is to come from all parts
+        leaves = np.random.permutation(self._tree.find(parts * (self._tree.total / batch_size)))
+        # (SB3's progress goes below 0 where the last rollout goes beyond the last time step)
+        beta = 1.0 - (1.0 - self.beta) * max(progress_remaining, 0.0)
         weights = importance_weights(self._tree.leaves[leaves], beta)
         samples = self.samples_at(leaves // self.n_envs, leaves % self.n_envs, env)
         is_dict = isinstance(samples, DictReplayBufferSamples)
@@ -165,7 +167,14 @@ class PrioritizedSampling(LazyReplayBuffer):
         n_stored = self.size() * self.n_envs
         if leaves.size and (leaves.min() < 0 or leaves.max() >= n_stored):
             raise ValueError(f"indices from {leaves.min()} to {leaves.max()} must lie in [0, {n_stored})")
-        self._tree.update(leaves, (absolute + self.eps) ** self.alpha)
+        with np.errstate(over="ignore", under="ignore"):
+            values = (absolute + self.eps) ** self.alpha
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise ValueError(
+                f"errors up to {absolute.max()} to the power of alpha={self.alpha} are no finite numbers > 0: choose a "
+                "smaller alpha"
+            )
+        self._tree.update(leaves, values)
 
     def expected_nbytes(self) -> int:
         return super().expected_nbytes() + self._tree.nbytes()

@@ -188,6 +188,7 @@ class StackStore:
         self._n_filled = 0
         # The last next observations, a copy: SB3's VecFrameStack writes the next ones into the same array
         self._last: Flat | None = None
+        self._last_rows = np.zeros((n_envs, layout.n_stack), dtype=np.int32)
         self._scratch: np.ndarray | None = None
         self._scratch_run = 0
         frames.write(np.zeros(1, dtype=np.int32), np.zeros((1, frames.frame_bytes), dtype=np.uint8))
@@ -204,7 +205,7 @@ class StackStore:
             after = self.layout.flat(np.ascontiguousarray(next_observations))
         depth = self.layout.n_stack
         rows = np.empty_like(self.rows[slot])
-        rows[:, :depth] = self.rows[slot - 1, :, depth:]
+        rows[:, :depth] = self._last_rows
         continues = self._continues(before)
         if not continues.all():
             for env in np.flatnonzero(~continues).tolist():
@@ -225,6 +226,7 @@ class StackStore:
         if is_overwritten:
             self._give_back(self.rows[(slot + 1) % len(self.rows)])
         self._remember(after)
+        self._last_rows = rows[:, depth:]
         self._n_filled = max(self._n_filled, slot + 1)
 
     def _give_back(self, oldest: np.ndarray) -> None:

@@ -43,15 +43,15 @@ def minibatch_weights(samples: AnySamples) -> th.Tensor | None:
     return samples.weights.flatten() / samples.weights.max()
 
 
-def update_priorities(replay_buffer: ReplayBuffer, samples: AnySamples, errors: th.Tensor) -> None:
+def update_priorities(replay_buffer: ReplayBuffer, minibatches: list[Samples], errors: list[th.Tensor]) -> None:
     """
-    :param replay_buffer: prioritised or not; if not, nothing happens
-    :param samples: drawn from it
-    :param errors: how wrong the prediction was for each, shape (B,)
+    :param replay_buffer: the minibatches were drawn from; if it is not prioritised, nothing happens
+    :param minibatches: any number of them
+    :param errors: of each how wrong the prediction was for each transition, shape (B,)
     """
     if isinstance(replay_buffer, PrioritizedSampling):
-        assert isinstance(samples, (PrioritizedSamples, DictPrioritizedSamples))
-        replay_buffer.update_priorities(samples.indices, errors)
+        indices = [minibatch.indices for minibatch in minibatches]  # type: ignore[union-attr]
+        replay_buffer.update_priorities(th.cat(indices), th.cat(errors))
 
 
 def minibatch_rows(index: int, n_minibatches: int) -> slice:

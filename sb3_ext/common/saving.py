@@ -5,18 +5,25 @@ SB3 opens the target file for writing first: whoever is interrupted while saving
 one. Here the new file is written beside the old one and takes its name when it is complete and on the disk.
 """
 
+import errno
+import glob
 import io
 import os
 import pathlib
 import pickle
+import platform
+import shutil
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import numpy as np
+import psutil
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import open_path
 from tqdm import tqdm
 
 from sb3_ext.buffers.base import LazyReplayBuffer
@@ -32,29 +39,53 @@ def replaced_when_complete(path: pathlib.Path) -> Iterator[IO[bytes]]:
 
     :param path: of the file; its folder is created
     :return: the open file to write to
+    :raises IsADirectoryError: if it is a folder
     """
+    path = pathlib.Path(os.path.realpath(path))  # what a link points to is replaced, not the link
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a replay buffer is saved in a file, and this is a folder", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # What a killed process leaves behind is overwritten by the next one
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial_name(path)
     try:
         with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, partial)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    if os.name == "posix":
-        # The new name, too, has to be on the disk
-        folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _partial_name(path: pathlib.Path) -> pathlib.Path:
+    """
+    :param path: of the file that is to be written
+    :return: of one beside it that no other process writes. What killed processes of this machine left is removed
+    """
+    prefix, suffix = f".{path.name}.{platform.node()}-", ".partial"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
+        owner = left.name[len(prefix) : -len(suffix)]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            left.unlink(missing_ok=True)
+    return path.with_name(f"{prefix}{os.getpid()}{suffix}")
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    if os.name != "posix":
+        return
+    # The new name, too, has to be on the disk. Not every file system knows how; the file itself is safe by now
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
 
 
-class _WithProgress:
+class _WriterWithProgress:
     """
     What pickle needs of a file, with a bar that moves as bytes are written.
 
@@ -72,19 +103,44 @@ class _WithProgress:
         return written
 
 
+class _ReaderWithProgress(io.BufferedReader):
+    """
+    A file with a bar that moves as bytes are read.
+
+    :param file: to read from, not buffered
+    :param bar: to move
+    """
+
+    def __init__(self, file: io.FileIO, bar: tqdm) -> None:
+        super().__init__(file)
+        self._bar = bar
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self._bar.update(len(data))
+        return data
+
+    def readinto(self, target: Any) -> int:
+        n_read = super().readinto(target)
+        self._bar.update(n_read)
+        return n_read
+
+
+def _bar(n_bytes: int, what: str) -> tqdm:
+    return tqdm(total=n_bytes, unit="B", unit_scale=True, desc=what, file=sys.stderr, disable=n_bytes < _LARGE)
+
+
 def _pickle(replay_buffer: ReplayBuffer, file: IO[bytes]) -> None:
-    n_bytes = _nbytes(replay_buffer)
-    if n_bytes < _LARGE:
-        pickle.dump(replay_buffer, file, protocol=pickle.HIGHEST_PROTOCOL)
-        return
-    with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="Saving the replay buffer", file=sys.stderr) as bar:
-        pickle.dump(replay_buffer, _WithProgress(file, bar), protocol=pickle.HIGHEST_PROTOCOL)
+    with _bar(_nbytes(replay_buffer), "Saving the replay buffer") as bar:
+        pickle.dump(replay_buffer, _WriterWithProgress(file, bar), protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def _nbytes(replay_buffer: ReplayBuffer) -> int:
     if isinstance(replay_buffer, LazyReplayBuffer):
         return replay_buffer.nbytes()
-    return sum(value.nbytes for value in vars(replay_buffer).values() if isinstance(value, np.ndarray))
+    values = list(vars(replay_buffer).values())
+    values += [part for value in values if isinstance(value, dict) for part in value.values()]
+    return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
 def save_replay_buffer(model: OffPolicyAlgorithm, path: str | pathlib.Path | io.BufferedIOBase) -> None:
@@ -95,6 +151,7 @@ def save_replay_buffer(model: OffPolicyAlgorithm, path: str | pathlib.Path | io.
     :param model: whose replay buffer is saved
     :param path: of the file (``.pkl`` is added where there is no suffix), or an open file
     :raises ValueError: if there is no replay buffer
+    :raises IsADirectoryError: if ``path`` is a folder
     """
     if model.replay_buffer is None:
         raise ValueError(f"this {type(model).__name__} has no replay buffer to save")
@@ -122,15 +179,33 @@ def load_replay_buffer(
     """
     before = model.replay_buffer
     try:
-        OffPolicyAlgorithm.load_replay_buffer(model, path, truncate_last_traj)
+        _load(model, path, truncate_last_traj)
         _check_fits(model, path)
     except BaseException as error:
         model.replay_buffer = before
         if isinstance(error, (OSError, MemoryError, _DoesNotFit)) or not isinstance(error, Exception):
             raise
-        raise ValueError(f"{path} holds no replay buffer that can be read: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} cannot be loaded as a replay buffer of this model: {reason}") from error
     assert model.replay_buffer is not None
     model.replay_buffer.device = model.device  # it may have been saved on another machine
+    found, expected = (getattr(buffer, "n_steps", 1) for buffer in (model.replay_buffer, before))
+    if before is not None and found != expected:
+        warnings.warn(f"the replay buffer in {path} has n_steps={found}, not {expected} as this model's", stacklevel=3)
+
+
+def _load(model: OffPolicyAlgorithm, path: Any, truncate_last_traj: bool) -> None:
+    if not isinstance(path, (str, pathlib.Path)):
+        OffPolicyAlgorithm.load_replay_buffer(model, path, truncate_last_traj)
+        return
+    found = open_path(path, "r", verbose=model.verbose, suffix="pkl")  # as SB3 finds it
+    found.close()
+    with (
+        io.FileIO(found.name) as raw,
+        _bar(os.fstat(raw.fileno()).st_size, "Loading the replay buffer") as bar,
+        _ReaderWithProgress(raw, bar) as file,
+    ):
+        OffPolicyAlgorithm.load_replay_buffer(model, file, truncate_last_traj)
 
 
 class _DoesNotFit(ValueError):

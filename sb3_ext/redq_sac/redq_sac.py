@@ -370,10 +370,10 @@ class REDQSAC(OffPolicyExtension, SAC):
             entropy_bonus = -ent_coef * next_log_prob if self.backup_entropy else th.zeros_like(next_log_prob)
 
         metrics["ent_coef"].append(ent_coef.reshape(()))
-        errors = th.zeros_like(next_log_prob)
+        errors: list[th.Tensor] = []
         for index, minibatch in enumerate(minibatches):
             rows = minibatch_rows(index, n_updates)
-            loss, errors[rows] = self._update_critics(minibatch, next_actions[rows], entropy_bonus[rows])
+            loss = self._update_critics(minibatch, next_actions[rows], entropy_bonus[rows], errors)
             metrics["critic_loss"].append(loss)
             self._n_updates += 1
             if policy_sample is not None and self._n_updates % self.policy_delay == 0:  # the last of the block
@@ -383,17 +383,18 @@ class REDQSAC(OffPolicyExtension, SAC):
             # After the actor, as in SB3: a features extractor that both share has then learned from this minibatch
             if self._n_updates % self.target_update_interval == 0:
                 self._update_target_critics()
-        update_priorities(self.replay_buffer, samples, errors)
+        update_priorities(self.replay_buffer, minibatches, errors)
 
     def _update_critics(
-        self, minibatch: AnySamples, next_actions: th.Tensor, entropy_bonus: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
+        self, minibatch: AnySamples, next_actions: th.Tensor, entropy_bonus: th.Tensor, errors: list[th.Tensor]
+    ) -> th.Tensor:
         """
         One step of all critics towards their targets.
 
         :param next_actions: one action of the current policy in each next state, shape (B, A)
         :param entropy_bonus: what the targets add to the next value, shape (B,)
-        :return: the loss and the error of each transition, shape (B,), detached
+        :param errors: gets the error of each transition, shape (B,), if they were drawn by priority
+        :return: the loss, detached
         """
         discounts = minibatch.discounts.flatten() if minibatch.discounts is not None else self.gamma
         with th.no_grad():
@@ -406,12 +407,15 @@ class REDQSAC(OffPolicyExtension, SAC):
                 minibatch.rewards.flatten(), minibatch.dones.flatten(), discounts, next_values, entropy_bonus
             )
         q_values = self.critic.stacked(minibatch.observations, minibatch.actions)
-        loss = ensemble_critic_loss(q_values, targets, minibatch_weights(minibatch))
+        weights = minibatch_weights(minibatch)
+        if weights is not None:
+            errors.append(ensemble_td_errors(q_values, targets))
+        loss = ensemble_critic_loss(q_values, targets, weights)
         for parameter in self._online_parameters:
             parameter.grad = None  # as `zero_grad()` does, which takes longer to find them
         loss.backward()
         self.critic.optimizer.step()
-        return loss.detach(), ensemble_td_errors(q_values, targets)
+        return loss.detach()
 
     def _update_target_critics(self) -> None:
         """

@@ -22,6 +22,7 @@ from sb3_ext import (
     estimate_memory,
 )
 from sb3_ext.buffers import memory
+from sb3_ext.buffers.frames import LZ4Frames
 
 OURS = (FrameDedupReplayBuffer, PrioritizedReplayBuffer, PrioritizedFrameDedupReplayBuffer)
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -200,7 +201,8 @@ def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
     assert buffer.size() == 0
 
 
-def test_a_disk_without_room_is_refused_with_the_figures(tmp_path: Path) -> None:
+def test_a_disk_without_room_is_refused_with_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 10**18)
     buffer = make(space=ATARI, buffer_size=10**9, storage_path=tmp_path / "frames", n_stack=4)
     with pytest.raises(OSError, match=r"storage_path needs 70\d\d\.\d\d GB, .* are free on that disk"):
         fill(buffer, 1)
@@ -238,3 +240,90 @@ def test_without_lz4_the_error_says_how_to_install_it() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
     assert "ImportError: compression='lz4' needs the package lz4: pip install 'sb3-ext[lz4]'" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_leaves_the_file_alone(tmp_path: Path) -> None:
+    buffer = make(storage_path=tmp_path / "frames")
+    fill(buffer, 3)
+    code = "import os, sys; pid = os.fork(); sys.exit(0) if pid == 0 else os.waitpid(pid, 0)"
+    script = (
+        "import sys, importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('t', {__file__!r})\n"
+        "t = importlib.util.module_from_spec(spec); spec.loader.exec_module(t)\n"
+        "b = t.make(storage_path=sys.argv[1]); t.fill(b, 3)\n"
+        f"{code}\n"
+        "assert os.path.exists(sys.argv[1])\n"
+    )
+    path = tmp_path / "other"
+    result = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert not path.exists()  # and the parent has removed it at its end
+
+
+def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    buffer = make(storage_path="frames", n_stack=3)
+    fill(buffer, 3)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    copy = pickle.loads(pickle.dumps(buffer))
+    assert len(list(tmp_path.glob("frames*"))) == 2
+    del buffer, copy
+    gc.collect()
+    assert list(tmp_path.glob("frames*")) == []
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="storage_path is in a folder that does not exist"):
+        fill(make(storage_path=tmp_path / "no" / "frames", n_stack=3), 1)
+
+
+def test_compressed_frames_in_a_file_need_few_descriptors(tmp_path: Path) -> None:
+    frames = LZ4Frames(300_000, memory.MappedFile(tmp_path / "frames"), 1000)
+    noise = np.random.default_rng(0).integers(0, 255, (1, 300_000), dtype=np.uint8)
+    before = psutil.Process().num_fds()
+    for row in range(400):  # 120 MB
+        frames.write(np.array([row]), noise)
+    assert psutil.Process().num_fds() - before < 10
+    assert (frames.read(np.array([0, 399])) == noise).all()
+
+
+def test_frames_stay_readable_when_there_is_no_room_for_more() -> None:
+    class Full(memory.RAM):
+        def new(self, n_bytes: int) -> np.ndarray:
+            raise OSError("no room")
+
+    frames = LZ4Frames(1000, Full(), 10)
+    data = np.random.default_rng(0).integers(0, 255, (4, 1000), dtype=np.uint8)
+    frames.write(np.arange(3), data[:3])
+    for _ in range(2):
+        with pytest.raises(OSError, match="no room"):
+            frames.write(np.array([3]), data[3:])
+        assert (frames.read(np.arange(3)) == data[:3]).all()
+
+
+def test_refused_infos_leave_no_trace() -> None:
+    buffer, stock = make(n_stack=3), ReplayBuffer(20, spaces.Box(0, 255, (3, 5, 7), np.uint8), ACTIONS, "cpu", 2)
+    rng = np.random.default_rng(0)
+    obs = rng.integers(1, 255, (2, 3, 5, 7), dtype=np.uint8)
+    for step in range(8):
+        next_obs = np.concatenate([obs[:, 1:], rng.integers(1, 255, (2, 1, 5, 7), dtype=np.uint8)], axis=1)
+        rest = (np.zeros((2, 1), dtype=int), np.ones(2), np.zeros(2, dtype=bool))
+        if step == 3:
+            with pytest.raises(ValueError, match="infos has shape"):
+                buffer.add(obs, next_obs, *rest, [{}] * 3)
+        else:
+            buffer.add(obs, next_obs, *rest, [{}] * 2)
+            stock.add(obs, next_obs, *rest, [{}] * 2)
+        obs = next_obs
+    for env in range(2):
+        got = buffer.samples_at(np.arange(7), np.full(7, env))
+        assert (got.observations.numpy() == stock.observations[:7, env]).all()
+        assert (got.next_observations.numpy() == stock.next_observations[:7, env]).all()
+
+
+def test_vectors_are_not_compressed() -> None:
+    space = spaces.Dict({"cam/rgb": spaces.Box(0, 255, (4, 8, 8), np.uint8), "v": spaces.Box(-1, 1, (376,))})
+    per_slot = estimate_memory(FrameDedupReplayBuffer, 10**5, space, ACTIONS, compression="lz4") / 10**5
+    assert per_slot > 376 * 4

@@ -2,7 +2,7 @@
 
 import os
 import pickle
-import signal
+import platform
 import subprocess
 import sys
 import time
@@ -72,7 +72,7 @@ def test_what_cannot_be_read_leaves_the_model_as_it_was(algorithm: type, content
             {"truncated": whole[: len(whole) // 2], "foreign": foreign, "text": b"hello", "empty": b""}[content]
         )
     kept = model.replay_buffer
-    with pytest.raises(ValueError, match=r"buffer\.pkl holds no replay buffer that can be read"):
+    with pytest.raises(ValueError, match=r"buffer\.pkl cannot be loaded as a replay buffer of this model"):
         load_replay_buffer(model, path)
     assert model.replay_buffer is kept
     with pytest.raises(FileNotFoundError):
@@ -147,13 +147,13 @@ def test_kill_9_while_saving_leaves_a_whole_file(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", _KILLED, __file__, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "saved\n"
-    partial = tmp_path / ".buffer.pkl.partial"
+    partial = tmp_path / f".buffer.pkl.{platform.node()}-{process.pid}.partial"
     size = path.stat().st_size
     deadline = time.monotonic() + 120
     # In the midst of it: something is written, and it is not all
     while not (partial.exists() and 0 < partial.stat().st_size < size) and time.monotonic() < deadline:
         pass
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     assert partial.exists(), "it was not killed while it was saving"
     model = image_model()
@@ -201,7 +201,10 @@ def test_a_large_buffer_shows_its_progress(
     model = pendulum_model(SAC)
     model.learn(300)
     save_replay_buffer(model, tmp_path / "buffer.pkl")
-    assert "Saving the replay buffer" in capsys.readouterr().err
+    load_replay_buffer(model, tmp_path / "buffer.pkl")
+    progress = capsys.readouterr().err
+    assert "Saving the replay buffer" in progress
+    assert "Loading the replay buffer" in progress
     with (tmp_path / "buffer.pkl").open("rb") as file:
         assert isinstance(pickle.load(file), ReplayBuffer)
 
@@ -215,3 +218,44 @@ def test_an_open_file_will_do(tmp_path: Path) -> None:
         model.load_replay_buffer(file)
     assert model.replay_buffer.size() == 10
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_links_and_permissions_stay(tmp_path: Path) -> None:
+    model = pendulum_model()
+    model.learn(10)
+    target, link = tmp_path / "disk" / "buffer.pkl", tmp_path / "buffer.pkl"
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    target.chmod(0o604)
+    link.symlink_to(target)
+    model.save_replay_buffer(link)
+    assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o604
+    model.load_replay_buffer(link)
+    assert model.replay_buffer.size() == 10
+
+
+def test_a_folder_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    model = pendulum_model()
+    model.learn(10)
+    (tmp_path / "buffer.pkl").mkdir()
+    with pytest.raises(IsADirectoryError, match="this is a folder"):
+        model.save_replay_buffer(tmp_path / "buffer")
+    assert [path.name for path in tmp_path.iterdir()] == ["buffer.pkl"]
+
+
+def test_other_n_steps_are_pointed_out(tmp_path: Path) -> None:
+    three = pendulum_model(n_steps=3)
+    three.save_replay_buffer(tmp_path / "buffer.pkl")
+    with pytest.warns(UserWarning, match="has n_steps=3, not 1 as this model's"):
+        pendulum_model().load_replay_buffer(tmp_path / "buffer.pkl")
+
+
+def test_a_loaded_buffer_is_measured_against_the_memory_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pendulum_model(replay_buffer_class=FrameDedupReplayBuffer)
+    model.learn(10)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    model.load_replay_buffer(tmp_path / "buffer.pkl")
+    monkeypatch.setattr("sb3_ext.buffers.memory.available_memory", lambda: 0)
+    with pytest.raises(MemoryError, match="FrameDedupReplayBuffer with buffer_size=300 needs"):
+        model.learn(10, reset_num_timesteps=False)
