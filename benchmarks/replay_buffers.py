@@ -317,7 +317,7 @@ class FrameDedupStorage(FrameDedup):
 
 
 class PrioritizedFrameDedup(FrameDedup):
-    """Sampled by priority; the weights are part of the work."""
+    """Sampled by priority; the weights, and priorities written back, are part of the work."""
 
     label = "PrioritizedFrameDedupReplayBuffer"
 
@@ -327,7 +327,9 @@ class PrioritizedFrameDedup(FrameDedup):
         self.buffer = PrioritizedFrameDedupReplayBuffer(self.capacity, *self.spaces, "cpu", self.n_envs)
 
     def sample(self, batch_size: int) -> tuple[th.Tensor, ...]:
-        return self.buffer.sample_prioritized(batch_size)
+        samples = self.buffer.sample_prioritized(batch_size)
+        self.buffer.update_priorities(samples.indices, np.random.exponential(size=batch_size))
+        return samples
 
 
 class ExtraBuffers(SB3):

@@ -331,7 +331,7 @@ class REDQSAC(OffPolicyExtension, SAC):
 
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, values in metrics.items():
-            # The only place where the host waits for the device
+            # The only place where the host waits for the device, but for priorities that are written back
             self.logger.record(f"train/{name}", th.stack(values).mean().item())
 
     def _block_size(self, remaining: int, batch_size: int) -> int:
@@ -349,7 +349,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         """
         ``n_updates`` critic updates between two changes of the policy, and the change that is due after them.
 
-        One gather of the replay buffer and one pass of the actor serve all of them. No value leaves the device.
+        One gather of the replay buffer and one pass of the actor serve all of them. No value leaves the device, except
+        the errors for a prioritised replay buffer.
         """
         assert self.replay_buffer is not None
         samples = single_precision(
