@@ -67,15 +67,21 @@ class RawFrames:
     def __init__(self, frame_bytes: int, memory: Memory, n_expected: int) -> None:
         self.frame_bytes = frame_bytes
         self._memory = memory
-        self._bytes = memory.new(max(n_expected, 1) * frame_bytes)
+        # A sixteenth more, for the ends of episodes. What is never written to takes no RAM
+        self._bytes = memory.new((n_expected + n_expected // 16 + 1) * frame_bytes)
+        self._n_expected = n_expected
         self._n_used = 0
 
     def write(self, rows: np.ndarray, frames: np.ndarray) -> None:
         self._n_used = max(self._n_used, int(rows.max()) + 1)
-        if self._n_used * self.frame_bytes > len(self._bytes):
-            # By a sixteenth: how many more than expected there are depends on how short the episodes are
-            self._bytes = self._memory.grow(self._bytes, (self._n_used + self._n_used // 16) * self.frame_bytes)
+        self._reserve(self._n_used * self.frame_bytes)
         self._bytes.reshape(-1, self.frame_bytes)[rows] = frames
+
+    def _reserve(self, n_bytes: int) -> None:
+        if n_bytes > len(self._bytes):
+            # By little: what is added counts as used at once
+            n_rows = -(-n_bytes // self.frame_bytes)
+            self._bytes = self._memory.grow(self._bytes, (n_rows + n_rows // 64) * self.frame_bytes)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         # "clip" only because it is faster than "raise"
@@ -89,12 +95,13 @@ class RawFrames:
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {"_n_used": self._n_used, "pieces": pieces_of(self, self._bytes[: self.nbytes()])}
-        return RawFrames, (self.frame_bytes, self._memory, len(self._bytes) // self.frame_bytes), state
+        return RawFrames, (self.frame_bytes, self._memory, self._n_expected), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._n_used = state["_n_used"]  # the pieces are in their places already
 
     def restore_piece(self, array: int, start: int, data: np.ndarray) -> None:
+        self._reserve(start + len(data))
         self._bytes[start : start + len(data)] = data
 
 
