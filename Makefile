@@ -12,7 +12,7 @@ help:
 	@echo "make train      train REDQ-SAC on InvertedPendulum-v4 through rl_zoo3, about 3 minutes on a laptop CPU"
 	@echo "make test       run the tests (test-slow: the slow learning runs too)"
 	@echo "make check      lint and types"
-	@echo "make bench      measure updates per second against SB3 and SBX"
+	@echo "make bench      measure updates per second against SB3 and SBX, replay buffers against those of other packages"
 
 install: $(STAMP)
 
@@ -42,8 +42,9 @@ check: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[sbx]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[sbx,replay]"
 	$(BIN)/python benchmarks/updates_per_second.py --output benchmarks/results/updates_per_second.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/replay_buffers.py --output benchmarks/results/replay_buffers.csv
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
