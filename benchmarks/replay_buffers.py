@@ -29,7 +29,6 @@ import importlib.util
 import math
 import multiprocessing
 import os
-import platform
 import shlex
 import statistics
 import sys
@@ -38,7 +37,6 @@ import time
 import traceback
 from contextlib import ExitStack, closing, suppress
 from copy import deepcopy
-from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +51,7 @@ from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTransposeImage
 from tqdm import tqdm
+from versions import installed_versions
 
 SIDE = 84
 N_STACK = 4
@@ -720,14 +719,8 @@ def machine() -> str:
         *("torch", "stable-baselines3", "sb3-ext", "gymnasium", "ale-py", "numpy", "lz4"),
         *("sb3-extra-buffers", "tianshou", "cpprb"),
     )
-    versions = []
-    for package in packages:
-        try:
-            versions.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
     cpu = f"1 torch thread, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
-    return f"Python {platform.python_version()}, {', '.join(versions)}, {cpu}"
+    return f"{installed_versions(packages)}, {cpu}"
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:

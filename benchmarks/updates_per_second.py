@@ -11,11 +11,9 @@ and target updates included. Compilation (SBX) and warm-up are excluded. Run not
 import argparse
 import csv
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
+from versions import installed_versions
 
 from sb3_ext import REDQSAC
 
@@ -125,14 +124,8 @@ def medians(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
 def machine() -> str:
     """One line on what the figures were measured with."""
     packages = ("torch", "stable-baselines3", "sbx-rl", "jax", "numpy")
-    versions = []
-    for package in packages:
-        try:
-            versions.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
     cpu = f"{th.get_num_threads()} threads, {os.cpu_count()} cores"
-    return f"Python {platform.python_version()}, {', '.join(versions)}, {cpu}"
+    return f"{installed_versions(packages)}, {cpu}"
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext.buffers.memory import check_memory
 from sb3_ext.buffers.n_step import n_step_lengths, n_step_return
-from sb3_ext.buffers.pickling import pieces_of
+from sb3_ext.buffers.pickling import full_length, pieces_of
 from sb3_ext.checks import check_integer, check_interval
 
 Observations = np.ndarray | dict[str, np.ndarray]
@@ -104,19 +104,6 @@ class ArrayStore:
 
 def _as_bytes(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1).view(np.uint8)
-
-
-def full_length(filled: np.ndarray, capacity: int) -> np.ndarray:
-    """
-    :param filled: the first rows of an array
-    :param capacity: how many rows there are to be
-    :return: the array, itself where it has as many
-    """
-    if len(filled) == capacity:
-        return filled
-    array = np.zeros((capacity, *filled.shape[1:]), dtype=filled.dtype)
-    array[: len(filled)] = filled
-    return array
 
 
 class LazyReplayBuffer(ReplayBuffer):

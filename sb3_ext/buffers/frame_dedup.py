@@ -158,14 +158,18 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         if key in self._candidates:
             self._look_for_layout(key, observations, next_observations)
         super()._add_observations(key, observations, next_observations)
-        assert self._stores is not None
-        store = self._stores[key]
-        if isinstance(store, StackStore) and not store.only_stacks:
-            layout = store.layout
+        if not self._has_warned and not self._store(key).only_stacks:
+            layout = self._store(key).layout
             self._warn_once(
                 f"Observations of shape {layout.shape} are not always stacks of {layout.n_stack} frames that move on "
                 "by one frame at each step: those that are not are stored whole, which takes more memory"
             )
+
+    def _store(self, key: str) -> StackStore:
+        assert self._stores is not None
+        store = self._stores[key]
+        assert isinstance(store, StackStore)  # all that `_make_store` makes
+        return store
 
     def _warn_once(self, message: str) -> None:
         if not self._has_warned:
@@ -203,7 +207,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         store, envs = self._store_of(key, layout), np.arange(self.n_envs)
         first = self.pos if self.full else 0
         for slot in (np.arange(first, first + self.size()) % self.buffer_size).tolist():
-            pair = self._stores[key].read(np.full(self.n_envs, slot), envs)
+            pair = self._store(key).read(np.full(self.n_envs, slot), envs)
             store.add(slot, pair.observations, pair.next_observations)
         self._stores[key] = store
 

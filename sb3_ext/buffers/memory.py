@@ -90,9 +90,9 @@ class MappedFile:
         # Absolute: somebody may change the current folder before more room is needed
         target = Path(path).absolute()
         self._asked_for = str(target)
-        check_disk_space(target, 0)
-        if target.is_dir() or is_copy:
-            folder, prefix = (target, "replay_buffer-") if target.is_dir() else (target.parent, f"{target.name}-")
+        folder = _folder_for(target)
+        if folder == target or is_copy:
+            prefix = "replay_buffer-" if folder == target else f"{target.name}-"
             descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".frames", dir=folder)
             self.path = Path(name)
         else:
@@ -118,9 +118,7 @@ class MappedFile:
 
         :raises OSError: if the disk has not so much room
         """
-        offset = self._length
-        self._reserve(offset + n_bytes)
-        return np.memmap(self.path, dtype=np.uint8, mode="r+", offset=offset, shape=(n_bytes,))
+        return self._map(self._length, n_bytes)
 
     def grow(self, array: np.ndarray, n_bytes: int) -> np.ndarray:
         """
@@ -128,7 +126,9 @@ class MappedFile:
 
         :raises OSError: if the disk has not so much room
         """
-        offset = self._length - len(array)
+        return self._map(self._length - len(array), n_bytes)
+
+    def _map(self, offset: int, n_bytes: int) -> np.ndarray:
         self._reserve(offset + n_bytes)
         return np.memmap(self.path, dtype=np.uint8, mode="r+", offset=offset, shape=(n_bytes,))
 
@@ -154,16 +154,25 @@ def check_disk_space(path: str | os.PathLike, n_bytes: int) -> None:
     :raises FileNotFoundError: if the folder does not exist
     :raises OSError: if there are not so many free
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "storage_path is in a folder that does not exist", str(path))
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(_folder_for(Path(path).absolute())).free
     if n_bytes > free:
         raise OSError(
             errno.ENOSPC,
             f"storage_path needs {in_gigabytes(n_bytes)}, {in_gigabytes(free)} are free on that disk",
             str(path),
         )
+
+
+def _folder_for(path: Path) -> Path:
+    """
+    :param path: absolute
+    :return: itself if it is a folder, else the folder it is to be in
+    :raises FileNotFoundError: if that does not exist
+    """
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "storage_path is in a folder that does not exist", str(path))
+    return folder
 
 
 def _remove(descriptor: int, path: Path, owner: int) -> None:

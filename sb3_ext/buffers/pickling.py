@@ -56,6 +56,19 @@ def pieces_of(owner: Restorable, data: np.ndarray, array: int = 0) -> list[Piece
     return [Piece(owner, array, start, data[start : start + _PIECE_BYTES]) for start in starts]
 
 
+def full_length(filled: np.ndarray, capacity: int) -> np.ndarray:
+    """
+    :param filled: the first rows of an array
+    :param capacity: how many rows there are to be
+    :return: the array, itself where it has as many
+    """
+    if len(filled) == capacity:
+        return filled
+    array = np.zeros((capacity, *filled.shape[1:]), dtype=filled.dtype)
+    array[: len(filled)] = filled
+    return array
+
+
 def _restore(owner: Restorable, array: int, start: int, data: bytes | bytearray) -> None:
     owner.restore_piece(array, start, np.frombuffer(data, dtype=np.uint8))
     if isinstance(data, bytearray):

@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ext.buffers.base import ArrayReplayBuffer, LazyReplayBuffer, Observations
+from sb3_ext.buffers.base import ArrayReplayBuffer, LazyReplayBuffer
 from sb3_ext.buffers.block_tree import BlockTree
 from sb3_ext.buffers.frame_dedup import FrameDedupReplayBuffer
 from sb3_ext.checks import check_interval
@@ -91,17 +91,9 @@ class PrioritizedSampling(LazyReplayBuffer):
         # The leaf of slot s and environment e is s * n_envs + e; its value is the priority to the power of alpha
         self._tree = BlockTree(self.buffer_size * self.n_envs)
 
-    def add(
-        self,
-        obs: Observations,
-        next_obs: Observations,
-        action: np.ndarray,
-        reward: np.ndarray,
-        done: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
+    def add(self, *args: Any, **kwargs: Any) -> None:
         slot = self.pos
-        super().add(obs, next_obs, action, reward, done, infos)
+        super().add(*args, **kwargs)
         # Drawn soon: as likely as the likeliest at present
         value = self._tree.maximum or 1.0
         leaves = np.arange(slot * self.n_envs, (slot + 1) * self.n_envs)

@@ -1,15 +1,15 @@
 """Observations that are stacks of frames, of which each is stored once."""
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sb3_ext.buffers.frames import Frames, RowBook
+from sb3_ext.buffers.pickling import full_length
 
 # Stacks deeper than this are taken for something else, unless `n_stack` says so
 _DEEPEST_STACK = 32
@@ -129,7 +129,7 @@ class StackLayout:
         return np.ones(observations.data.shape, dtype=bool)
 
 
-@functools.lru_cache(maxsize=32)
+@lru_cache(maxsize=32)
 def _newest(length: int, run: int, period: int) -> np.ndarray:
     """
     :return: where in a row of ``length`` bytes the newest frame of each ``period`` lies
@@ -313,9 +313,7 @@ class StackStore:
         return {**self.__dict__, "rows": filled, "capacity": len(self.rows), "_scratch": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        filled = state["rows"]
-        state["rows"] = np.zeros((state.pop("capacity"), *filled.shape[1:]), dtype=np.int32)
-        state["rows"][: len(filled)] = filled
+        state["rows"] = full_length(state["rows"], state.pop("capacity"))
         self.__dict__.update(state)
 
     def check_valid(self) -> None:
