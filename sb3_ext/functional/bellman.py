@@ -5,6 +5,7 @@ Soft policy evaluation: Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905, 
 """
 
 import torch as th
+from torch.nn import functional as F
 
 
 def soft_td_target(
@@ -56,3 +57,17 @@ def ensemble_td_errors(q_values: th.Tensor, targets: th.Tensor) -> th.Tensor:
     :return: shape (B,), detached
     """
     return (q_values.detach() - targets).abs().mean(dim=0)
+
+
+def huber_value_loss(q_values: th.Tensor, targets: th.Tensor) -> th.Tensor:
+    """
+    DQN's loss of each sample: ``delta^2 / 2`` up to ``|delta| = 1``, linear from there (SB3's ``smooth_l1_loss``).
+
+    :param q_values: of the actions taken, shape (B,)
+    :param targets: shape (B,), detached
+    :return: shape (B,)
+    :raises ValueError: if the shapes differ, which would broadcast to a wrong loss
+    """
+    if q_values.shape != targets.shape:
+        raise ValueError(f"q_values {tuple(q_values.shape)} and targets {tuple(targets.shape)} must have one shape")
+    return F.smooth_l1_loss(q_values, targets, reduction="none")

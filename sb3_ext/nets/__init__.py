@@ -1,5 +1,14 @@
 """Network modules: torch and SB3's building blocks, no algorithm."""
 
+from sb3_ext.nets.dueling import DuelingMLP
 from sb3_ext.nets.ensemble import EnsembleLayerNorm, EnsembleLinear, EnsembleMLP
+from sb3_ext.nets.implicit_quantile import CosineEmbedding, NatureConvolutions
 
-__all__ = ["EnsembleLayerNorm", "EnsembleLinear", "EnsembleMLP"]
+__all__ = [
+    "CosineEmbedding",
+    "DuelingMLP",
+    "EnsembleLayerNorm",
+    "EnsembleLinear",
+    "EnsembleMLP",
+    "NatureConvolutions",
+]

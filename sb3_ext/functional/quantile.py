@@ -1,0 +1,100 @@
+"""
+Implicit quantiles: the loss, and the distortions that make a policy averse to risk or fond of it.
+
+Dabney et al. 2018, https://arxiv.org/abs/1806.06923.
+"""
+
+import torch as th
+
+#: How the quantile levels at which actions are valued can be distorted
+RISK_MEASURES = ("neutral", "cvar", "wang", "cpw", "pow")
+
+
+def quantile_huber_loss(
+    quantiles: th.Tensor, taus: th.Tensor, target_quantiles: th.Tensor, kappa: float = 1.0
+) -> th.Tensor:
+    """
+    Equation 3 of the paper for each sample of a batch: with ``delta_ij = target_j - quantile_i``,
+    ``sum_i mean_j |tau_i - 1[delta_ij < 0]| huber_kappa(delta_ij) / kappa``.
+
+    :param quantiles: at the levels ``taus``, shape (B, T)
+    :param taus: in [0, 1], shape (B, T)
+    :param target_quantiles: shape (B, T'), detached
+    :param kappa: where the loss of an error becomes linear, > 0
+    :return: shape (B,)
+    :raises ValueError: if shapes do not fit, which could broadcast to a wrong loss
+    """
+    if quantiles.ndim != 2 or quantiles.shape != taus.shape or target_quantiles.ndim != 2:
+        raise ValueError(
+            f"quantiles {tuple(quantiles.shape)} and taus {tuple(taus.shape)} must have one shape (B, T), "
+            f"target_quantiles {tuple(target_quantiles.shape)} the shape (B, T')"
+        )
+    if quantiles.shape[0] != target_quantiles.shape[0]:
+        raise ValueError(
+            f"quantiles {tuple(quantiles.shape)} and target_quantiles {tuple(target_quantiles.shape)} must have the "
+            "same first dimension"
+        )
+    errors = target_quantiles.unsqueeze(1) - quantiles.unsqueeze(2)  # (B, T, T')
+    # clamp(x) * (x - clamp(x) / 2) is the Huber loss without a branch
+    clipped = errors.clamp(-kappa, kappa)
+    huber = clipped * (errors - 0.5 * clipped)
+    asymmetry = (taus.unsqueeze(2) - (errors.detach() < 0).to(taus.dtype)).abs()
+    return (asymmetry * huber).mean(dim=2).sum(dim=1) / kappa
+
+
+def quantile_midpoints(n_quantiles: int, device: th.device | str = "cpu") -> th.Tensor:
+    """
+    ``(k + 1/2) / n``: the levels that represent a distribution best by n quantiles, without any randomness.
+
+    :param n_quantiles: n
+    :param device: of the result
+    :return: shape (n,)
+    """
+    return (th.arange(n_quantiles, device=device, dtype=th.float32) + 0.5) / n_quantiles
+
+
+def check_risk(risk_measure: str, risk_eta: float) -> None:
+    """
+    :param risk_measure: one of :data:`RISK_MEASURES`
+    :param risk_eta: its parameter: in (0, 1] for ``"cvar"`` and ``"cpw"``, between -1e6 and 1e6 for the others
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+    if risk_measure not in RISK_MEASURES:
+        raise ValueError(f"risk_measure={risk_measure!r} is not one of {', '.join(map(repr, RISK_MEASURES))}")
+    is_number = isinstance(risk_eta, (int, float)) and not isinstance(risk_eta, bool)
+    if risk_measure in ("cvar", "cpw"):
+        is_allowed, allowed = is_number and 0 < risk_eta <= 1, "in (0, 1]"
+    else:
+        is_allowed, allowed = is_number and abs(risk_eta) <= 1e6, "a number between -1e6 and 1e6"
+    if not is_allowed:
+        raise ValueError(f"risk_eta={risk_eta!r} must be {allowed} with risk_measure={risk_measure!r}")
+
+
+def distort_taus(taus: th.Tensor, risk_measure: str, risk_eta: float = 0.0) -> th.Tensor:
+    """
+    The levels at which actions are valued, section 3.2 of the paper. The mean of the quantiles at distorted uniform
+    levels is the value under the risk measure.
+
+    ``"cvar"``: ``eta tau``, the mean of the worst eta of all returns; ``"wang"``: ``Phi(Phi^-1(tau) + eta)``, averse to
+    risk for eta < 0; ``"cpw"``: ``tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta)``, which overweights both tails
+    (rising in tau for eta above about 0.28 only);
+    ``"pow"``: ``1 - (1 - tau)^(1 / (1 + |eta|))``, averse to risk, for eta < 0, else ``tau^(1 / (1 + |eta|))``.
+
+    :param taus: in [0, 1], any shape
+    :param risk_measure: one of :data:`RISK_MEASURES`
+    :param risk_eta: see :func:`check_risk`
+    :return: the same shape, in [0, 1]
+    :raises ValueError: for an unknown measure or a parameter outside its range
+    """
+    check_risk(risk_measure, risk_eta)
+    if risk_measure == "cvar":
+        return risk_eta * taus
+    if risk_measure == "wang":
+        return th.special.ndtr(th.special.ndtri(taus) + risk_eta)
+    if risk_measure == "cpw":
+        powers, others = taus**risk_eta, (1 - taus) ** risk_eta
+        return powers / (powers + others) ** (1 / risk_eta)
+    if risk_measure == "pow":
+        exponent = 1 / (1 + abs(risk_eta))
+        return taus**exponent if risk_eta >= 0 else 1 - (1 - taus) ** exponent
+    return taus
