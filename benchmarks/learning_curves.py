@@ -6,8 +6,9 @@ From runs of rl_zoo3 to the committed results: raw returns and commands as CSV, 
 
 ``collect`` writes ``returns.csv`` (every evaluation episode of every run that it is given) and ``runs.csv`` (command,
 seed and versions of each; so collect in the environment that they ran in). A run's variant is what ``--log-folder``
-ended in, without the seed: ``logs/hopper_redq_1`` is seed 1 of ``hopper_redq``. ``plot`` reads nothing else than these
-files and, if it is there, ``published.csv``.
+ended in, without the seed: ``logs/hopper_redq_1`` is seed 1 of ``hopper_redq``. With ``--training`` the returns are
+those of the training episodes, from the monitor files, as Atari results are published. ``plot`` reads nothing else than
+these files and, if it is there, ``published.csv``; ``--bin`` averages over so many steps.
 """
 
 import argparse
@@ -28,7 +29,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import yaml
 
-PACKAGES = ("torch", "stable-baselines3", "rl_zoo3", "gymnasium", "mujoco", "numpy")
+PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "mujoco", "ale-py", "numpy")
+ATARI_FRAME_SKIP = 4
 # Okabe and Ito's palette, told apart by colour-blind readers; the line style says it once more
 STYLES = [("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", "-"), ("#56B4E9", "--")]
 
@@ -45,29 +47,62 @@ def _ordered_dict(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any]:
 _ArgsLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered_dict)
 
 
-def read_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def training_episodes(folder: Path) -> list[dict[str, Any]]:
+    """
+    :param folder: of a run on Atari
+    :return: timesteps (of all environments together) at which an episode ended, number of its environment, return
+    """
+    files = sorted(folder.glob("*.monitor.csv"), key=lambda path: int(path.name.split(".")[0]))
+    rows = []
+    for index, path in enumerate(files):
+        n_frames = 0
+        with path.open(newline="") as file:
+            next(file)  # a comment
+            for episode in csv.DictReader(file):
+                # The monitor is closest to the emulator: it counts frames
+                n_frames += int(episode["l"])
+                steps = n_frames * len(files) // ATARI_FRAME_SKIP
+                rows.append({"timesteps": steps, "episode": index, "return": float(episode["r"])})
+    return sorted(rows, key=lambda row: row["timesteps"])
+
+
+def evaluation_episodes(folder: Path) -> list[dict[str, Any]]:
+    """
+    :param folder: of a run
+    :return: timesteps, number and return of each evaluation episode
+    :raises FileNotFoundError: if the run has no evaluation
+    """
+    evaluations = np.load(folder / "evaluations.npz")
+    return [
+        {"timesteps": int(step), "episode": episode, "return": round(float(value), 3)}
+        for step, values in zip(evaluations["timesteps"], evaluations["results"], strict=True)
+        for episode, value in enumerate(values)
+    ]
+
+
+def read_run(folder: Path, training: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """
     :param folder: of one run, ``logs/<variant>_<seed>/<algo>/<env>_<n>``
-    :return: one row for each evaluation episode, and the row that describes the run
-    :raises FileNotFoundError: if the run has no evaluation
+    :param training: take the training episodes, not those of the evaluations
+    :return: one row for each episode, and the row that describes the run
     """
     env = folder.name.rpartition("_")[0]
     args = yaml.load((folder / env / "args.yml").read_text(), _ArgsLoader)
     seed = int(args["seed"])
     variant = Path(args["log_folder"]).name.removesuffix(f"_{seed}")
     identity = dict(env=env, variant=variant, seed=seed)
-    evaluations = np.load(folder / "evaluations.npz")
-    rows = [
-        identity | {"timesteps": int(step), "episode": episode, "return": round(float(value), 3)}
-        for step, values in zip(evaluations["timesteps"], evaluations["results"], strict=True)
-        for episode, value in enumerate(values)
-    ]
+    episodes = training_episodes(folder) if training else evaluation_episodes(folder)
+    rows = [identity | episode for episode in episodes]
     # rl_zoo3 joins the arguments with spaces, unquoted. Where Python lies is the machine's affair
     words = (folder / env / "command.txt").read_text().split(" ")
     start = words.index("-m") if "-m" in words else 1
     command = shlex.join(["python" if "-m" in words else "rl_zoo3", *words[start:]])
-    versions = " ".join(f"{name}={metadata.version(name)}" for name in PACKAGES)
+    versions = " ".join(f"{name}={metadata.version(name)}" for name in PACKAGES if installed(name))
     return rows, identity | {"command": command, "versions": f"python={platform.python_version()} {versions}"}
+
+
+def installed(package: str) -> bool:
+    return any(metadata.distributions(name=package))
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -85,7 +120,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def collect(folders: Iterable[Path], output: Path) -> None:
+def collect(folders: Iterable[Path], output: Path, training: bool = False) -> None:
     """
     Add runs to the results in ``output``; a run that is there already is replaced.
     """
@@ -100,7 +135,7 @@ def collect(folders: Iterable[Path], output: Path) -> None:
             else:
                 into[key].append(row)
     for folder in folders:
-        rows, run = read_run(folder)
+        rows, run = read_run(folder, training)
         key = (run["env"], run["variant"], run["seed"])
         returns[key], runs[key] = rows, run
         print(f"{key}: {len(rows)} episodes")
@@ -111,23 +146,26 @@ def collect(folders: Iterable[Path], output: Path) -> None:
 Curve = dict[int, list[float]]
 
 
-def curves_by_variant(rows: list[dict[str, str]]) -> dict[str, dict[str, dict[int, Curve]]]:
+def curves_by_variant(rows: list[dict[str, str]], bin_size: int = 1) -> dict[str, dict[str, dict[int, Curve]]]:
     """
+    :param rows: of ``returns.csv``
+    :param bin_size: time steps are rounded up to a multiple of it
     :return: environment -> variant -> seed -> time step -> returns of the episodes
     """
     result: dict[str, dict[str, dict[int, Curve]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     )
     for row in rows:
-        result[row["env"]][row["variant"]][int(row["seed"])][int(row["timesteps"])].append(float(row["return"]))
+        step = -(-int(row["timesteps"]) // bin_size) * bin_size
+        result[row["env"]][row["variant"]][int(row["seed"])][step].append(float(row["return"]))
     return result
 
 
-def plot(results: Path, figure: Path) -> None:
+def plot(results: Path, figure: Path, bin_size: int = 1) -> None:
     """
     One panel an environment: every seed as a thin line, their mean as a thick one, published curves in grey.
     """
-    by_env = curves_by_variant(read_csv(results / "returns.csv"))
+    by_env = curves_by_variant(read_csv(results / "returns.csv"), bin_size)
     published = read_csv(results / "published.csv") if (results / "published.csv").exists() else []
     fig, axes = plt.subplots(1, len(by_env), figsize=(5.2 * len(by_env), 4.0), squeeze=False, layout="constrained")
     for axis, (env, variants) in zip(axes[0], sorted(by_env.items()), strict=True):
@@ -143,7 +181,7 @@ def plot(results: Path, figure: Path) -> None:
             axis.plot(steps, over_seeds, style, color=color, linewidth=2.2, label=label)
             last_step = max(last_step, *(max(curve) for curve in means.values()))
         for (marker, gray), algo in zip(
-            (("o", "0.35"), ("s", "0.6")), sorted({r["algo"] for r in published}), strict=False
+            (("o", "0.35"), ("s", "0.55"), ("^", "0.7")), sorted({r["algo"] for r in published}), strict=False
         ):
             points = [(float(r["steps"]), float(r["mean"])) for r in published if r["env"] == env and r["algo"] == algo]
             points = [point for point in points if point[0] <= 1.7 * last_step]
@@ -151,7 +189,12 @@ def plot(results: Path, figure: Path) -> None:
                 axis.plot(
                     *zip(*points, strict=True), marker=marker, color=gray, linewidth=1, label=f"{algo}, published"
                 )
-        axis.set(title=env, xlabel="environment steps", ylabel="evaluation return", xlim=(0, last_step * 1.02))
+        axis.set(
+            title=env,
+            xlabel="environment steps",
+            ylabel="training return" if bin_size > 1 else "evaluation return",
+            xlim=(0, last_step * 1.02),
+        )
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="best")
     figure.parent.mkdir(parents=True, exist_ok=True)
@@ -165,14 +208,16 @@ def main() -> None:
     collecting = commands.add_parser("collect", help="runs of rl_zoo3 to CSV")
     collecting.add_argument("folders", type=Path, nargs="+", help="run folders, as <log folder>/<algo>/<env>_1")
     collecting.add_argument("--output", type=Path, required=True)
+    collecting.add_argument("--training", action="store_true", help="training episodes of Atari, from monitor files")
     plotting = commands.add_parser("plot", help="CSV to figure")
     plotting.add_argument("results", type=Path)
     plotting.add_argument("--figure", type=Path, required=True)
+    plotting.add_argument("--bin", type=int, default=1, help="average over so many steps (training returns)")
     args = parser.parse_args()
     if args.command == "collect":
-        collect(args.folders, args.output)
+        collect(args.folders, args.output, args.training)
     else:
-        plot(args.results, args.figure)
+        plot(args.results, args.figure, args.bin)
 
 
 if __name__ == "__main__":

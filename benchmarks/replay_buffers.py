@@ -21,7 +21,6 @@ the next observations that DQN's target multiplies by zero.
 """
 
 import argparse
-import csv
 import ctypes
 import gc
 import hashlib
@@ -29,9 +28,7 @@ import importlib.util
 import math
 import multiprocessing
 import os
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 import traceback
@@ -46,12 +43,12 @@ import numpy as np
 import psutil
 import torch as th
 from gymnasium import spaces
+from reporting import installed_versions, write_csv
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTransposeImage
 from tqdm import tqdm
-from versions import installed_versions
 
 SIDE = 84
 N_STACK = 4
@@ -723,22 +720,6 @@ def machine() -> str:
     return f"{installed_versions(packages)}, {cpu}"
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """
-    :param path: CSV file
-    :param rows: as ``measure`` gives them
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    with partial.open("w", newline="") as file:
-        file.write(f"# {machine()}\n")
-        file.write(f"# python benchmarks/replay_buffers.py {shlex.join(sys.argv[1:])}\n")
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """
     :param rows: as ``measure`` gives them
@@ -799,7 +780,7 @@ def main() -> None:
         folder = Path(name)
         record(args.env, args.n_envs, args.recorded, folder)
         rows = measure(names, args, folder)
-    write(args.output, rows)
+    write_csv(args.output, rows, machine())
     print(machine())
     print(table(rows))
 

@@ -21,8 +21,8 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from reporting import installed_versions
 from stable_baselines3 import SAC
-from versions import installed_versions
 
 from sb3_ext import REDQSAC
 
