@@ -1,4 +1,4 @@
-"""REDQ and its relatives for Stable-Baselines3, sb3-contrib and rl_zoo3."""
+"""REDQ, value-based algorithms and replay buffers for Stable-Baselines3, sb3-contrib and rl_zoo3."""
 
 from sb3_ext.buffers import (
     FrameDedupReplayBuffer,
@@ -6,15 +6,21 @@ from sb3_ext.buffers import (
     PrioritizedReplayBuffer,
     estimate_memory,
 )
+from sb3_ext.double_dqn import DoubleDQN
+from sb3_ext.iqn import IQN
 from sb3_ext.redq_sac import REDQSAC
+from sb3_ext.soft_dqn import SoftDQN
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "IQN",
     "REDQSAC",
+    "DoubleDQN",
     "FrameDedupReplayBuffer",
     "PrioritizedFrameDedupReplayBuffer",
     "PrioritizedReplayBuffer",
+    "SoftDQN",
     "__version__",
     "estimate_memory",
 ]

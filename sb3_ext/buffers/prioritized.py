@@ -111,7 +111,7 @@ class PrioritizedSampling(LazyReplayBuffer):
         """
         raise RuntimeError(
             f"{type(self).__name__} needs an algorithm that weights its loss and writes priorities back, such as "
-            "sb3_ext.REDQSAC: Stable-Baselines3's own algorithms do not. Choose another replay_buffer_class there. "
+            "those of sb3_ext: Stable-Baselines3's own algorithms do not. Choose another replay_buffer_class there. "
             "(In code of your own: sample_prioritized() and update_priorities().)"
         )
 

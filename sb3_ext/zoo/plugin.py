@@ -37,6 +37,11 @@ class ZooAlgorithm(NamedTuple):
 ZOO_ALGORITHMS: Mapping[str, ZooAlgorithm] = MappingProxyType(
     {
         "redq_sac": ZooAlgorithm(sb3_ext.REDQSAC, samplers.sample_redq_sac_params, samplers.convert_redq_sac_params),
+        "double_dqn": ZooAlgorithm(
+            sb3_ext.DoubleDQN, samplers.sample_double_dqn_params, samplers.convert_double_dqn_params
+        ),
+        "soft_dqn": ZooAlgorithm(sb3_ext.SoftDQN, samplers.sample_soft_dqn_params, samplers.convert_soft_dqn_params),
+        "iqn": ZooAlgorithm(sb3_ext.IQN, samplers.sample_iqn_params, samplers.convert_iqn_params),
     }
 )
 

@@ -7,6 +7,10 @@ a trial reloaded with ``--trial-id`` is the trial that was measured. (With hinds
 file's ``replay_buffer_kwargs`` that are not sampled: rl_zoo3 drops them when it reloads a trial.) Both have to be right
 for every draw: rl_zoo3 prunes a trial that fails while it learns, but an error in a constructor ends the whole study.
 
+A sampler is told nothing of the environment and the policy. But rl_zoo3 stores the arguments of the YAML file with the
+study before its first trial, see :func:`_yaml_arguments`; whoever calls a sampler otherwise gets the search space for
+vectors. A converter does not see them: what depends on them shows in which names were drawn.
+
 What is conditional is drawn in an order in which each range follows from what was drawn before. Optuna allows numerical
 ranges to differ between trials, but not the choices of a categorical parameter.
 """
@@ -32,26 +36,54 @@ ACTIVATION_FNS: Mapping[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
 }
 
+ADAM_EPS = (1e-8, 0.00015, 0.0003125)
+"""PyTorch's, Rainbow's (https://arxiv.org/abs/1710.02298) and IQN's (0.01 / 32)."""
+
+QUANTILE_SAMPLES = ("n_quantile_samples", "n_target_quantile_samples", "n_action_quantile_samples")
+
+MAX_GRADIENT_STEPS = 32
+"""Of the value-based algorithms: with many environments, an update per transition would make one vector step long."""
+
 MAX_SUBSET_SIZE = 5
 """Beyond it the target is so pessimistic that little is learned, REDQ (https://arxiv.org/abs/2101.05982), section 4."""
 
 
-def _sample_common_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
+def _sample_learning_params(trial: "optuna.Trial", additional_args: dict[str, Any], max_batch_pow: int = 10) -> None:
     """
-    Draw what every off-policy algorithm has.
+    Draw how fast and towards what is learned.
+
+    :param trial: the trial that stores the values
+    :param additional_args: what rl_zoo3 knows of the replay buffer
+    :param max_batch_pow: the largest minibatch, as a power of two
+    """
+    # User attributes: the values as they are, for display
+    if "gamma" not in _yaml_buffer_kwargs(additional_args):
+        # (Two discounts, that of the buffer's n-step returns and the algorithm's, are an error of the constructor)
+        one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True)
+        trial.set_user_attr("gamma", 1 - one_minus_gamma)
+    # From 2**5=32, to 2**10=1024 unless it is less
+    batch_size_pow = trial.suggest_int("batch_size_pow", 5, max_batch_pow)
+    trial.set_user_attr("batch_size", 2**batch_size_pow)
+    trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
+
+
+def _sample_network_params(trial: "optuna.Trial") -> None:
+    """
+    Draw the networks, for vectors.
+
+    :param trial: the trial that stores the values
+    """
+    trial.suggest_categorical("net_arch", list(NET_ARCHS))
+    trial.suggest_categorical("activation_fn", list(ACTIVATION_FNS))
+
+
+def _sample_replay_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
+    """
+    Draw how hindsight replay works, or when learning starts.
 
     :param trial: the trial that stores the values
     :param additional_args: what rl_zoo3 knows of the replay buffer
     """
-    one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True)
-    # From 2**5=32 to 2**10=1024
-    batch_size_pow = trial.suggest_int("batch_size_pow", 5, 10)
-    trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
-    # The update-to-data ratio, for one environment: rl_zoo3 does not tell a converter how many there are, so that
-    # `gradient_steps` itself is sampled and every vector step is followed by that many updates.
-    trial.suggest_categorical("gradient_steps", [1, 2, 5, 10, 20])
-    trial.suggest_categorical("net_arch", list(NET_ARCHS))
-    trial.suggest_categorical("activation_fn", list(ACTIVATION_FNS))
     if additional_args.get("using_her_replay_buffer"):
         trial.suggest_int("n_sampled_goal", 1, 5)
         trial.suggest_categorical("goal_selection_strategy", ["final", "episode", "future"])
@@ -60,29 +92,35 @@ def _sample_common_params(trial: "optuna.Trial", additional_args: dict[str, Any]
         # end the study. The YAML file knows how long an episode is.
         trial.suggest_categorical("learning_starts", [100, 1_000, 5_000])
 
-    # Display true values
-    trial.set_user_attr("gamma", 1 - one_minus_gamma)
-    trial.set_user_attr("batch_size", 2**batch_size_pow)
+
+def _yaml_buffer_kwargs(additional_args: dict[str, Any]) -> Mapping[str, Any]:
+    """
+    :param additional_args: what rl_zoo3 knows of the replay buffer
+    :return: ``replay_buffer_kwargs`` of the YAML file, whichever buffer they are for
+    """
+    return additional_args.get("her_kwargs") or {}
 
 
 def _convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The arguments that follow from :func:`_sample_common_params`.
+    The arguments that follow from the functions above.
 
     :param params: ``trial.params``
     :return: constructor arguments, ``policy_kwargs`` and, for hindsight replay, ``replay_buffer_kwargs`` among them
     """
     arguments: dict[str, Any] = {
-        "gamma": 1 - params["one_minus_gamma"],
         "batch_size": 2 ** params["batch_size_pow"],
         "learning_rate": params["learning_rate"],
-        "train_freq": 1,
         "gradient_steps": params["gradient_steps"],
-        "policy_kwargs": {
+        "policy_kwargs": {},
+    }
+    if "one_minus_gamma" in params:
+        arguments["gamma"] = 1 - params["one_minus_gamma"]
+    if "net_arch" in params:
+        arguments["policy_kwargs"] = {
             "net_arch": list(NET_ARCHS[params["net_arch"]]),
             "activation_fn": ACTIVATION_FNS[params["activation_fn"]],
-        },
-    }
+        }
     if "learning_starts" in params:
         arguments["learning_starts"] = params["learning_starts"]
     her_names = ("n_sampled_goal", "goal_selection_strategy")
@@ -102,7 +140,7 @@ def _with_her_kwargs(arguments: dict[str, Any], additional_args: dict[str, Any])
     """
     if "replay_buffer_kwargs" not in arguments:
         return arguments
-    yaml_kwargs = additional_args.get("her_kwargs") or {}
+    yaml_kwargs = _yaml_buffer_kwargs(additional_args)
     return {**arguments, "replay_buffer_kwargs": {**yaml_kwargs, **arguments["replay_buffer_kwargs"]}}
 
 
@@ -118,7 +156,12 @@ def sample_redq_sac_params(
     :param additional_args: what rl_zoo3 knows of the replay buffer
     :return: arguments for the constructor of ``REDQSAC``
     """
-    _sample_common_params(trial, additional_args)
+    _sample_learning_params(trial, additional_args)
+    # The update-to-data ratio, for one environment: rl_zoo3 does not tell a converter how many there are, so that
+    # `gradient_steps` itself is sampled and every vector step is followed by that many updates.
+    trial.suggest_categorical("gradient_steps", [1, 2, 5, 10, 20])
+    _sample_network_params(trial)
+    _sample_replay_params(trial, additional_args)
     trial.suggest_float("tau", 0.001, 0.08, log=True)
 
     # From two on: with a single critic all the backups are the same, and "doubleq" is an error.
@@ -153,6 +196,7 @@ def convert_redq_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     :return: arguments for the constructor
     """
     arguments = _convert_common_params(sampled_params)
+    arguments["train_freq"] = 1
     same_name = ("tau", "target_backup", "backup_entropy", "ent_coef", "policy_delay", "actor_q", "actor_gradient")
     arguments.update({name: sampled_params[name] for name in same_name})
     arguments["subset_size"] = sampled_params.get("subset_size")
@@ -162,4 +206,213 @@ def convert_redq_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
         # State-dependent exploration needs the reparametrised gradient.
         arguments["use_sde"] = False
     arguments["policy_kwargs"].update({name: sampled_params[name] for name in ("n_critics", "layer_norm", "dropout")})
+    return arguments
+
+
+def _yaml_arguments(trial: "optuna.Trial") -> Mapping[str, str]:
+    """
+    What rl_zoo3 stores with a study before its first trial: the arguments from the YAML file and ``-params``.
+
+    :param trial: any trial
+    :return: ``str()`` of each argument that was given, ``policy`` always among them. Without rl_zoo3: ``MlpPolicy``
+        alone. (To a second process that begins within the milliseconds in which the first stores them, some or all may
+        be missing: its first trial then leaves out what they decide.)
+    """
+    study = getattr(trial, "study", None)
+    stored: dict[str, Any] = {} if study is None else study.user_attrs
+    return {"policy": "MlpPolicy"} if not stored else {name: str(value) for name, value in stored.items()}
+
+
+def _may_sample_n_steps(trial: "optuna.Trial", additional_args: dict[str, Any]) -> bool:
+    """
+    :param trial: any trial
+    :param additional_args: what rl_zoo3 knows of the replay buffer
+    :return: whether the argument ``n_steps`` does anything, and is no error
+    """
+    if additional_args.get("using_her_replay_buffer") or "n_steps" in _yaml_buffer_kwargs(additional_args):
+        return False
+    yaml_arguments = _yaml_arguments(trial)
+    if yaml_arguments.get("replay_buffer_class", "None") != "None":
+        return True  # with a buffer that does not know it, SB3 warns and ignores it
+    # SB3's own has none for dictionaries, nor with `optimize_memory_usage`
+    compact = yaml_arguments.get("optimize_memory_usage", "False") != "False"
+    return yaml_arguments.get("policy") in {"MlpPolicy", "CnnPolicy"} and not compact
+
+
+def _sample_value_params(trial: "optuna.Trial", n_envs: int, additional_args: dict[str, Any]) -> None:
+    """
+    Draw what every value-based algorithm has, from ranges like those of rl_zoo3's DQN.
+
+    For images neither layers nor activations nor the warm-up are drawn: the policy's own network is the one of the
+    papers, and the widths for vectors would put a bottleneck into it. But Adam's epsilon is, because sampled
+    ``policy_kwargs`` replace the YAML file's. Minibatches have at most 128 images, for the sake of time.
+
+    :param trial: the trial that stores the values
+    :param n_envs: number of environments
+    :param additional_args: what rl_zoo3 knows of the replay buffer
+    """
+    has_images = "CnnPolicy" in _yaml_arguments(trial).get("policy", "")
+    _sample_learning_params(trial, additional_args, max_batch_pow=7 if has_images else 10)
+    train_freq = trial.suggest_int("train_freq", 1, 10)
+    # As in rl_zoo3 one update per transition at most. Drawn itself, and not as a ratio: a converter does not know
+    # `n_envs`
+    trial.suggest_int("gradient_steps", 1, min(train_freq * n_envs, MAX_GRADIENT_STEPS), log=True)
+    trial.suggest_int("target_update_interval", 1, 20_000, log=True)
+    if _may_sample_n_steps(trial, additional_args):
+        trial.suggest_int("n_steps", 1, 5)
+    trial.suggest_categorical("double_q", [False, True])
+    trial.suggest_categorical("dueling", [False, True])
+    if has_images:
+        trial.suggest_categorical("adam_eps", list(ADAM_EPS))
+    else:
+        _sample_network_params(trial)
+        _sample_replay_params(trial, additional_args)
+
+
+def _convert_value_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The arguments that follow from :func:`_sample_value_params`.
+
+    :param params: ``trial.params``
+    :return: constructor arguments
+    """
+    arguments = _convert_common_params(params)
+    same_name = ("train_freq", "target_update_interval", "double_q")
+    arguments.update({name: params[name] for name in same_name})
+    # What makes sense with values of the YAML file only: its end of the learning rate may be above the sampled
+    # beginning, and a small tau is for another interval.
+    arguments.update(tau=1.0, learning_rate_final=None, n_steps=params.get("n_steps", 1))
+    arguments["policy_kwargs"]["dueling"] = params["dueling"]
+    if "adam_eps" in params:
+        arguments["policy_kwargs"]["optimizer_kwargs"] = {"eps": params["adam_eps"], "fused": True}
+    return arguments
+
+
+def _sample_exploration_params(trial: "optuna.Trial") -> None:
+    """
+    Draw the epsilon-greedy exploration, as rl_zoo3 does for DQN. (Not quite from 0: SB3 divides by the fraction.)
+
+    :param trial: the trial that stores the values
+    """
+    trial.suggest_float("exploration_final_eps", 0.0, 0.2)
+    trial.suggest_float("exploration_fraction", 0.005, 0.5)
+
+
+def _convert_exploration_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param params: ``trial.params``
+    :return: the arguments that follow from :func:`_sample_exploration_params`
+    """
+    return {name: params[name] for name in ("exploration_final_eps", "exploration_fraction")}
+
+
+def sample_double_dqn_params(
+    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Sampler for the hyperparameters of Double DQN.
+
+    :param trial: the trial that draws and stores the values
+    :param n_actions: number of action dimensions (not used)
+    :param n_envs: number of environments
+    :param additional_args: what rl_zoo3 knows of the replay buffer
+    :return: arguments for the constructor of ``DoubleDQN``
+    """
+    _sample_value_params(trial, n_envs, additional_args)
+    _sample_exploration_params(trial)
+    return _with_her_kwargs(convert_double_dqn_params(trial.params), additional_args)
+
+
+def convert_double_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    The constructor arguments of ``DoubleDQN`` that belong to the parameters of a trial.
+
+    :param sampled_params: ``trial.params``, left as it is
+    :return: arguments for the constructor
+    """
+    return {**_convert_value_params(sampled_params), **_convert_exploration_params(sampled_params)}
+
+
+def sample_soft_dqn_params(
+    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Sampler for the hyperparameters of soft Q-learning.
+
+    Temperatures are in units of the reward; the range fits rewards around 1. Epsilon stays what the YAML file says, and
+    that is 0 where it says nothing: the Boltzmann policy explores.
+
+    :param trial: the trial that draws and stores the values
+    :param n_actions: number of action dimensions (not used)
+    :param n_envs: number of environments
+    :param additional_args: what rl_zoo3 knows of the replay buffer
+    :return: arguments for the constructor of ``SoftDQN``
+    """
+    _sample_value_params(trial, n_envs, additional_args)
+    backup = trial.suggest_categorical("backup", ["soft", "boltzmann", "mellowmax", "max"])
+    trial.suggest_float("temperature_initial", 0.01, 10.0, log=True)
+    if trial.suggest_categorical("auto_temperature", [False, True]):
+        trial.suggest_float("target_entropy_fraction", 0.01, 0.5, log=True)
+    else:
+        # A ratio, so that it ends no hotter than it begins, and the range is the same in every trial
+        trial.suggest_float("temperature_ratio", 0.01, 1.0, log=True)
+        trial.suggest_float("temperature_fraction", 0.05, 1.0)
+    n_steps = trial.params.get("n_steps", _yaml_buffer_kwargs(additional_args).get("n_steps", 1))
+    if backup == "soft" and not trial.params["double_q"] and n_steps == 1:
+        trial.suggest_categorical("munchausen_coef", [0.0, 0.9])
+    return _with_her_kwargs(convert_soft_dqn_params(trial.params), additional_args)
+
+
+def convert_soft_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    The constructor arguments of ``SoftDQN`` that belong to the parameters of a trial.
+
+    :param sampled_params: ``trial.params``, left as it is
+    :return: arguments for the constructor
+    """
+    arguments = _convert_value_params(sampled_params)
+    names = ("backup", "temperature_initial", "auto_temperature", "target_entropy_fraction", "temperature_fraction")
+    arguments.update({name: sampled_params[name] for name in names if name in sampled_params})
+    if "temperature_ratio" in sampled_params:
+        initial, ratio = sampled_params["temperature_initial"], sampled_params["temperature_ratio"]
+        arguments["temperature_final"] = initial * ratio
+    # In any case: what the YAML file has may contradict the other three
+    arguments["munchausen_coef"] = sampled_params.get("munchausen_coef", 0.0)
+    return arguments
+
+
+def sample_iqn_params(
+    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Sampler for the hyperparameters of IQN.
+
+    ``risk_measure`` and ``risk_eta`` are not sampled: they are what somebody wants of an agent, and no means to a
+    higher mean return, which is what a study compares. ``kappa`` is 1 in all of the literature. What the YAML file says
+    of the three stays.
+
+    :param trial: the trial that draws and stores the values
+    :param n_actions: number of action dimensions (not used)
+    :param n_envs: number of environments
+    :param additional_args: what rl_zoo3 knows of the replay buffer
+    :return: arguments for the constructor of ``IQN``
+    """
+    _sample_value_params(trial, n_envs, additional_args)
+    _sample_exploration_params(trial)
+    for name in QUANTILE_SAMPLES:
+        trial.suggest_categorical(name, [8, 16, 32, 64])
+    trial.suggest_categorical("n_cosines", [32, 64, 128])
+    return _with_her_kwargs(convert_iqn_params(trial.params), additional_args)
+
+
+def convert_iqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    The constructor arguments of ``IQN`` that belong to the parameters of a trial.
+
+    :param sampled_params: ``trial.params``, left as it is
+    :return: arguments for the constructor
+    """
+    arguments = {**_convert_value_params(sampled_params), **_convert_exploration_params(sampled_params)}
+    arguments.update({name: sampled_params[name] for name in QUANTILE_SAMPLES})
+    arguments["policy_kwargs"]["n_cosines"] = sampled_params["n_cosines"]
     return arguments

@@ -62,6 +62,19 @@ def test_runs_are_collected_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_training_returns_are_collected_and_drawn(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, "boxing_iqn", 1, 1.0)
+    for index in range(2):
+        episodes = "\n".join(f"{index + episode},400,{episode}.5" for episode in range(3))
+        (folder / f"{index}.monitor.csv").write_text(f'#{{"t_start": 0.0}}\nr,l,t\n{episodes}\n')
+    run(LEARNING_CURVES, "collect", folder, "--output", tmp_path / "results", "--training", cwd=tmp_path)
+    rows = [(int(row["timesteps"]), float(row["return"])) for row in read(tmp_path / "results" / "returns.csv")]
+    # 400 frames are 100 steps of one environment, and as many of the other meanwhile
+    assert rows == [(200, 0.0), (200, 1.0), (400, 1.0), (400, 2.0), (600, 2.0), (600, 3.0)]
+    run(LEARNING_CURVES, "plot", tmp_path / "results", "--figure", "figure.png", "--bin", 300, cwd=tmp_path)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_updates_per_second_are_measured(tmp_path: Path) -> None:
     script = REPOSITORY / "benchmarks" / "updates_per_second.py"
     small = ("--repeats", 1, "--updates", 20, "--n-critics", 2, "--stored", 300)

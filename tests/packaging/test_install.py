@@ -35,7 +35,8 @@ def test_the_wheel_contains_what_it_should(wheel):
         names = archive.namelist()
         pth = archive.read("sb3_ext_startup.pth").decode()
     assert len(names) == len(set(names))
-    assert {"sb3_ext/py.typed", "sb3_ext/hyperparams/redq_sac.yml", "sb3_ext_startup.py"} <= set(names)
+    yaml_files = {f"sb3_ext/hyperparams/{algo}.yml" for algo in ("redq_sac", "double_dqn", "soft_dqn", "iqn")}
+    assert {"sb3_ext/py.typed", "sb3_ext_startup.py", *yaml_files} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {
         "sb3_ext",
         "sb3_ext_startup.py",

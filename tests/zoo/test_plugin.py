@@ -1,8 +1,14 @@
 """The plug-in inside one process. What a user types is tested in tests/packaging, from an installed wheel."""
 
+import copy
+import importlib.util
 import inspect
+import os
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import rl_zoo3
@@ -15,10 +21,20 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 
-from sb3_ext import REDQSAC
+from sb3_ext import IQN, REDQSAC, DoubleDQN, FrameDedupReplayBuffer, SoftDQN
 from sb3_ext.zoo import ZOO_ALGORITHMS, hyperparams_path, register
 from sb3_ext.zoo.__main__ import main
 from sb3_ext.zoo.plugin import patch_module
+
+REPOSITORY = Path(__file__).parents[2]
+BOXING_RAM = REPOSITORY / "examples" / "boxing_ram.yml"
+VALUE_BASED = ("double_dqn", "soft_dqn", "iqn")
+ATARI = ("atari", "MsPacmanNoFrameskip-v4")
+# What stands for the entries that are for more than one environment
+REPRESENTATIVES = {"default": "CartPole-v1", "atari": "BreakoutNoFrameskip-v4"}
+if not all(map(importlib.util.find_spec, ("Box2D", "pygame"))):
+    # The arguments of the entry can be tested all the same
+    REPRESENTATIVES["LunarLander-v3"] = "CartPole-v1"
 
 STOCK = {"a2c", "ars", "crossq", "ddpg", "dqn", "ppo", "ppo_lstm", "qrdqn", "sac", "td3", "tqc", "trpo"}
 
@@ -43,10 +59,10 @@ def registered():
     register()
 
 
-def yaml_entries():
+def yaml_entries(algos=tuple(ZOO_ALGORITHMS)):
     return [
         pytest.param(algo, env_id, entry, id=f"{algo}-{env_id}")
-        for algo in ZOO_ALGORITHMS
+        for algo in algos
         for env_id, entry in yaml.safe_load(hyperparams_path(algo).read_text()).items()
     ]
 
@@ -59,8 +75,24 @@ def looks_like_a_number(text):
     return True
 
 
-def make_manager(folder, algo, **kwargs):
-    return ExperimentManager(Namespace(), algo, "Pendulum-v1", str(folder), **kwargs)
+def make_manager(folder, algo, env_id="Pendulum-v1", **kwargs):
+    return ExperimentManager(Namespace(), algo, env_id, str(folder), **kwargs)
+
+
+def entries_of(algo):
+    return yaml.safe_load(hyperparams_path(algo).read_text())
+
+
+def construct(folder, algo, env_id, entry):
+    """The model that rl_zoo3 makes of an entry, with one of its environments."""
+    if env_id.startswith("ALE/") or "NoFrameskip" in env_id:
+        pytest.importorskip("ale_py")
+    manager = make_manager(folder, algo, env_id, verbose=0)
+    # rl_zoo3 writes into what it has read
+    entry = {**copy.deepcopy(entry), "buffer_size": 100}
+    hyperparams, manager.env_wrapper, _, manager.vec_env_wrapper = manager._preprocess_hyperparams(entry)
+    env = manager.create_envs(1, no_log=True)
+    return ZOO_ALGORITHMS[algo].algorithm_class(env=env, device="cpu", **hyperparams)
 
 
 def test_registering_again_changes_nothing():
@@ -83,7 +115,8 @@ def test_registering_again_changes_nothing():
 def test_the_tables_of_rl_zoo3_are_completed_in_place():
     assert rl_zoo3.ALGOS is rl_zoo3.utils.ALGOS is rl_zoo3.exp_manager.ALGOS
     assert set(rl_zoo3.ALGOS) == STOCK | set(ZOO_ALGORITHMS)
-    assert rl_zoo3.ALGOS["redq_sac"] is REDQSAC
+    ours = {"redq_sac": REDQSAC, "double_dqn": DoubleDQN, "soft_dqn": SoftDQN, "iqn": IQN}
+    assert {algo: rl_zoo3.ALGOS[algo] for algo in ours} == ours
     for algo, entry in ZOO_ALGORITHMS.items():
         assert rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER[algo] is entry.sampler
         assert rl_zoo3.exp_manager.HYPERPARAMS_CONVERTER[algo] is entry.converter
@@ -141,13 +174,30 @@ def test_every_algorithm_has_default_hyperparameters():
 def test_yaml_entries_are_read_as_what_they_look_like(algo, env_id, entry):
     assert {"n_timesteps", "policy"} <= set(entry)
     arguments = set(entry) - ZOO_KEYS
-    assert arguments <= set(inspect.signature(ZOO_ALGORITHMS[algo].algorithm_class.__init__).parameters)
+    parameters = inspect.signature(ZOO_ALGORITHMS[algo].algorithm_class.__init__).parameters
+    typed_dicts = [get_args(p.annotation)[0] for p in parameters.values() if p.kind is p.VAR_KEYWORD]
+    assert arguments <= set(parameters).union(*(typed_dict.__annotations__ for typed_dict in typed_dicts))
     # PyYAML reads 5e-4 as a string: it has to be written as !!float 5e-4.
     misread = {name: value for name, value in entry.items() if isinstance(value, str) and looks_like_a_number(value)}
     assert not misread, env_id
 
 
-@pytest.mark.parametrize(("algo", "env_id", "entry"), yaml_entries())
+@pytest.mark.parametrize(("algo", "env_id", "entry"), yaml_entries(VALUE_BASED))
+def test_yaml_entries_construct_on_their_environment(algo, env_id, entry, tmp_path):
+    model = construct(tmp_path, algo, REPRESENTATIVES.get(env_id, env_id), entry)
+    for name in set(entry) - ZOO_KEYS - {"policy", "buffer_size", "learning_rate", "train_freq"}:
+        value = eval(entry[name], {}) if name == "policy_kwargs" else entry[name]
+        expected = FrameDedupReplayBuffer if name == "replay_buffer_class" else value
+        assert getattr(model, name) == expected, name
+    assert model.lr_schedule(1.0) == entry.get("learning_rate", 1e-4)
+    assert model.env.num_envs == 1
+    if entry["policy"] == "CnnPolicy":
+        assert model.observation_space.shape == (4, 84, 84)
+        assert model.policy.optimizer.defaults["fused"] is True
+    model.env.close()
+
+
+@pytest.mark.parametrize(("algo", "env_id", "entry"), yaml_entries(["redq_sac"]))
 def test_yaml_entries_are_accepted_by_the_constructor(algo, env_id, entry, tmp_path):
     manager = make_manager(tmp_path, algo, verbose=0)
     hyperparams = manager._preprocess_hyperparams({**entry, "buffer_size": 100})[0]
@@ -174,3 +224,101 @@ def test_the_fallback_names_the_scripts_it_knows(arguments, monkeypatch):
     monkeypatch.setattr("sys.argv", ["sb3_ext.zoo", *arguments])
     with pytest.raises(SystemExit, match=r"usage: python -m sb3_ext\.zoo \{train,enjoy,record_video,"):
         main()
+
+
+def test_value_based_algorithms_have_an_entry_for_every_environment_that_is_promised():
+    names = {"default", "CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3", "ALE/Boxing-v5", "ALE/Pong-v5"}
+    for algo in VALUE_BASED:
+        assert names.union(ATARI) <= set(entries_of(algo))
+    assert "ALE/MsPacman-v5" in entries_of("iqn")
+
+
+@pytest.mark.parametrize("algo", VALUE_BASED)
+def test_frames_are_skipped_once(algo, tmp_path):
+    """In training and in evaluation, whatever the id skips itself."""
+    for env_id in ("atari", "ALE/Boxing-v5"):
+        entry = entries_of(algo)[env_id]
+        model = construct(tmp_path, algo, REPRESENTATIVES.get(env_id, env_id), entry)
+        manager = make_manager(tmp_path, algo, REPRESENTATIVES.get(env_id, env_id), verbose=0)
+        _, manager.env_wrapper, _, manager.vec_env_wrapper = manager._preprocess_hyperparams(copy.deepcopy(entry))
+        for env in (model.env, manager.create_envs(1, eval_env=True, no_log=True)):
+            env.reset()
+            frames = [env.step([0])[-1][0]["frame_number"] for _ in range(2)]
+            assert frames[1] - frames[0] == 4, env_id
+            stickiness = env.unwrapped._rules.vector_kwargs["repeat_action_probability"]
+            assert stickiness == (0.25 if env_id.startswith("ALE/") else 0.0), env_id
+            env.close()
+
+
+def test_soft_dqn_on_boxing_stays_as_it_was_measured():
+    assert entries_of("soft_dqn")["ALE/Boxing-v5"] == {
+        "n_timesteps": 5e5,
+        "policy": "CnnPolicy",
+        "vec_env_wrapper": [
+            {"sb3_ext.common.atari.use_ale_vector": {"terminal_on_life_loss": False, "clip_reward": False}}
+        ],
+        "frame_stack": 4,
+        "n_envs": 8,
+        "replay_buffer_class": "FrameDedupReplayBuffer",
+        "n_steps": 3,
+        "buffer_size": 500000,
+        "learning_rate": 1e-4,
+        "batch_size": 32,
+        "learning_starts": 20000,
+        "target_update_interval": 8000,
+        "train_freq": 8,
+        "gradient_steps": 8,
+        "double_q": False,
+        "temperature_initial": 0.05,
+        "temperature_final": 0.02,
+        "temperature_fraction": 0.5,
+        "policy_kwargs": "dict(optimizer_kwargs=dict(eps=0.0003125))",
+    }
+
+
+def test_a_sampler_finds_the_arguments_of_the_yaml_with_the_study(tmp_path, monkeypatch):
+    """Nothing else tells it that there are images, and rl_zoo3 promises nobody that it stores them."""
+    config = tmp_path / "images.yml"
+    config.write_text(yaml.safe_dump({"CartPole-v1": {"n_timesteps": 10, "policy": "CnnPolicy", "batch_size": 4}}))
+
+    class Asked(Exception):
+        pass
+
+    def converter(params):
+        raise Asked(sorted(params))
+
+    monkeypatch.setattr("sb3_ext.zoo.samplers.convert_double_dqn_params", converter)
+    manager = make_manager(
+        *(tmp_path, "double_dqn", "CartPole-v1"), config=str(config), optimize_hyperparameters=True, verbose=0
+    )
+    manager.setup_experiment()
+    with pytest.raises(Asked) as asked:
+        manager.hyperparameters_optimization()
+    (names,) = asked.value.args
+    assert "adam_eps" in names and "n_steps" in names and "net_arch" not in names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", VALUE_BASED)
+def test_boxing_from_ram(algo, tmp_path):
+    pytest.importorskip("ale_py")
+    params = ["learning_starts:100", "train_freq:4", "batch_size:8", "buffer_size:1000"]
+    if algo == "soft_dqn":
+        params += ["temperature_initial:0.05", "temperature_final:0.02"]
+    command = [
+        *(sys.executable, "-m", "sb3_ext.zoo", "train", "--algo", algo, "--env", "ALE/Boxing-v5", "-n", "300"),
+        *("--conf-file", str(BOXING_RAM), "--env-kwargs", "obs_type:'ram'", "frameskip:4", "--seed", "1"),
+        *("--eval-freq", "200", "--eval-episodes", "1", "-params", *params),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "logs" / algo / "ALE-Boxing-v5_1"
+    model = ZOO_ALGORITHMS[algo].algorithm_class.load(folder / "ALE-Boxing-v5.zip")
+    assert model.num_timesteps >= 300 and model._n_updates > 0
+    # Bytes, scaled to [0, 1]; with the evaluation's the same, or it would have failed
+    space = model.observation_space
+    assert (space.shape, str(space.dtype), space.low.max(), space.high.min()) == ((128,), "float32", 0.0, 1.0)
+    assert (folder / "evaluations.npz").is_file()

@@ -3,7 +3,7 @@
 import copy
 import inspect
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import pytest
@@ -11,16 +11,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 
+from sb3_ext import FrameDedupReplayBuffer, PrioritizedReplayBuffer
 from sb3_ext.zoo import ZOO_ALGORITHMS
 
 NO_HER = {"using_her_replay_buffer": False, "her_kwargs": {}}
 HER = {"using_her_replay_buffer": True, "her_kwargs": {"copy_info_dict": True, "n_sampled_goal": 4}}
 
+# What a model keeps in another form than it was given
+UNCOMPARED = {"policy_kwargs", "train_freq", "ent_coef", "use_sde"}
+
 # How long an example takes is a matter of what else the machine does.
 UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 
 ALGORITHMS = pytest.mark.parametrize("algo", list(ZOO_ALGORITHMS))
+VALUE_BASED = pytest.mark.parametrize("algo", ["double_dqn", "soft_dqn", "iqn"])
 
 
 class DrawnTrial:
@@ -63,6 +69,34 @@ def pendulum():
     env.close()
 
 
+@pytest.fixture(scope="module")
+def cartpole():
+    env = make_vec_env("CartPole-v1", n_envs=1)
+    yield env
+    env.close()
+
+
+def accepted_arguments(algorithm_class: type) -> set[str]:
+    """
+    :param algorithm_class: any
+    :return: the names of its constructor's arguments, those of an annotated ``**kwargs`` included
+    """
+    parameters = inspect.signature(algorithm_class.__init__).parameters
+    typed_dicts = [get_args(p.annotation)[0] for p in parameters.values() if p.kind is p.VAR_KEYWORD]
+    return set(parameters).union(*(typed_dict.__annotations__ for typed_dict in typed_dicts))
+
+
+def study_of(**yaml_arguments: Any) -> optuna.Study:
+    """
+    :param yaml_arguments: what the YAML file has
+    :return: a study as rl_zoo3 begins it: it stores the arguments as strings
+    """
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
+    for name, value in {"command": "train", **yaml_arguments}.items():
+        study.set_user_attr(name, str(value))
+    return study
+
+
 def check_redq_sac(arguments: dict[str, Any]) -> None:
     """
     Which combinations of REDQ-SAC's arguments make sense, written down independently of the sampler.
@@ -84,21 +118,78 @@ def check_redq_sac(arguments: dict[str, Any]) -> None:
     assert arguments["gradient_steps"] in {1, 2, 5, 10, 20}
 
 
-CHECKS = {"redq_sac": check_redq_sac}
+def check_value_based(arguments: dict[str, Any]) -> None:
+    """
+    :param arguments: the constructor's arguments of any value-based algorithm
+    """
+    assert 1 <= arguments["train_freq"] <= 10
+    assert 1 <= arguments["gradient_steps"] <= 32
+    assert 1 <= arguments["n_steps"] <= 5
+    assert 1 <= arguments["target_update_interval"] <= 20_000
+    # Whatever the YAML file has of these was meant for its own interval and learning rate
+    assert arguments["tau"] == 1.0 and arguments["learning_rate_final"] is None
+    assert {arguments["double_q"], arguments["policy_kwargs"]["dueling"]} <= {True, False}
+    # Preferences, no hyperparameters
+    assert not {"risk_measure", "risk_eta", "kappa"} & set(arguments)
 
 
-def sample(algo: str, trial: Any, additional_args: dict[str, Any]) -> dict[str, Any]:
+def check_double_dqn(arguments: dict[str, Any]) -> None:
+    """
+    :param arguments: the constructor's arguments
+    """
+    check_value_based(arguments)
+    assert 0 <= arguments["exploration_final_eps"] <= 0.2
+    # SB3's schedule divides by it
+    assert 0 < arguments["exploration_fraction"] <= 0.5
+
+
+def check_soft_dqn(arguments: dict[str, Any]) -> None:
+    """
+    :param arguments: the constructor's arguments
+    """
+    check_value_based(arguments)
+    assert not [name for name in arguments if name.startswith("exploration")]
+    if arguments["auto_temperature"]:
+        assert 0 < arguments["target_entropy_fraction"] < 1
+        assert not {"temperature_final", "temperature_fraction"} & set(arguments)
+    else:
+        assert 0 < arguments["temperature_final"] <= arguments["temperature_initial"]
+        assert 0 < arguments["temperature_fraction"] <= 1
+    if arguments["munchausen_coef"] > 0:
+        assert (arguments["backup"], arguments["double_q"], arguments["n_steps"]) == ("soft", False, 1)
+
+
+def check_iqn(arguments: dict[str, Any]) -> None:
+    """
+    :param arguments: the constructor's arguments
+    """
+    check_double_dqn(arguments)
+    samples = {arguments[f"n_{what}quantile_samples"] for what in ("", "target_", "action_")}
+    assert samples <= {8, 16, 32, 64}
+    assert arguments["policy_kwargs"]["n_cosines"] in {32, 64, 128}
+
+
+CHECKS = {
+    "redq_sac": check_redq_sac,
+    "double_dqn": check_double_dqn,
+    "soft_dqn": check_soft_dqn,
+    "iqn": check_iqn,
+}
+
+
+def sample(algo: str, trial: Any, additional_args: dict[str, Any], n_envs: int = 1) -> dict[str, Any]:
     """
     Sample as rl_zoo3 does, and check what holds for every algorithm.
 
     :param algo: id of the algorithm
     :param trial: the trial
     :param additional_args: what rl_zoo3 passes on about the replay buffer
+    :param n_envs: number of environments
     :return: the sampled arguments
     """
     entry = ZOO_ALGORITHMS[algo]
     kept_args = copy.deepcopy(additional_args)
-    arguments = entry.sampler(trial, 1, 1, additional_args)
+    arguments = entry.sampler(trial, 1, n_envs, additional_args)
     assert additional_args == kept_args
 
     params = dict(trial.params)
@@ -107,10 +198,11 @@ def sample(algo: str, trial: Any, additional_args: dict[str, Any]) -> dict[str, 
     assert params == kept_params
     assert entry.converter(params) == converted
     # Not even a list is shared between two results: rl_zoo3 and Stable-Baselines3 write into these dictionaries.
-    assert entry.converter(params)["policy_kwargs"]["net_arch"] is not converted["policy_kwargs"]["net_arch"]
+    if "net_arch" in converted["policy_kwargs"]:
+        assert entry.converter(params)["policy_kwargs"]["net_arch"] is not converted["policy_kwargs"]["net_arch"]
     if not additional_args["using_her_replay_buffer"]:
         assert arguments == converted
-    assert set(arguments) <= set(inspect.signature(entry.algorithm_class.__init__).parameters)
+    assert set(arguments) <= accepted_arguments(entry.algorithm_class)
     CHECKS[algo](arguments)
     return arguments
 
@@ -127,21 +219,38 @@ def test_every_draw_makes_sense(algo, data):
 @ALGORITHMS
 @settings(max_examples=30, **UNHURRIED)
 @given(data=st.data())
-def test_every_draw_constructs(algo, data, pendulum):
+def test_every_draw_constructs(algo, data, pendulum, cartpole):
+    env = pendulum if algo == "redq_sac" else cartpole
     arguments = sample(algo, DrawnTrial(data), NO_HER)
-    model = ZOO_ALGORITHMS[algo].algorithm_class("MlpPolicy", pendulum, buffer_size=100, device="cpu", **arguments)
+    model = ZOO_ALGORITHMS[algo].algorithm_class("MlpPolicy", env, buffer_size=100, device="cpu", **arguments)
     assert model.gradient_steps == arguments["gradient_steps"]
     assert model.gamma == arguments["gamma"]
-    assert model.policy_kwargs["n_critics"] == arguments["policy_kwargs"]["n_critics"]
+    policy_kwargs = arguments["policy_kwargs"]
+    assert {name: model.policy_kwargs[name] for name in policy_kwargs} == policy_kwargs
+    # The algorithm may keep more, but changes nothing of what it has been told
+    assert {name: getattr(model, name) for name in arguments if name not in UNCOMPARED} == {
+        name: value for name, value in arguments.items() if name not in UNCOMPARED
+    }
 
 
-@ALGORITHMS
-def test_gsde_in_the_yaml_meets_no_sampled_contradiction(algo, pendulum):
+@VALUE_BASED
+@settings(max_examples=12, **UNHURRIED)
+@given(data=st.data())
+def test_every_draw_learns(algo, data, cartpole):
+    # (The batch size contradicts nothing, and 1024 times 64 quantiles take a while)
+    arguments = sample(algo, DrawnTrial(data), NO_HER) | {"learning_starts": 10, "batch_size": 8}
+    model = ZOO_ALGORITHMS[algo].algorithm_class("MlpPolicy", cartpole, buffer_size=100, device="cpu", **arguments)
+    model.learn(24)
+    n_rounds = sum(step > 10 for step in range(1, model.num_timesteps + 1) if step % arguments["train_freq"] == 0)
+    assert model._n_updates == n_rounds * arguments["gradient_steps"] > 0
+
+
+def test_gsde_in_the_yaml_meets_no_sampled_contradiction(pendulum):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     gradients = set()
     for _ in range(12):
-        arguments = {"use_sde": True, **sample(algo, study.ask(), NO_HER)}
-        ZOO_ALGORITHMS[algo].algorithm_class("MlpPolicy", pendulum, buffer_size=100, device="cpu", **arguments)
+        arguments = {"use_sde": True, **sample("redq_sac", study.ask(), NO_HER)}
+        ZOO_ALGORITHMS["redq_sac"].algorithm_class("MlpPolicy", pendulum, buffer_size=100, device="cpu", **arguments)
         gradients.add((arguments["actor_gradient"], arguments["use_sde"]))
     assert gradients == {("reparam", True), ("reinforce", False)}
 
@@ -192,3 +301,89 @@ def test_redq_sac_reaches_every_backup_and_gradient():
         ("reinforce", "none"),
     }
     assert {arguments.subset_size for arguments in drawn} == {None, 1, 2, 3, 4, 5}
+
+
+def test_soft_dqn_reaches_every_backup_and_temperature():
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [SimpleNamespace(**sample("soft_dqn", study.ask(), NO_HER)) for _ in range(400)]
+    backups = {"soft", "boltzmann", "mellowmax", "max"}
+    assert {(arguments.backup, arguments.auto_temperature) for arguments in drawn} == {
+        (backup, auto) for backup in backups for auto in (False, True)
+    }
+    assert {arguments.munchausen_coef for arguments in drawn} == {0.0, 0.9}
+
+
+@VALUE_BASED
+def test_updates_follow_the_number_of_environments(algo):
+    """At most one per transition, as in rl_zoo3; with one environment that is one per step."""
+    for n_envs, highest in ((1, 1.0), (4, 4.0)):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        drawn = [sample(algo, study.ask(), NO_HER, n_envs) for _ in range(300)]
+        ratios = [arguments["gradient_steps"] / arguments["train_freq"] for arguments in drawn]
+        assert max(ratios) == highest
+
+
+@VALUE_BASED
+def test_images_keep_the_network_of_their_policy(algo):
+    env = make_vec_env(lambda: FakeImageEnv(screen_height=36, screen_width=36, discrete=True), n_envs=1)
+    study = study_of(policy="CnnPolicy", policy_kwargs={"optimizer_kwargs": {"eps": 1e-4}})
+    for _ in range(3):
+        trial = study.ask()
+        arguments = sample(algo, trial, NO_HER)
+        assert not {"net_arch", "activation_fn", "learning_starts"} & set(trial.params)
+        assert trial.distributions["batch_size_pow"].high == 7
+        model = ZOO_ALGORITHMS[algo].algorithm_class("CnnPolicy", env, buffer_size=100, device="cpu", **arguments)
+        # That of the papers: 512 units behind the convolutions, which IQN has behind its embedding
+        assert model.q_net.net_arch == ([512] if algo == "iqn" else [])
+        assert model.q_net.dueling == trial.params["dueling"]
+        assert model.policy.optimizer.defaults["eps"] == trial.params["adam_eps"]
+    env.close()
+
+
+@VALUE_BASED
+@pytest.mark.parametrize("buffer_class", [None, FrameDedupReplayBuffer], ids=str)
+def test_dictionaries_have_n_steps_only_with_buffers_that_know_them(algo, buffer_class):
+    env = make_vec_env(lambda: SimpleMultiObsEnv(discrete_actions=True), n_envs=1)
+    yaml_arguments = {"policy": "MultiInputPolicy"}
+    if buffer_class is not None:
+        yaml_arguments["replay_buffer_class"] = buffer_class
+    study = study_of(**yaml_arguments)
+    drawn = set()
+    for _ in range(8):
+        arguments = {**yaml_arguments, **sample(algo, study.ask(), NO_HER), "buffer_size": 50, "device": "cpu"}
+        model = ZOO_ALGORITHMS[algo].algorithm_class(env=env, **arguments)
+        drawn.add(model.n_steps)
+    assert (drawn == {1}) == (buffer_class is None)
+    env.close()
+
+
+def test_a_study_whose_arguments_are_not_yet_stored_has_no_n_steps():
+    """Another process has just begun it: the policy may be one for dictionaries."""
+    study = study_of(batch_size=32)
+    assert {sample("double_dqn", study.ask(), NO_HER)["n_steps"] for _ in range(20)} == {1}
+
+
+@VALUE_BASED
+@pytest.mark.parametrize(
+    "yaml_arguments",
+    [
+        {"n_steps": 3, "tau": 0.005, "learning_rate_final": 1e-6, "optimize_memory_usage": False},
+        {"replay_buffer_class": PrioritizedReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3, "gamma": 0.9}},
+        {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}},
+    ],
+    ids="-".join,
+)
+def test_the_yaml_meets_no_sampled_contradiction(algo, yaml_arguments, cartpole):
+    if algo == "soft_dqn":
+        yaml_arguments = {**yaml_arguments, "munchausen_coef": 0.5, "temperature_final": 2.0}
+    yaml_arguments = {"policy": "MlpPolicy", **yaml_arguments}
+    study = study_of(**yaml_arguments)
+    buffer_kwargs = yaml_arguments.get("replay_buffer_kwargs", {})
+    for _ in range(25):
+        trial = study.ask()
+        sampled = sample(algo, trial, {**NO_HER, "her_kwargs": buffer_kwargs})
+        for name, param in (("n_steps", "n_steps"), ("gamma", "one_minus_gamma")):
+            assert not (name in buffer_kwargs and param in trial.params)
+        arguments = {**yaml_arguments, **sampled, "buffer_size": 50, "device": "cpu"}
+        model = ZOO_ALGORITHMS[algo].algorithm_class(env=cartpole, **arguments)
+        assert model.tau == 1.0 and model.learning_rate_final is None

@@ -1,0 +1,160 @@
+"""
+Environment steps per second of whole Atari trainings through rl_zoo3: ours beside SB3's and sb3-contrib's.
+
+Every run is ``python -m rl_zoo3.train`` in a process of its own, as a user starts it, with each algorithm's own
+``atari`` settings; batch size, ``train_freq``, ``learning_starts`` and the number of environments are the same for all.
+The runs are interleaved and medians count: absolute figures drift with the machine, the ratios of one run do not.
+The rate is that of the steps after learning began, compilation (where a YAML file asks for it) and the first update
+included; how long that first update took stands beside it. Run nothing else meanwhile.
+
+    python benchmarks/atari_speed.py --output benchmarks/results/atari_speed.csv
+"""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from reporting import installed_versions, write_csv
+from stable_baselines3.common.callbacks import BaseCallback
+
+SAMPLES = "n_quantile_samples:{0} n_target_quantile_samples:{0} n_action_quantile_samples:32"
+# Name -> id in rl_zoo3, further arguments, and what it is compared with
+CONTESTANTS = {
+    "dqn": ("dqn", "", "dqn"),
+    "double_dqn": ("double_dqn", "", "dqn"),
+    "soft_dqn": ("soft_dqn", "", "dqn"),
+    "qrdqn": ("qrdqn", "", "qrdqn"),
+    "iqn 8/8/32": ("iqn", SAMPLES.format(8), "qrdqn"),
+    "iqn 64/64/32": ("iqn", SAMPLES.format(64), "qrdqn"),
+}
+# Those of rl_zoo3's dqn.yml, but for `learning_starts` (100,000 there), which would only make everybody wait, and the
+# buffers' size, in which a short run stores next to nothing
+SHARED = "batch_size:32 train_freq:4 gradient_steps:1 buffer_size:10000"
+PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "ale-py", "numpy")
+
+
+class StepTimer(BaseCallback):
+    """
+    Writes when learning began, when its first update was over, and when all was over, to the file that the environment
+    variable ``ATARI_SPEED_FILE`` names.
+    """
+
+    def _on_training_start(self) -> None:
+        self._marks: list[tuple[int, float]] = []
+
+    def _on_rollout_start(self) -> None:
+        # Updates happen between rollouts: the first one that is over makes two marks, before and after
+        if self.model.num_timesteps >= self.model.learning_starts and len(self._marks) < 3:
+            self._marks.append((self.model.num_timesteps, time.perf_counter()))
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self._marks.append((self.model.num_timesteps, time.perf_counter()))
+        Path(os.environ["ATARI_SPEED_FILE"]).write_text(json.dumps(self._marks))
+
+
+def command(name: str, args: argparse.Namespace) -> list[str]:
+    algo, options, _ = CONTESTANTS[name]
+    parameters = f"{SHARED} learning_starts:{args.learning_starts} {options} callback:'atari_speed.StepTimer'"
+    return [
+        *(sys.executable, "-m", "rl_zoo3.train", "--algo", algo, "--env", args.env, "-n", str(args.steps)),
+        *("--eval-freq", "-1", "--seed", "1", "--num-threads", str(args.threads), "-params", *parameters.split()),
+    ]
+
+
+def measure(name: str, repeat: int, args: argparse.Namespace) -> dict[str, Any]:
+    """
+    One run of one contestant.
+
+    :return: a row of the CSV file
+    """
+    with tempfile.TemporaryDirectory(prefix="atari_speed_") as folder:
+        marks_file = Path(folder) / "marks.json"
+        environment = {
+            **os.environ,
+            "ATARI_SPEED_FILE": str(marks_file),
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+            "OMP_NUM_THREADS": str(args.threads),
+        }
+        line = command(name, args)
+        result = subprocess.run(
+            [*line, "-f", folder], env=environment, cwd=folder, capture_output=True, text=True, check=False
+        )
+        if result.returncode or not marks_file.exists():
+            raise SystemExit(f"{shlex.join(line)} failed:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}")
+        (first_step, began), (_, after_first), *_, (last_step, ended) = json.loads(marks_file.read_text())
+    return {
+        "contestant": name,
+        "repeat": repeat,
+        "steps_per_s": round((last_step - first_step) / (ended - began), 2),
+        "first_update_s": round(after_first - began, 3),
+        "steps": last_step - first_step,
+        "threads": args.threads,
+        "command": shlex.join(["python", *line[1:]]),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """
+    :param rows: as ``measure`` gives them
+    :return: medians and ratios, as a Markdown table
+    """
+
+    def median(name: str, column: str) -> float:
+        return statistics.median(row[column] for row in rows if row["contestant"] == name)
+
+    lines = ["| | steps/s | | first update |", "|---|---|---|---|"]
+    for name in dict.fromkeys(row["contestant"] for row in rows):
+        reference = CONTESTANTS[name][2]
+        rate = median(name, "steps_per_s")
+        ratio = f"{rate / median(reference, 'steps_per_s'):.2f}x `{reference}`"
+        lines.append(f"| `{name}` | {rate:.0f} | {ratio} | {median(name, 'first_update_s'):.2f} s |")
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="CSV file for the raw measurements")
+    parser.add_argument("--env", default="PongNoFrameskip-v4")
+    parser.add_argument("--steps", type=int, default=4000, help="of each run, those before learning included")
+    parser.add_argument("--learning-starts", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch")
+    parser.add_argument("--contestants", default=",".join(CONTESTANTS), help="comma-separated; %(default)s")
+    args = parser.parse_args()
+    args.contestants = args.contestants.split(",")
+    unknown = [name for name in args.contestants if name not in CONTESTANTS]
+    if unknown:
+        parser.error(f"unknown contestants {unknown}, known are {list(CONTESTANTS)}")
+    missing = {CONTESTANTS[name][2] for name in args.contestants} - set(args.contestants)
+    if missing:
+        parser.error(f"--contestants lacks {sorted(missing)}, which the others are compared with")
+    if args.steps <= args.learning_starts + 100:
+        parser.error(f"--steps {args.steps} must exceed --learning-starts {args.learning_starts} by more than 100")
+    return args
+
+
+def main() -> None:
+    args = parse()
+    rows: list[dict[str, Any]] = []
+    for repeat in range(args.repeats):
+        for name in args.contestants:
+            rows.append(measure(name, repeat, args))
+            print(f"{repeat + 1}/{args.repeats} {name}: {rows[-1]['steps_per_s']} steps/s", flush=True)
+            # Written anew each time: an interruption loses one run
+            write_csv(args.output, rows, f"{installed_versions(PACKAGES)}, {os.cpu_count()} cores")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

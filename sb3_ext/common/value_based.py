@@ -1,0 +1,358 @@
+"""
+The training of every value-based algorithm of this package, once: SB3's ``DQN`` with one hook for the loss.
+
+With nothing switched on and one environment it is SB3's ``DQN``, bit for bit.
+"""
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.dqn.policies import DQNPolicy
+from typing_extensions import Unpack
+
+from sb3_ext.buffers.prioritized import PrioritizedSampling
+from sb3_ext.checks import check_choice, check_integer, check_interval
+from sb3_ext.common.compilation import compiled_or_plain
+from sb3_ext.common.off_policy import OffPolicyExtension
+from sb3_ext.common.replay import AnySamples, minibatch_weights, sample_replay, update_priorities
+from sb3_ext.functional.bellman import soft_td_target
+
+SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")
+
+#: What ``autocast_dtype`` may be. (float16 would need its gradients scaled.)
+AUTOCAST_DTYPES: dict[str, th.dtype] = {"bfloat16": th.bfloat16}
+
+
+class DQNKwargs(TypedDict, total=False):
+    """
+    The arguments of SB3's ``DQN`` after ``policy`` and ``env``, with its meanings and, unless an algorithm says
+    otherwise, its defaults.
+    """
+
+    learning_rate: float | Schedule
+    buffer_size: int
+    learning_starts: int
+    batch_size: int
+    tau: float
+    gamma: float
+    train_freq: int | tuple[int, str]
+    gradient_steps: int
+    replay_buffer_class: type[ReplayBuffer] | None
+    replay_buffer_kwargs: dict[str, Any] | None
+    optimize_memory_usage: bool
+    n_steps: int
+    target_update_interval: int
+    exploration_fraction: float
+    exploration_initial_eps: float
+    exploration_final_eps: float
+    max_grad_norm: float
+    stats_window_size: int
+    tensorboard_log: str | None
+    policy_kwargs: dict[str, Any] | None
+    verbose: int
+    seed: int | None
+    device: th.device | str
+
+
+class ValueBasedKwargs(DQNKwargs, total=False):
+    """
+    What every value-based algorithm of this package has besides: see :class:`ValueBasedAlgorithm`.
+    """
+
+    target_clip: float | None
+    learning_rate_final: float | None
+    learning_rate_fraction: float
+    compile: bool
+    autocast_dtype: str | None
+
+
+class ValueLoss(NamedTuple):
+    """
+    What an algorithm makes of one minibatch.
+
+    :param losses: of each transition, shape (B,), differentiable
+    :param errors: how wrong each prediction was, shape (B,), detached: the priorities of a prioritised buffer
+    :param metrics: scalars to be logged as ``train/<name>``, detached
+    """
+
+    losses: th.Tensor
+    errors: th.Tensor
+    metrics: dict[str, th.Tensor]
+
+
+class ValueBasedAlgorithm(OffPolicyExtension, DQN):
+    """
+    The template. An algorithm supplies :meth:`_compute_loss` and a policy whose ``q_net(obs)`` returns (B, A).
+
+    Beyond SB3's ``DQN``: any replay buffer of this package, prioritised ones included; each environment tosses its own
+    coin for exploration (SB3's ``DQN``: one for all); the norm of the gradient before it is clipped is logged as
+    ``train/grad_norm``, the earliest sign of divergence; training stops when the loss is not finite.
+
+    The target network moves as in SB3: every ``target_update_interval`` environment steps by ``tau``, so that ``tau=1``
+    is a hard update and a small ``tau`` with ``target_update_interval=1`` a soft one.
+
+    :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
+    :param env: the environment to learn from (if registered in Gym, can be str)
+    :param args: arguments of SB3's ``DQN`` after ``env``, in its order
+    :param double_q: choose the next action by the online network and value it by the target network
+    :param target_clip: if given, the targets are clipped to ``[-target_clip, target_clip]``
+    :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
+    :param learning_rate_fraction: with it, the fraction of the training after which it has arrived there, in (0, 1]
+    :param compile: run the networks through ``torch.compile`` while training. Costs some ten seconds at the first
+        update, and needs a C++ compiler; without one there is a warning, and no compilation
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training; it pays on CPUs with
+        AVX512-BF16 or AMX and on GPUs. ``None``: float32
+    :param _init_setup_model: whether or not to build the network at the creation of the instance
+    :param kwargs: arguments of SB3's ``DQN``, see :class:`DQNKwargs`
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+
+    replay_buffer: ReplayBuffer | None
+    #: What a policy must be a subclass of, and not one made for another algorithm
+    policy_base: ClassVar[type[DQNPolicy]] = DQNPolicy
+
+    def __init__(
+        self,
+        policy: str | type[DQNPolicy],
+        env: GymEnv | str,
+        *args: Any,
+        double_q: bool = False,
+        target_clip: float | None = None,
+        learning_rate_final: float | None = None,
+        learning_rate_fraction: float = 1.0,
+        compile: bool = False,
+        autocast_dtype: str | None = None,
+        _init_setup_model: bool = True,
+        **kwargs: Unpack[DQNKwargs],
+    ) -> None:
+        # (mypy takes `args` for as long as they could be)
+        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[misc]
+        self.double_q = double_q
+        self.target_clip = target_clip
+        self.learning_rate_final = learning_rate_final
+        self.learning_rate_fraction = learning_rate_fraction
+        self.compile = compile
+        self.autocast_dtype = autocast_dtype
+        # Of the last update whose loss was finite: the loss and the norm of its gradient
+        self._last_finite: tuple[float, float] | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        smallest, largest = np.finfo(np.float64).tiny, np.finfo(np.float64).max
+        is_for_another = getattr(self.policy_class, "only_for", None) != getattr(self.policy_base, "only_for", None)
+        if not issubclass(self.policy_class, self.policy_base) or is_for_another:
+            raise ValueError(
+                f"policy={self.policy_class.__name__} must be a subclass of {self.policy_base.__name__}, and not one "
+                f"made for another algorithm than {type(self).__name__}"
+            )
+        check_interval("tau", self.tau, 0.0, 1.0, "in [0, 1]")
+        check_integer("target_update_interval", self.target_update_interval, minimum=1)
+        for name in ("exploration_initial_eps", "exploration_final_eps"):
+            check_interval(name, getattr(self, name), 0.0, 1.0, "in [0, 1]")
+        check_interval("exploration_fraction", self.exploration_fraction, smallest, largest, "a number > 0")
+        check_interval("max_grad_norm", self.max_grad_norm, smallest, np.inf, "a number > 0")
+        if self.target_clip is not None:
+            check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
+        check_choice("autocast_dtype", self.autocast_dtype, (None, *AUTOCAST_DTYPES))
+
+    def _create_aliases(self) -> None:
+        super()._create_aliases()
+        self._online_q_values = self._network_function(self.q_net.forward)
+        self._target_q_values = self._network_function(self.q_net_target.forward)
+
+    def _network_function(self, function: Callable[..., th.Tensor]) -> Callable[..., th.Tensor]:
+        """
+        :param function: a method of a network, of tensors
+        :return: the same as the training evaluates it: compiled and in lower precision if asked for, but always with
+            float32 as its result
+        """
+        fast = compiled_or_plain(function) if self.compile else function
+        if self.autocast_dtype is None:
+            return fast
+        dtype, device_type = AUTOCAST_DTYPES[self.autocast_dtype], self.device.type
+
+        def in_lower_precision(*args: Any) -> th.Tensor:
+            with th.autocast(device_type, dtype=dtype):
+                return fast(*args).float()
+
+        return in_lower_precision
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_online_q_values", "_target_q_values", "_last_finite"]
+
+    @abstractmethod
+    def _compute_loss(self, batch: AnySamples, discounts: th.Tensor | float) -> ValueLoss:
+        """
+        :param batch: B transitions
+        :param discounts: of each, shape (B,), or of all of them
+        :return: the losses and errors
+        """
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """
+        Update the network ``gradient_steps`` times, each time on a fresh minibatch.
+
+        :param gradient_steps: number of updates
+        :param batch_size: rows of one minibatch
+        :raises ValueError: if the loss is not finite
+        """
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        # Reading a value back is free on a CPU, and a prioritised buffer waits for the errors anyway: then the network
+        # is still whole when the training stops. Elsewhere the host waits for the device once a call.
+        reads_back = self.device.type == "cpu" or isinstance(self.replay_buffer, PrioritizedSampling)
+
+        metrics: dict[str, list[th.Tensor]] = defaultdict(list)
+        for _ in range(gradient_steps):
+            batch = sample_replay(
+                self.replay_buffer, batch_size, self._vec_normalize_env, self._current_progress_remaining
+            )
+            # n-step returns have a discount of their own for each transition
+            discounts = batch.discounts.flatten() if batch.discounts is not None else self.gamma
+            terms = self._compute_loss(batch, discounts)
+            weights = minibatch_weights(batch)
+            loss = terms.losses.mean() if weights is None else (weights * terms.losses).mean()
+
+            self.policy.optimizer.zero_grad()
+            loss.backward()
+            grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            if reads_back:
+                self._check_divergence(loss.item(), grad_norm.item())
+            self.policy.optimizer.step()
+            update_priorities(self.replay_buffer, [batch], [terms.errors])
+            self._after_update(terms)
+
+            self._n_updates += 1
+            for name, value in (("loss", loss.detach()), ("grad_norm", grad_norm), *terms.metrics.items()):
+                metrics[name].append(value)
+
+        self._log_metrics(metrics)
+
+    def _after_update(self, terms: ValueLoss) -> None:
+        """
+        Hook: called after each update of the network.
+        """
+
+    def _log_metrics(self, metrics: dict[str, list[th.Tensor]]) -> None:
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        values = {name: th.stack(parts).cpu().numpy() for name, parts in metrics.items()}
+        for loss, grad_norm in zip(values.get("loss", []), values.get("grad_norm", []), strict=True):
+            self._check_divergence(float(loss), float(grad_norm))
+        for name, array in values.items():
+            self.logger.record(f"train/{name}", float(np.mean(array, dtype=np.float64)))
+
+    def _check_divergence(self, loss: float, grad_norm: float) -> None:
+        """
+        :param loss: of an update
+        :param grad_norm: the norm of its gradient
+        :raises ValueError: if one of them is not finite. (Not another error: rl_zoo3 prunes the trial of a search then)
+        """
+        if np.isfinite(loss) and np.isfinite(grad_norm):
+            self._last_finite = (loss, grad_norm)
+            return
+        before = "none before it was finite"
+        if self._last_finite is not None:
+            before = "the last finite loss was {:.6g}, with a gradient norm of {:.6g}".format(*self._last_finite)
+        raise ValueError(
+            f"the training has diverged: loss={loss}, gradient norm={grad_norm} at time step {self.num_timesteps}, "
+            f"about update {self._n_updates}; {before}. Checkpoints are as they were. A smaller learning_rate, a "
+            "smaller max_grad_norm, target_clip or clipped rewards may help"
+        )
+
+    def _td_targets(
+        self,
+        batch: AnySamples,
+        discounts: th.Tensor | float,
+        next_values: th.Tensor,
+        reward_bonus: th.Tensor | float = 0.0,
+    ) -> th.Tensor:
+        """
+        :param batch: B transitions
+        :param discounts: of each, or of all of them
+        :param next_values: of the next states, shape (B,) or (T', B)
+        :param reward_bonus: added to the rewards, shape (B,)
+        :return: shape of ``next_values``, clipped if ``target_clip`` says so
+        """
+        rewards = batch.rewards.flatten() + reward_bonus
+        targets = soft_td_target(rewards, batch.dones.flatten(), discounts, next_values)
+        return targets if self.target_clip is None else targets.clamp(-self.target_clip, self.target_clip)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        The policy's action, or with the probability ``exploration_rate`` a random one; every environment has its own
+        coin.
+
+        :param observation: of one environment or several
+        :param state: not used
+        :param episode_start: not used
+        :param deterministic: the greedy action, no exploration
+        :return: the actions and ``state``
+        """
+        if deterministic:
+            return self.policy.predict(observation, state, episode_start, deterministic)
+        if not self.policy.is_vectorized_observation(observation):
+            if np.random.rand() < self.exploration_rate:
+                return np.array(self.action_space.sample()), state
+            return self.policy.predict(observation, state, episode_start, deterministic)
+
+        first = next(iter(observation.values())) if isinstance(observation, dict) else observation
+        explores = np.random.rand(len(first)) < self.exploration_rate
+        actions = np.empty(len(first), dtype=np.int64)
+        actions[explores] = [self.action_space.sample() for _ in range(explores.sum())]
+        if not explores.all():
+            # Only for those that want it: early in the training that is a fraction of the work
+            greedy = ~explores
+            chosen: Any = observation
+            if explores.any():
+                chosen = (
+                    {key: value[greedy] for key, value in observation.items()}
+                    if isinstance(observation, dict)
+                    else observation[greedy]
+                )
+            actions[greedy], state = self.policy.predict(chosen, state, episode_start, deterministic)
+        return actions, state
+
+    def learn(
+        self: SelfValueBased,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfValueBased:
+        tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def actions_taken(batch: AnySamples) -> th.Tensor:
+    """
+    :param batch: B transitions with discrete actions
+    :return: shape (B, 1), int64
+    """
+    return batch.actions.long()
+
+
+def values_of_actions(q_values: th.Tensor, batch: AnySamples) -> th.Tensor:
+    """
+    :param q_values: shape (B, A)
+    :param batch: B transitions
+    :return: the values of the actions that were taken, shape (B,)
+    """
+    return q_values.gather(1, actions_taken(batch)).squeeze(1)

@@ -1,0 +1,94 @@
+"""SB3's DQN policies, with room for networks of our own."""
+
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import nn
+
+from sb3_ext.nets import DuelingMLP
+
+
+class ValueNetwork(QNetwork):
+    """
+    SB3's ``QNetwork``, dueling if asked for.
+
+    :param dueling: ``Q = V + A - mean_a A``; the last entry of ``net_arch`` is then there twice, for V and for A
+
+    The other parameters are those of ``QNetwork``.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        dueling: bool = False,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, features_extractor, features_dim, net_arch, activation_fn, normalize_images
+        )
+        self.dueling = dueling
+        if dueling:
+            self.q_net = nn.Sequential(DuelingMLP(features_dim, int(action_space.n), self.net_arch, activation_fn))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "dueling": self.dueling}
+
+
+class ValuePolicy(DQNPolicy):
+    """
+    SB3's ``DQNPolicy`` with networks of the class ``network_class``.
+
+    :param args: arguments of SB3's ``DQNPolicy`` after ``lr_schedule``, in its order
+    :param dueling: dueling architecture, https://arxiv.org/abs/1511.06581
+    :param network_kwargs: further arguments of the network
+
+    The other parameters are those of ``stable_baselines3.dqn.policies.DQNPolicy``.
+    """
+
+    network_class: ClassVar[type[QNetwork]] = ValueNetwork
+    #: Name of the algorithm that alone can use it; ``None``: all that need nothing else than Q-values
+    only_for: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        *args: Any,
+        dueling: bool = False,
+        network_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.network_kwargs: dict[str, Any] = {"dueling": dueling, **(network_kwargs or {})}
+        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+
+    def make_q_net(self) -> QNetwork:
+        # A features extractor of its own for each network, as in SB3
+        net_args = self._update_features_extractor(self.net_args, features_extractor=None)
+        return self.network_class(**net_args, **self.network_kwargs).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self.network_kwargs}
+
+
+def with_fused_adam(
+    optimizer_class: type[th.optim.Optimizer], optimizer_kwargs: dict[str, Any] | None
+) -> dict[str, Any]:
+    """
+    :param optimizer_class: of a policy
+    :param optimizer_kwargs: of a policy, left as they are
+    :return: the same; Adam and AdamW run fused unless they say otherwise, which is several times faster
+    """
+    kwargs = dict(optimizer_kwargs or {})
+    if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not {"foreach", "differentiable"} & kwargs.keys():
+        kwargs.setdefault("fused", True)
+    return kwargs

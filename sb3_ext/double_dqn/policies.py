@@ -1,0 +1,39 @@
+"""Policies of ``DoubleDQN``: SB3's, with ``policy_kwargs=dict(dueling=True)`` dueling."""
+
+from typing import Any
+
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+
+from sb3_ext.common.value_policies import ValuePolicy
+
+
+class MlpPolicy(ValuePolicy):
+    """
+    ``ValuePolicy`` for vectors.
+    """
+
+
+class CnnPolicy(ValuePolicy):
+    """
+    ``ValuePolicy`` for images.
+
+    :param features_extractor_class: ``NatureCNN`` by default
+    """
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class MultiInputPolicy(ValuePolicy):
+    """
+    ``ValuePolicy`` for dictionary observations.
+
+    :param features_extractor_class: ``CombinedExtractor`` by default
+    """
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)

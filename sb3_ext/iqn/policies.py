@@ -1,0 +1,216 @@
+"""Policies of ``IQN``: networks that return the quantile of the return at any level."""
+
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.dqn.policies import QNetwork
+from torch import nn
+
+from sb3_ext.checks import check_integer
+from sb3_ext.common.value_policies import ValuePolicy, with_fused_adam
+from sb3_ext.functional.quantile import check_risk, distort_taus, quantile_midpoints
+from sb3_ext.nets import CosineEmbedding, DuelingMLP, NatureConvolutions
+
+
+class ImplicitQuantileNetwork(QNetwork):
+    """
+    ``Z_tau(s, a) = f(psi(s) * phi(tau))_a``: phi the cosine embedding, f the last entry of ``net_arch`` and the output
+    layer, psi everything before (for images the convolutions alone, as in the paper).
+
+    The value of an action is the mean of its quantiles at distorted levels, see
+    :func:`~sb3_ext.functional.quantile.distort_taus`. ``q_net(obs)`` and deterministic actions take the
+    ``n_action_quantile_samples`` midpoints ``(k + 1/2) / n`` for the undistorted levels, so that they are reproducible;
+    actions for exploration and those in the targets take random ones, as in the paper.
+
+    :param n_cosines: size of the cosine embedding
+    :param dueling: f in the form ``V + A - mean_a A``
+    :param n_action_quantile_samples: number of levels at which actions are valued
+    :param risk_measure: distortion of these levels
+    :param risk_eta: its parameter
+
+    The other parameters are those of SB3's ``QNetwork``.
+
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        dueling: bool = False,
+        n_cosines: int = 64,
+        n_action_quantile_samples: int = 32,
+        risk_measure: str = "neutral",
+        risk_eta: float = 0.0,
+    ) -> None:
+        check_integer("n_cosines", n_cosines, minimum=1)
+        super().__init__(
+            observation_space, action_space, features_extractor, features_dim, net_arch, activation_fn, normalize_images
+        )
+        self.dueling = dueling
+        self.n_cosines = n_cosines
+        self.choose_actions_by(n_action_quantile_samples, risk_measure, risk_eta)
+        # The parent's network, which knows no quantile levels, is replaced by these three
+        del self.q_net
+        n_actions, before, after = int(action_space.n), self.net_arch[:-1], self.net_arch[-1:]
+        self.psi = nn.Sequential(*create_mlp(features_dim, -1, before, activation_fn))
+        n_features = before[-1] if before else features_dim
+        self.phi = CosineEmbedding(n_cosines, n_features)
+        if dueling:
+            self.f: nn.Module = DuelingMLP(n_features, n_actions, after, activation_fn)
+        else:
+            self.f = nn.Sequential(*create_mlp(n_features, n_actions, after, activation_fn))
+
+    def choose_actions_by(self, n_action_quantile_samples: int, risk_measure: str, risk_eta: float) -> None:
+        """
+        How actions are valued from now on.
+
+        :param n_action_quantile_samples: number of quantile levels, >= 1
+        :param risk_measure: distortion of these levels
+        :param risk_eta: its parameter
+        :raises ValueError: naming the argument, its value and what is allowed
+        """
+        check_integer("n_action_quantile_samples", n_action_quantile_samples, minimum=1)
+        check_risk(risk_measure, risk_eta)
+        self.n_action_quantile_samples = n_action_quantile_samples
+        self.risk_measure = risk_measure
+        self.risk_eta = risk_eta
+
+    def quantiles(self, obs: PyTorchObs, taus: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations of B states
+        :param taus: quantile levels in [0, 1], shape (B, T)
+        :return: the quantiles of the return of each action, shape (B, T, A)
+        """
+        psi = self.psi(self.extract_features(obs, self.features_extractor))
+        return self.f(psi.unsqueeze(1) * self.phi(taus))
+
+    def action_taus(self, n_states: int, deterministic: bool) -> th.Tensor:
+        """
+        :param n_states: B
+        :param deterministic: the midpoints, not random levels
+        :return: the distorted levels at which actions are valued, shape (B, K)
+        """
+        if deterministic:
+            taus = quantile_midpoints(self.n_action_quantile_samples, self.device).expand(n_states, -1)
+        else:
+            taus = th.rand(n_states, self.n_action_quantile_samples, device=self.device)
+        return distort_taus(taus, self.risk_measure, self.risk_eta)
+
+    def action_values(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
+        """
+        :param obs: observations of B states
+        :param deterministic: from the midpoints, not from random levels
+        :return: the value of each action, shape (B, A)
+        """
+        return self.quantiles(obs, self.action_taus(number_of_states(obs), deterministic)).mean(dim=1)
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        return self.action_values(obs, deterministic=True)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        return self.action_values(observation, deterministic).argmax(dim=1)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        names = ("dueling", "n_cosines", "n_action_quantile_samples", "risk_measure", "risk_eta")
+        return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
+
+
+def number_of_states(obs: PyTorchObs) -> int:
+    """
+    :param obs: observations of B states
+    :return: B
+    """
+    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+
+
+class IQNPolicy(ValuePolicy):
+    """
+    SB3's ``DQNPolicy`` with an :class:`ImplicitQuantileNetwork`.
+
+    :param n_cosines: size of the cosine embedding of the quantile levels
+    :param n_action_quantile_samples: see :class:`ImplicitQuantileNetwork`; ``IQN`` sets it, as the next two
+    :param risk_measure: see :class:`ImplicitQuantileNetwork`
+    :param risk_eta: see :class:`ImplicitQuantileNetwork`
+    :param optimizer_class: as in SB3
+    :param optimizer_kwargs: as in SB3; Adam and AdamW run fused unless it says otherwise, which is faster
+
+    The other parameters are those of ``ValuePolicy``.
+    """
+
+    network_class: ClassVar[type[QNetwork]] = ImplicitQuantileNetwork
+    only_for: ClassVar[str | None] = "IQN"
+    q_net: ImplicitQuantileNetwork
+    q_net_target: ImplicitQuantileNetwork
+
+    def __init__(
+        self,
+        *args: Any,
+        n_cosines: int = 64,
+        n_action_quantile_samples: int = 32,
+        risk_measure: str = "neutral",
+        risk_eta: float = 0.0,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            *args,
+            network_kwargs={
+                "n_cosines": n_cosines,
+                "n_action_quantile_samples": n_action_quantile_samples,
+                "risk_measure": risk_measure,
+                "risk_eta": risk_eta,
+            },
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=with_fused_adam(optimizer_class, optimizer_kwargs),
+            **kwargs,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        # As the algorithm has set them since
+        names = ("n_action_quantile_samples", "risk_measure", "risk_eta")
+        return {**super()._get_constructor_parameters(), **{name: getattr(self.q_net, name) for name in names}}
+
+
+MlpPolicy = IQNPolicy
+
+
+class CnnPolicy(IQNPolicy):
+    """
+    ``IQNPolicy`` for images: psi is the convolutions of ``NatureCNN``, f its layer of 512 units and the output.
+
+    :param features_extractor_class: ``NatureConvolutions`` by default
+    :param net_arch: ``[512]`` by default
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        features_extractor_class: type[BaseFeaturesExtractor] = NatureConvolutions,
+        net_arch: list[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        net_arch = [512] if net_arch is None else net_arch
+        super().__init__(*args, features_extractor_class=features_extractor_class, net_arch=net_arch, **kwargs)
+
+
+class MultiInputPolicy(IQNPolicy):
+    """
+    ``IQNPolicy`` for dictionary observations.
+
+    :param features_extractor_class: ``CombinedExtractor`` by default
+    """
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)

@@ -1,0 +1,87 @@
+"""Policies of ``SoftDQN``: a Boltzmann distribution over SB3's Q-values."""
+
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.dqn.policies import QNetwork
+
+from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy, with_fused_adam
+from sb3_ext.functional.soft_value import boltzmann_log_policy
+
+
+class BoltzmannNetwork(ValueNetwork):
+    """
+    A Q-network that samples its actions from ``softmax(Q / temperature)``.
+
+    The temperature is a buffer, so that it is saved and loaded with the network; the algorithm sets it.
+    """
+
+    temperature: th.Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("temperature", th.ones(1))
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        q_values = self(observation)
+        if deterministic:
+            return q_values.argmax(dim=1)
+        # The largest of log pi + Gumbel noise is a sample of pi, at any temperature and without its rounded zeros
+        log_policy = boltzmann_log_policy(q_values, self.temperature)
+        noise = -th.empty_like(log_policy).exponential_().log()
+        return (log_policy + noise).argmax(dim=1)
+
+
+class SoftDQNPolicy(ValuePolicy):
+    """
+    ``ValuePolicy`` that samples from the Boltzmann distribution; ``deterministic=True`` takes the best action.
+
+    :param optimizer_class: as in SB3
+    :param optimizer_kwargs: as in SB3; Adam and AdamW run fused unless it says otherwise, which is faster
+
+    The other parameters are those of ``ValuePolicy``.
+    """
+
+    network_class: ClassVar[type[QNetwork]] = BoltzmannNetwork
+    only_for: ClassVar[str | None] = "SoftDQN"
+
+    def __init__(
+        self,
+        *args: Any,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        optimizer_kwargs = with_fused_adam(optimizer_class, optimizer_kwargs)
+        super().__init__(*args, optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs, **kwargs)
+
+
+MlpPolicy = SoftDQNPolicy
+
+
+class CnnPolicy(SoftDQNPolicy):
+    """
+    ``SoftDQNPolicy`` for images.
+
+    :param features_extractor_class: ``NatureCNN`` by default
+    """
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class MultiInputPolicy(SoftDQNPolicy):
+    """
+    ``SoftDQNPolicy`` for dictionary observations.
+
+    :param features_extractor_class: ``CombinedExtractor`` by default
+    """
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
