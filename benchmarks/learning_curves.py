@@ -59,7 +59,7 @@ def training_episodes(folder: Path) -> list[dict[str, Any]]:
         with path.open(newline="") as file:
             next(file)  # a comment
             for episode in csv.DictReader(file):
-                # The monitor is closest to the emulator: it counts frames
+                # The monitor is closest to the emulator: it counts frames, also the 30 or fewer of no-ops before a game
                 n_frames += int(episode["l"])
                 steps = n_frames * len(files) // ATARI_FRAME_SKIP
                 rows.append({"timesteps": steps, "episode": index, "return": float(episode["r"])})

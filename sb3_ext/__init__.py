@@ -6,6 +6,7 @@ from sb3_ext.buffers import (
     PrioritizedReplayBuffer,
     estimate_memory,
 )
+from sb3_ext.common.atari import AtariVecEnv
 from sb3_ext.double_dqn import DoubleDQN
 from sb3_ext.iqn import IQN
 from sb3_ext.redq_sac import REDQSAC
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "IQN",
     "REDQSAC",
+    "AtariVecEnv",
     "DoubleDQN",
     "FrameDedupReplayBuffer",
     "PrioritizedFrameDedupReplayBuffer",

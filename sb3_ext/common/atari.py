@@ -52,9 +52,12 @@ _ENV_KWARGS: dict[str, tuple | None] = {
     "sound_obs": (False,),
 }
 #: Wrappers whose work is done here.
+_PARTS_OF_ATARI_WRAPPER = (
+    *(StickyActionEnv, NoopResetEnv, MaxAndSkipEnv, EpisodicLifeEnv, FireResetEnv, WarpFrame, ClipRewardEnv),
+)
 _KNOWN_WRAPPERS = (
-    *(Monitor, AtariWrapper, StickyActionEnv, NoopResetEnv, MaxAndSkipEnv, EpisodicLifeEnv, FireResetEnv, WarpFrame),
-    *(ClipRewardEnv, gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker),
+    *(Monitor, AtariWrapper, *_PARTS_OF_ATARI_WRAPPER),
+    *(gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker),
 )
 
 
@@ -77,6 +80,18 @@ def _import_ale() -> Any:
         )
     gym.register_envs(ale_py)
     return ale_py
+
+
+def _import_cv2() -> Any:
+    """
+    :return: OpenCV
+    :raises ImportError: if it is not installed
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError('AtariVecEnv(exact_frames=True) needs OpenCV: pip install "sb3-ext[atari]"') from error
+    return cv2
 
 
 @dataclass(frozen=True)
@@ -139,6 +154,8 @@ def _rules(env: str | EnvSpec, settings: _Settings) -> _Rules:
     """
     settings.check()
     ale_py = _import_ale()
+    if settings.exact_frames:
+        _import_cv2()
     spec = _game_spec(env)
     kwargs = spec.kwargs
 
@@ -250,6 +267,9 @@ class _Game:
         self._rules = rules
         self._settings = rules.settings
         self._ale: Any = AtariVectorEnv(num_envs=1, num_threads=1, **rules.vector_kwargs)
+        #: What ``set_attr`` was given
+        self.attributes: dict[str, Any] = {}
+        self._in_flight = False
         self._has_fire = "FIRE" in rules.action_meanings
         self._needs_seed = True
         self._is_over = True
@@ -263,8 +283,26 @@ class _Game:
         return list(self._rules.action_meanings)
 
     def send(self, action: int) -> None:
-        """:param action: the emulator shall begin to repeat"""
+        """
+        :param action: the emulator shall begin to repeat
+        :raises RuntimeError: before the first reset, or after ``close()``
+        """
+        self._check_open()
+        if self._needs_seed:
+            raise RuntimeError("reset() comes before the first step")
         self._ale.send(np.array([action], dtype=np.int32))
+        self._in_flight = True
+
+    def settle(self) -> None:
+        """Finish a step that was begun and never waited for, as after Ctrl-C: else ALE would answer a step late."""
+        if self._in_flight:
+            _, terminated, truncated, _ = self.receive()
+            if terminated or truncated:
+                self.reset(None)
+
+    def _check_open(self) -> None:
+        if self._ale is None:
+            raise RuntimeError(f"{self.spec.id}: the environments are closed")
 
     def receive(self) -> tuple[float, bool, bool, dict[str, Any]]:
         """
@@ -273,6 +311,7 @@ class _Game:
         :return: reward (unclipped), terminated, truncated, info
         """
         frames, rewards, over, _, counters = self._ale.recv()
+        self._in_flight = False
         self._look(frames, counters)
         lives = int(counters["lives"][0])
         reward, terminated = float(rewards[0]), bool(over[0])
@@ -308,8 +347,7 @@ class _Game:
         """:return: a copy of what the agent sees, shape (height, width, 1)"""
         if not self._settings.exact_frames:
             return self._frame[..., None].copy()
-        import cv2
-
+        cv2 = _import_cv2()
         size = (self._settings.screen_size, self._settings.screen_size)
         grey = cv2.cvtColor(self._frame, cv2.COLOR_RGB2GRAY)
         return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))[..., None]
@@ -340,6 +378,7 @@ class _Game:
         return info, terminated or truncated
 
     def _new_game(self, seed: int | None) -> dict[str, Any]:
+        self._check_open()
         if seed is None and self._needs_seed:
             # Left to itself, ALE seeds by the clock: environments made at once may get the same sticky actions
             seed = int(np.random.SeedSequence().generate_state(1)[0])
@@ -467,9 +506,9 @@ class AtariVecEnv(VecEnv):
 
         :return: observations, shape (n_envs, screen_size, screen_size, 1)
         """
-        if self._actions is not None:
-            self.step_wait()
+        self._actions = None
         for index, game in enumerate(self._games):
+            game.settle()
             self.reset_infos[index] = game.reset(self._seeds[index])
         self._reset_seeds()
         self._reset_options()
@@ -487,6 +526,8 @@ class AtariVecEnv(VecEnv):
             )
         if array.min() < 0 or array.max() >= n_actions:
             raise ValueError(f"actions={array.tolist()} must be from 0 to {n_actions - 1}")
+        for game in self._games:
+            game.settle()
         self._actions = array.tolist()
         for game, action in zip(self._games[: self._in_flight], self._actions, strict=False):
             game.send(action)
@@ -496,14 +537,17 @@ class AtariVecEnv(VecEnv):
         :return: observations of shape (n_envs, screen_size, screen_size, 1), rewards and dones of shape (n_envs,),
             infos
         """
-        assert self._actions is not None, "step_async() comes first"
+        if self._actions is None:
+            raise RuntimeError("step_async() comes before step_wait()")
+        # Whatever happens meanwhile, this step is over
+        actions, self._actions = self._actions, None
         rewards = np.zeros(self.num_envs, dtype=np.float32)
         dones = np.zeros(self.num_envs, dtype=bool)
         observations, infos = [], []
         for index, game in enumerate(self._games):
             rewards[index], terminated, truncated, info = game.receive()
             if index + self._in_flight < self.num_envs:
-                self._games[index + self._in_flight].send(self._actions[index + self._in_flight])
+                self._games[index + self._in_flight].send(actions[index + self._in_flight])
             dones[index] = terminated or truncated
             info["TimeLimit.truncated"] = truncated and not terminated
             observation = game.observe()
@@ -513,7 +557,6 @@ class AtariVecEnv(VecEnv):
                 observation = game.observe()
             observations.append(observation)
             infos.append(info)
-        self._actions = None
         if self._rules.settings.clip_reward:
             rewards = np.sign(rewards)
         return np.stack(observations), rewards, dones, infos
@@ -535,7 +578,10 @@ class AtariVecEnv(VecEnv):
         """
         if attr_name in ("observation_space", "action_space"):
             return [getattr(self, attr_name) for _ in self._chosen(indices)]
-        return [getattr(game, attr_name) for game in self._chosen(indices)]
+        return [
+            game.attributes[attr_name] if attr_name in game.attributes else getattr(game, attr_name)
+            for game in self._chosen(indices)
+        ]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """
@@ -544,7 +590,7 @@ class AtariVecEnv(VecEnv):
         :param indices: of environments, ``None`` for all
         """
         for game in self._chosen(indices):
-            setattr(game, attr_name, value)
+            game.attributes[attr_name] = value
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
@@ -555,7 +601,10 @@ class AtariVecEnv(VecEnv):
         :param indices: of environments, ``None`` for all
         :param method_kwargs: of the method
         :return: what it returns
+        :raises AttributeError: for another method, which would act behind the back of this class
         """
+        if method_name not in ("get_action_meanings", "render"):
+            raise AttributeError(f"method_name={method_name!r} is not one of 'get_action_meanings', 'render'")
         return [getattr(game, method_name)(*method_args, **method_kwargs) for game in self._chosen(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
@@ -682,6 +731,12 @@ def _wrapper_settings(env: gym.Env) -> dict[str, Any]:
     """
     wrappers: dict[type, Any] = {type(wrapper): wrapper for wrapper in _wrappers(env)}
     if WarpFrame not in wrappers:
+        alone = [known.__name__ for known in _PARTS_OF_ATARI_WRAPPER if known in wrappers]
+        if alone:
+            raise ValueError(
+                f"use_ale_vector got {', '.join(alone)} without the rest of AtariWrapper: name AtariWrapper in "
+                "env_wrapper, or nothing, and give the settings to use_ale_vector"
+            )
         return {}
     spec = env.unwrapped.spec
     skipped = (spec.kwargs if spec is not None else {}).get("frameskip", 1)

@@ -11,10 +11,36 @@ import torch as th
 _N_COMPILED_VERSIONS = 256
 
 
+class CompiledFunctions:
+    """
+    Compiled functions by what they were made of. They belong to the networks they were made of: a copy of the model
+    has networks of its own, and begins without any.
+    """
+
+    def __init__(self) -> None:
+        self._functions: dict[Callable[..., th.Tensor], Callable[..., th.Tensor]] = {}
+
+    def of(self, function: Callable[..., th.Tensor]) -> Callable[..., th.Tensor]:
+        """
+        :param function: a network, or a method of one
+        :return: the same, compiled at its first call
+        """
+        if function not in self._functions:
+            self._functions[function] = compiled_or_plain(function)
+        return self._functions[function]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledFunctions":
+        return CompiledFunctions()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CompiledFunctions, ()
+
+
 def compiled_or_plain(function: Callable[..., th.Tensor]) -> Callable[..., th.Tensor]:
     """
     Compilation happens at the first call, which is too late for a constructor to find out that there is no compiler: if
-    that call fails where the plain function does not, the plain function it is, with a warning.
+    that call fails where the plain function does not, the plain function it is, with a warning. (Raises torch's limit
+    of compiled versions, for the whole process.)
 
     :param function: of tensors
     :return: the same, faster after its first call

@@ -46,6 +46,14 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         check_interval("gamma", self.gamma, 0.0, 1.0, "in [0, 1]")
         check_integer("buffer_size", self.buffer_size, minimum=1)
         check_integer("batch_size", self.batch_size, minimum=1)
+        check_integer("n_steps", self.n_steps, minimum=1)
+        for name in ("alpha", "beta", "eps"):
+            takes_it = self.replay_buffer_class is not None and _knows(self.replay_buffer_class, name)
+            if name in self.replay_buffer_kwargs and not takes_it:
+                raise ValueError(
+                    f"replay_buffer_kwargs has {name}={self.replay_buffer_kwargs[name]!r}, which needs a prioritised "
+                    "replay_buffer_class: PrioritizedReplayBuffer or PrioritizedFrameDedupReplayBuffer"
+                )
         check_integer("gradient_steps", self.gradient_steps, minimum=-1)
 
     def _setup_model(self) -> None:

@@ -6,7 +6,8 @@ With nothing switched on and one environment it is SB3's ``DQN``, bit for bit.
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
@@ -18,8 +19,8 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from typing_extensions import Unpack
 
 from sb3_ext.buffers.prioritized import PrioritizedSampling
-from sb3_ext.checks import check_choice, check_integer, check_interval
-from sb3_ext.common.compilation import compiled_or_plain
+from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.common.compilation import CompiledFunctions
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.replay import AnySamples, minibatch_weights, sample_replay, update_priorities
 from sb3_ext.functional.bellman import soft_td_target
@@ -142,6 +143,7 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
         self.autocast_dtype = autocast_dtype
         # Of the last update whose loss was finite: the loss and the norm of its gradient
         self._last_finite: tuple[float, float] | None = None
+        self._compiled = CompiledFunctions()
         if _init_setup_model:
             self._setup_model()
 
@@ -152,42 +154,62 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
         if not issubclass(self.policy_class, self.policy_base) or is_for_another:
             raise ValueError(
                 f"policy={self.policy_class.__name__} must be a subclass of {self.policy_base.__name__}, and not one "
-                f"made for another algorithm than {type(self).__name__}"
+                f"made for another algorithm than {type(self).__name__}: it is that of {self.policy_class.__module__}"
             )
         check_interval("tau", self.tau, 0.0, 1.0, "in [0, 1]")
-        check_integer("target_update_interval", self.target_update_interval, minimum=1)
+        # (1e3 in a YAML file is a float, and SB3 takes 0 for 1)
+        check_interval("target_update_interval", self.target_update_interval, 0, largest, "a number >= 0")
         for name in ("exploration_initial_eps", "exploration_final_eps"):
             check_interval(name, getattr(self, name), 0.0, 1.0, "in [0, 1]")
-        check_interval("exploration_fraction", self.exploration_fraction, smallest, largest, "a number > 0")
+        check_interval("exploration_fraction", self.exploration_fraction, 0.0, largest, "a number >= 0")
         check_interval("max_grad_norm", self.max_grad_norm, smallest, np.inf, "a number > 0")
         if self.target_clip is not None:
             check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
+        for name in ("double_q", "compile"):
+            check_choice(name, getattr(self, name), (True, False))
         check_choice("autocast_dtype", self.autocast_dtype, (None, *AUTOCAST_DTYPES))
 
-    def _create_aliases(self) -> None:
-        super()._create_aliases()
-        self._online_q_values = self._network_function(self.q_net.forward)
-        self._target_q_values = self._network_function(self.q_net_target.forward)
+    def _evaluate(self, function: Callable[..., th.Tensor], *args: Any) -> th.Tensor:
+        """
+        Evaluate a network as the training does: compiled and in lower precision if asked for.
 
-    def _network_function(self, function: Callable[..., th.Tensor]) -> Callable[..., th.Tensor]:
+        :param function: a network, or a method of one
+        :param args: its arguments
+        :return: what it returns, always in float32
         """
-        :param function: a method of a network, of tensors
-        :return: the same as the training evaluates it: compiled and in lower precision if asked for, but always with
-            float32 as its result
-        """
-        fast = compiled_or_plain(function) if self.compile else function
+        if self.compile:
+            function = self._compiled.of(function)
         if self.autocast_dtype is None:
-            return fast
-        dtype, device_type = AUTOCAST_DTYPES[self.autocast_dtype], self.device.type
+            return function(*args)
+        with th.autocast(self.device.type, dtype=AUTOCAST_DTYPES[self.autocast_dtype]):
+            return function(*args).float()
 
-        def in_lower_precision(*args: Any) -> th.Tensor:
-            with th.autocast(device_type, dtype=dtype):
-                return fast(*args).float()
+    @contextmanager
+    def _choosing(self) -> Iterator[None]:
+        """
+        The online network chooses next actions without dropout, and without moving the statistics of batch
+        normalisation towards the next states.
+        """
+        self.q_net.set_training_mode(False)
+        try:
+            yield
+        finally:
+            self.q_net.set_training_mode(True)
 
-        return in_lower_precision
+    def _next_q_values(self, batch: AnySamples) -> tuple[th.Tensor, th.Tensor | None]:
+        """
+        :param batch: B transitions
+        :return: the target network's values of the next states, shape (B, A), and with ``double_q`` those of the online
+            network, which chooses
+        """
+        next_q = self._evaluate(self.q_net_target, batch.next_observations)
+        if not self.double_q:
+            return next_q, None
+        with self._choosing():
+            return next_q, self._evaluate(self.q_net, batch.next_observations)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_online_q_values", "_target_q_values", "_last_finite"]
+        return [*super()._excluded_save_params(), "_compiled", "_last_finite"]
 
     @abstractmethod
     def _compute_loss(self, batch: AnySamples, discounts: th.Tensor | float) -> ValueLoss:
@@ -265,7 +287,8 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
             before = "the last finite loss was {:.6g}, with a gradient norm of {:.6g}".format(*self._last_finite)
         raise ValueError(
             f"the training has diverged: loss={loss}, gradient norm={grad_norm} at time step {self.num_timesteps}, "
-            f"about update {self._n_updates}; {before}. Checkpoints are as they were. A smaller learning_rate, a "
+            f"about update {self._n_updates}; {before}. Checkpoints are as they were (on a GPU the network "
+            "itself may no longer be whole). A smaller learning_rate, a "
             "smaller max_grad_norm, target_clip or clipped rewards may help"
         )
 

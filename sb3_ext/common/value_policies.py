@@ -2,13 +2,13 @@
 
 from typing import Any, ClassVar
 
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
+from sb3_ext.checks import check_choice
 from sb3_ext.nets import DuelingMLP
 
 
@@ -35,6 +35,7 @@ class ValueNetwork(QNetwork):
         super().__init__(
             observation_space, action_space, features_extractor, features_dim, net_arch, activation_fn, normalize_images
         )
+        check_choice("dueling", dueling, (True, False))
         self.dueling = dueling
         if dueling:
             self.q_net = nn.Sequential(DuelingMLP(features_dim, int(action_space.n), self.net_arch, activation_fn))
@@ -78,17 +79,3 @@ class ValuePolicy(DQNPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self.network_kwargs}
-
-
-def with_fused_adam(
-    optimizer_class: type[th.optim.Optimizer], optimizer_kwargs: dict[str, Any] | None
-) -> dict[str, Any]:
-    """
-    :param optimizer_class: of a policy
-    :param optimizer_kwargs: of a policy, left as they are
-    :return: the same; Adam and AdamW run fused unless they say otherwise, which is several times faster
-    """
-    kwargs = dict(optimizer_kwargs or {})
-    if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not {"foreach", "differentiable"} & kwargs.keys():
-        kwargs.setdefault("fused", True)
-    return kwargs

@@ -53,10 +53,9 @@ class DoubleDQN(ValueBasedAlgorithm):
 
     def _compute_loss(self, batch: AnySamples, discounts: th.Tensor | float) -> ValueLoss:
         with th.no_grad():
-            next_q = self._target_q_values(batch.next_observations)
-            chooser = self._online_q_values(batch.next_observations) if self.double_q else None
+            next_q, chooser = self._next_q_values(batch)
             next_values = soft_state_value("max", next_q, 0.0, chooser)
             targets = self._td_targets(batch, discounts, next_values)
-        q_values = values_of_actions(self._online_q_values(batch.observations), batch)
+        q_values = values_of_actions(self._evaluate(self.q_net, batch.observations), batch)
         errors = (q_values.detach() - targets).abs()
         return ValueLoss(huber_value_loss(q_values, targets), errors, {"q_value": q_values.detach().mean()})

@@ -4,6 +4,8 @@ Implicit quantiles: the loss, and the distortions that make a policy averse to r
 Dabney et al. 2018, https://arxiv.org/abs/1806.06923.
 """
 
+import numbers
+
 import torch as th
 
 #: How the quantile levels at which actions are valued can be distorted
@@ -61,7 +63,7 @@ def check_risk(risk_measure: str, risk_eta: float) -> None:
     """
     if risk_measure not in RISK_MEASURES:
         raise ValueError(f"risk_measure={risk_measure!r} is not one of {', '.join(map(repr, RISK_MEASURES))}")
-    is_number = isinstance(risk_eta, (int, float)) and not isinstance(risk_eta, bool)
+    is_number = isinstance(risk_eta, numbers.Real) and not isinstance(risk_eta, bool)
     if risk_measure in ("cvar", "cpw"):
         is_allowed, allowed = is_number and 0 < risk_eta <= 1, "in (0, 1]"
     else:

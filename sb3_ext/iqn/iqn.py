@@ -23,8 +23,8 @@ class IQN(ValueBasedAlgorithm):
     Paper: https://arxiv.org/abs/1806.06923. A policy may be averse to risk or fond of it: ``risk_measure`` distorts the
     quantile levels wherever an action is chosen, also in the targets; the levels of the loss stay uniform.
 
-    The default numbers of samples are the paper's. Most of the work is proportional to them: 8, 8 and 32 learn about
-    as fast at a fraction of it, and are what the YAML file sets for Atari.
+    The default numbers of samples are the paper's. Most of the work is proportional to them: the YAML file sets 8, 8
+    and 32 for Atari.
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)
@@ -97,11 +97,6 @@ class IQN(ValueBasedAlgorithm):
         super()._create_aliases()
         for network in (self.q_net, self.q_net_target):
             network.choose_actions_by(self.n_action_quantile_samples, self.risk_measure, self.risk_eta)
-        self._online_quantiles = self._network_function(self.q_net.quantiles)
-        self._target_quantiles = self._network_function(self.q_net_target.quantiles)
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_online_quantiles", "_target_quantiles"]
 
     def _compute_loss(self, batch: AnySamples, discounts: th.Tensor | float) -> ValueLoss:
         actions = actions_taken(batch)
@@ -109,7 +104,7 @@ class IQN(ValueBasedAlgorithm):
         with th.no_grad():
             # (B, T') -> (T', B) and back, for a discount of each transition
             targets = self._td_targets(batch, discounts, self._next_quantiles(batch).T).T
-        all_quantiles = self._online_quantiles(batch.observations, taus)
+        all_quantiles = self._evaluate(self.q_net.quantiles, batch.observations, taus)
         quantiles = all_quantiles.gather(2, actions.unsqueeze(1).expand(-1, taus.shape[1], 1)).squeeze(2)
         losses = quantile_huber_loss(quantiles, taus, targets, self.kappa)
         metrics = {"q_value": quantiles.detach().mean()}
@@ -124,11 +119,12 @@ class IQN(ValueBasedAlgorithm):
         taus = th.rand(n_states, self.n_target_quantile_samples, device=self.device)
         action_taus = self.q_net.action_taus(n_states, deterministic=False)
         if self.double_q:
-            action_quantiles = self._online_quantiles(next_obs, action_taus)
-            quantiles = self._target_quantiles(next_obs, taus)
+            with self._choosing():
+                action_quantiles = self._evaluate(self.q_net.quantiles, next_obs, action_taus)
+            quantiles = self._evaluate(self.q_net_target.quantiles, next_obs, taus)
         else:
             # One pass for both
-            both = self._target_quantiles(next_obs, th.cat([taus, action_taus], dim=1))
+            both = self._evaluate(self.q_net_target.quantiles, next_obs, th.cat([taus, action_taus], dim=1))
             quantiles, action_quantiles = both.split([taus.shape[1], action_taus.shape[1]], dim=1)
         best = action_quantiles.mean(dim=1, keepdim=True).argmax(dim=2, keepdim=True)
         return quantiles.gather(2, best.expand(-1, taus.shape[1], 1)).squeeze(2)

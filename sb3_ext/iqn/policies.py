@@ -9,8 +9,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
-from sb3_ext.checks import check_integer
-from sb3_ext.common.value_policies import ValuePolicy, with_fused_adam
+from sb3_ext.checks import check_choice, check_integer
+from sb3_ext.common.optimizers import with_fused_adam
+from sb3_ext.common.value_policies import ValuePolicy
 from sb3_ext.functional.quantile import check_risk, distort_taus, quantile_midpoints
 from sb3_ext.nets import CosineEmbedding, DuelingMLP, NatureConvolutions
 
@@ -52,6 +53,7 @@ class ImplicitQuantileNetwork(QNetwork):
         risk_eta: float = 0.0,
     ) -> None:
         check_integer("n_cosines", n_cosines, minimum=1)
+        check_choice("dueling", dueling, (True, False))
         super().__init__(
             observation_space, action_space, features_extractor, features_dim, net_arch, activation_fn, normalize_images
         )

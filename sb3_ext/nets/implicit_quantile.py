@@ -50,7 +50,8 @@ class NatureConvolutions(NatureCNN):
     def __init__(
         self, observation_space: spaces.Box, features_dim: int | None = None, normalized_image: bool = False
     ) -> None:
-        super().__init__(observation_space, features_dim=features_dim or 1, normalized_image=normalized_image)
+        n_units = 1 if features_dim is None else features_dim
+        super().__init__(observation_space, n_units, normalized_image)
         if features_dim is None:
             fully_connected = self.linear[0]
             assert isinstance(fully_connected, nn.Linear)

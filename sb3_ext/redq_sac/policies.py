@@ -12,6 +12,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.optimizers import with_fused_adam
 from sb3_ext.nets import EnsembleMLP
 
 
@@ -122,19 +123,13 @@ class REDQSACPolicy(SACPolicy):
         check_integer("n_critics", n_critics, minimum=1)
         check_interval("dropout", dropout, 0.0, math.nextafter(1.0, 0.0), "a probability in [0, 1)")
         self.regularisation: dict[str, Any] = {"layer_norm": layer_norm, "dropout": dropout}
-        optimizer_kwargs = dict(optimizer_kwargs or {})
-        if (
-            optimizer_class in (th.optim.Adam, th.optim.AdamW)
-            and not {"foreach", "differentiable"} & optimizer_kwargs.keys()
-        ):
-            optimizer_kwargs.setdefault("fused", True)
         super().__init__(
             observation_space,
             action_space,
             lr_schedule,
             n_critics=n_critics,
             optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
+            optimizer_kwargs=with_fused_adam(optimizer_class, optimizer_kwargs),
             **kwargs,
         )
 

@@ -33,7 +33,7 @@ from sb3_ext.functional.soft_value import (
 )
 from sb3_ext.soft_dqn.policies import BoltzmannNetwork, CnnPolicy, MlpPolicy, MultiInputPolicy, SoftDQNPolicy
 
-# Of those that are learned: values of 1e6 divided by it stay finite
+# Values of 1e6 divided by it, and their exponentials, stay finite
 _SMALLEST_TEMPERATURE = 1e-8
 
 
@@ -54,11 +54,12 @@ class SoftDQN(ValueBasedAlgorithm):
     :param backup: the value of the next state: ``"soft"`` (expected Q plus alpha times the entropy), ``"boltzmann"``
         (expected Q), ``"mellowmax"`` (``"soft"`` minus ``alpha log A``) or ``"max"`` (DQN)
     :param double_q: the policy in the target is that of the online network; with ``backup="max"`` Double DQN
-    :param temperature_initial: alpha at the beginning, > 0
-    :param temperature_final: alpha at the end, > 0
+    :param temperature_initial: alpha at the beginning, >= 1e-8. (A model that was saved with ``auto_temperature`` goes
+        on with the temperature that it has learned.)
+    :param temperature_final: alpha at the end, >= 1e-8
     :param temperature_fraction: the fraction of the training, in (0, 1], after which it has arrived there, linearly
     :param auto_temperature: learn alpha instead, starting from ``temperature_initial``, so that the entropy becomes
-        ``target_entropy_fraction * log A``; with the optimiser and learning rate of the network
+        ``target_entropy_fraction * log A``; with Adam, at the learning rate of the network
     :param target_entropy_fraction: in [0, 1)
     :param munchausen_coef: m: ``m * clip(alpha log pi(a|s), munchausen_clip, 0)`` is added to the rewards; 0.9 in the
         paper, with alpha 0.03. In [0, 1]; above 0 only with ``backup="soft"``, ``double_q=False`` and ``n_steps=1``
@@ -115,11 +116,13 @@ class SoftDQN(ValueBasedAlgorithm):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        smallest, largest = np.finfo(np.float32).tiny, np.finfo(np.float32).max
+        smallest, largest = _SMALLEST_TEMPERATURE, np.finfo(np.float32).max
         check_choice("backup", self.backup, VALUE_BACKUPS)
-        check_interval("temperature_initial", self.temperature_initial, smallest, largest, "a number > 0")
-        check_interval("temperature_final", self.temperature_final, smallest, largest, "a number > 0")
-        check_interval("temperature_fraction", self.temperature_fraction, smallest, 1.0, "in (0, 1]")
+        check_choice("auto_temperature", self.auto_temperature, (True, False))
+        for name in ("temperature_initial", "temperature_final"):
+            check_interval(name, getattr(self, name), smallest, largest, f"a number >= {smallest:g}")
+        tiny = np.finfo(np.float64).tiny
+        check_interval("temperature_fraction", self.temperature_fraction, tiny, 1.0, "in (0, 1]")
         # The largest entropy itself takes an infinite temperature
         check_interval("target_entropy_fraction", self.target_entropy_fraction, 0.0, 1 - 1e-6, "in [0, 1)")
         check_interval("munchausen_coef", self.munchausen_coef, 0.0, 1.0, "in [0, 1]")
@@ -172,17 +175,16 @@ class SoftDQN(ValueBasedAlgorithm):
     def _compute_loss(self, batch: AnySamples, discounts: th.Tensor | float) -> ValueLoss:
         temperature = self.q_net.temperature
         with th.no_grad():
-            next_q = self._target_q_values(batch.next_observations)
-            policy_q = self._online_q_values(batch.next_observations) if self.double_q else None
+            next_q, policy_q = self._next_q_values(batch)
             bonus: th.Tensor | float = 0.0
             if self.munchausen_coef > 0:
-                current_q = self._target_q_values(batch.observations)
+                current_q = self._evaluate(self.q_net_target, batch.observations)
                 bonus = munchausen_bonus(
                     current_q, actions_taken(batch), temperature, self.munchausen_coef, self.munchausen_clip
                 )
             next_values = soft_state_value(self.backup, next_q, temperature, policy_q)
             targets = self._td_targets(batch, discounts, next_values, bonus)
-        all_q_values = self._online_q_values(batch.observations)
+        all_q_values = self._evaluate(self.q_net, batch.observations)
         q_values = values_of_actions(all_q_values, batch)
         metrics = {
             "entropy": policy_entropy(boltzmann_log_policy(all_q_values.detach(), temperature)).mean(),

@@ -1,18 +1,21 @@
-"""REDQ-SAC learns: a statistical test against the policy it starts from."""
+"""The algorithms learn: a statistical test against the policy they start from."""
+
+from typing import Any
 
 import numpy as np
 import pytest
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_ext import REDQSAC
+from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
 
 N_EPISODES = 20
 
 
-def returns(model: REDQSAC) -> np.ndarray:
+def returns(model: BaseAlgorithm, env_id: str = "Pendulum-v1") -> np.ndarray:
     """Undiscounted returns from the same start states for every policy."""
-    env = make_vec_env("Pendulum-v1", seed=1234)
+    env = make_vec_env(env_id, seed=1234)
     episode_returns, _ = evaluate_policy(model, env, n_eval_episodes=N_EPISODES, return_episode_rewards=True)
     return np.array(episode_returns)
 
@@ -54,6 +57,39 @@ def test_learning_is_significant(actor: dict) -> None:
     assert improvement_p_value(before, after) < 0.001
     # And as much as a random policy loses (-1200) cannot be forgiven: the pendulum is held up from most starts
     assert np.median(after) > -400
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        (DoubleDQN, {}),
+        (DoubleDQN, dict(n_steps=3, policy_kwargs=dict(dueling=True))),
+        (SoftDQN, dict(temperature_initial=0.5, temperature_final=0.1)),
+        (SoftDQN, dict(temperature_initial=0.03, temperature_final=0.03, double_q=False, munchausen_coef=0.9)),
+        (IQN, dict(n_quantile_samples=8, n_target_quantile_samples=8, n_action_quantile_samples=8)),
+    ],
+    ids=["double", "dueling, 3-step", "soft", "munchausen", "iqn"],
+)
+def test_value_based_learning_is_significant(algorithm: type[BaseAlgorithm], options: dict[str, Any]) -> None:
+    model = algorithm(
+        "MlpPolicy",
+        "CartPole-v1",
+        seed=0,
+        learning_rate=1e-3,
+        learning_starts=500,
+        batch_size=64,
+        train_freq=2,
+        gradient_steps=1,
+        target_update_interval=100,
+        device="cpu",
+        **options,
+    )
+    before = returns(model, "CartPole-v1")
+    model.learn(6000)
+    after = returns(model, "CartPole-v1")
+    assert improvement_p_value(before, after) < 0.001
+    # A pole that is pushed at random falls after some 20 steps
+    assert np.median(after) > 100
 
 
 def test_the_p_value_is_small_only_as_often_as_it_says() -> None:

@@ -482,3 +482,47 @@ def test_the_wrapper_needs_nothing_of_the_zoo() -> None:
     venv = use_ale_vector(chain)
     assert isinstance(venv, AtariVecEnv) and venv.env_is_wrapped(AtariWrapper) == [True]
     venv.close()
+
+
+def test_an_interrupted_step_does_not_hang_or_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between sending and receiving; then on without a reset, and with one."""
+    env = AtariVecEnv("BreakoutNoFrameskip-v4", n_envs=2, noop_max=0, seed=0)
+    env.reset()
+
+    def interrupted(self: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_ext.common.atari._Game.observe", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            env.step(np.zeros(2, dtype=int))
+    # The second environment's step was never waited for. Both have made it all the same: nothing is a step late
+    infos = [env.step(np.zeros(2, dtype=int))[-1] for _ in range(2)]
+    frames = [[info["episode_frame_number"] for info in step] for step in infos]
+    assert frames[0][0] == frames[0][1] and [after - before for before, after in zip(*frames, strict=True)] == [4, 4]
+    env.step_async(np.zeros(2, dtype=int))
+    env.seed(0)
+    env.reset()
+    assert env.step(np.zeros(2, dtype=int))[-1][0]["episode_frame_number"] < frames[1][0]
+    env.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        env.reset()
+
+
+def test_a_step_before_the_first_reset_is_an_error() -> None:
+    env = AtariVecEnv("BreakoutNoFrameskip-v4", n_envs=2)
+    with pytest.raises(RuntimeError, match="before the first step"):
+        env.step(np.zeros(2, dtype=int))
+    assert env.reset().shape == (2, 84, 84, 1)
+    with pytest.raises(RuntimeError, match=r"step_async\(\) comes before"):
+        env.step_wait()
+    with pytest.raises(AttributeError, match="method_name='reset' is not one of"):
+        env.env_method("reset")
+    env.close()
+
+
+def test_half_of_atari_wrapper_is_refused() -> None:
+    env = make_vec_env("BreakoutNoFrameskip-v4", wrapper_class=NoopResetEnv)
+    with pytest.raises(ValueError, match="NoopResetEnv without the rest of AtariWrapper"):
+        use_ale_vector(env)
+    env.close()

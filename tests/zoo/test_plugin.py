@@ -250,32 +250,6 @@ def test_frames_are_skipped_once(algo, tmp_path):
             env.close()
 
 
-def test_soft_dqn_on_boxing_stays_as_it_was_measured():
-    assert entries_of("soft_dqn")["ALE/Boxing-v5"] == {
-        "n_timesteps": 5e5,
-        "policy": "CnnPolicy",
-        "vec_env_wrapper": [
-            {"sb3_ext.common.atari.use_ale_vector": {"terminal_on_life_loss": False, "clip_reward": False}}
-        ],
-        "frame_stack": 4,
-        "n_envs": 8,
-        "replay_buffer_class": "FrameDedupReplayBuffer",
-        "n_steps": 3,
-        "buffer_size": 500000,
-        "learning_rate": 1e-4,
-        "batch_size": 32,
-        "learning_starts": 20000,
-        "target_update_interval": 8000,
-        "train_freq": 8,
-        "gradient_steps": 8,
-        "double_q": False,
-        "temperature_initial": 0.05,
-        "temperature_final": 0.02,
-        "temperature_fraction": 0.5,
-        "policy_kwargs": "dict(optimizer_kwargs=dict(eps=0.0003125))",
-    }
-
-
 def test_a_sampler_finds_the_arguments_of_the_yaml_with_the_study(tmp_path, monkeypatch):
     """Nothing else tells it that there are images, and rl_zoo3 promises nobody that it stores them."""
     config = tmp_path / "images.yml"
