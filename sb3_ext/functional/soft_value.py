@@ -14,6 +14,15 @@ import torch as th
 VALUE_BACKUPS = ("soft", "boltzmann", "mellowmax", "max")
 
 
+def _logits(q_values: th.Tensor, temperature: th.Tensor | float) -> th.Tensor:
+    """
+    :param q_values: shape (B, A)
+    :param temperature: alpha > 0
+    :return: ``(Q - max Q) / alpha``, shape (B, A): the Boltzmann policy is their softmax
+    """
+    return (q_values - q_values.max(dim=1, keepdim=True).values) / temperature
+
+
 def boltzmann_log_policy(q_values: th.Tensor, temperature: th.Tensor | float) -> th.Tensor:
     """
     ``log softmax(Q / alpha)``.
@@ -22,8 +31,7 @@ def boltzmann_log_policy(q_values: th.Tensor, temperature: th.Tensor | float) ->
     :param temperature: alpha > 0, a number or a tensor of shape () or (1,)
     :return: shape (B, A)
     """
-    advantages = q_values - q_values.max(dim=1, keepdim=True).values
-    return th.log_softmax(advantages / temperature, dim=1)
+    return th.log_softmax(_logits(q_values, temperature), dim=1)
 
 
 def policy_entropy(log_policy: th.Tensor) -> th.Tensor:
@@ -63,8 +71,7 @@ def soft_state_value(
             return q_values.max(dim=1).values
         return q_values.gather(1, policy_q_values.argmax(dim=1, keepdim=True)).squeeze(1)
 
-    others = q_values if policy_q_values is None else policy_q_values
-    logits = (others - others.max(dim=1, keepdim=True).values) / temperature
+    logits = _logits(q_values if policy_q_values is None else policy_q_values, temperature)
     if backup == "boltzmann":
         return (th.softmax(logits, dim=1) * q_values).sum(dim=1)
     if backup == "soft":

@@ -290,7 +290,8 @@ def _convert_value_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sample_exploration_params(trial: "optuna.Trial") -> None:
     """
-    Draw the epsilon-greedy exploration, as rl_zoo3 does for DQN. (Not quite from 0: SB3 divides by the fraction.)
+    Draw the epsilon-greedy exploration, as rl_zoo3 does for DQN. (Not quite from 0, which
+    would be no decay at all.)
 
     :param trial: the trial that stores the values
     """

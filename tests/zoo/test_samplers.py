@@ -139,7 +139,7 @@ def check_double_dqn(arguments: dict[str, Any]) -> None:
     """
     check_value_based(arguments)
     assert 0 <= arguments["exploration_final_eps"] <= 0.2
-    # SB3's schedule divides by it
+    # At 0 there would be no decay at all
     assert 0 < arguments["exploration_fraction"] <= 0.5
 
 
