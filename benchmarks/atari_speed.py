@@ -26,6 +26,7 @@ from reporting import installed_versions, write_csv
 from stable_baselines3.common.callbacks import BaseCallback
 
 SAMPLES = "n_quantile_samples:{0} n_target_quantile_samples:{0} n_action_quantile_samples:32"
+PAPERS_NETWORK = "policy_kwargs:dict(optimizer_kwargs=dict(eps=0.0003125))"  # not the YAML file's smaller one
 # Name -> id in rl_zoo3, further arguments, and what it is compared with
 CONTESTANTS = {
     "dqn": ("dqn", "", "dqn"),
@@ -33,7 +34,8 @@ CONTESTANTS = {
     "soft_dqn": ("soft_dqn", "", "dqn"),
     "qrdqn": ("qrdqn", "", "qrdqn"),
     "iqn 8/8/32": ("iqn", SAMPLES.format(8), "qrdqn"),
-    "iqn 64/64/32": ("iqn", SAMPLES.format(64), "qrdqn"),
+    "iqn 8/8/32, the paper's network": ("iqn", f"{SAMPLES.format(8)} {PAPERS_NETWORK}", "qrdqn"),
+    "iqn 64/64/32, the paper's network": ("iqn", f"{SAMPLES.format(64)} {PAPERS_NETWORK}", "qrdqn"),
 }
 # Those of rl_zoo3's dqn.yml, but for `learning_starts` (100,000 there), which would only make everybody wait, and the
 # buffers' size, in which a short run stores next to nothing
@@ -130,9 +132,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-starts", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch")
-    parser.add_argument("--contestants", default=",".join(CONTESTANTS), help="comma-separated; %(default)s")
+    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), help="%(default)s")
     args = parser.parse_args()
-    args.contestants = args.contestants.split(",")
     unknown = [name for name in args.contestants if name not in CONTESTANTS]
     if unknown:
         parser.error(f"unknown contestants {unknown}, known are {list(CONTESTANTS)}")

@@ -83,12 +83,6 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         kwargs = dict(self.replay_buffer_kwargs)
         if self.replay_buffer_class is None or not _knows(self.replay_buffer_class, "n_steps"):
             return kwargs
-        if self.n_steps > 1 and "n_steps" not in kwargs:
-            warnings.warn(
-                f"n_steps={self.n_steps} and gamma={self.gamma} are passed on to {self.replay_buffer_class.__name__} "
-                "(SB3's own algorithms ignore n_steps there)",
-                stacklevel=4,
-            )
         # Whoever left an argument at its default has not contradicted anything
         for name, default in (("n_steps", 1), ("gamma", 0.99)):
             if not _knows(self.replay_buffer_class, name):

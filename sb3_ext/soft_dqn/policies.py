@@ -3,13 +3,14 @@
 from typing import Any, ClassVar
 
 import torch as th
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 
 from sb3_ext.common.optimizers import with_fused_adam
 from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy
 from sb3_ext.functional.soft_value import boltzmann_log_policy
+from sb3_ext.nets import ChannelsLastCNN
 
 
 class BoltzmannNetwork(ValueNetwork):
@@ -66,11 +67,11 @@ class CnnPolicy(SoftDQNPolicy):
     """
     ``SoftDQNPolicy`` for images.
 
-    :param features_extractor_class: ``NatureCNN`` by default
+    :param features_extractor_class: ``ChannelsLastCNN`` by default, SB3's ``NatureCNN`` in less time
     """
 
     def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = ChannelsLastCNN, **kwargs: Any
     ) -> None:
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 

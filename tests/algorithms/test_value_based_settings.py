@@ -195,7 +195,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
     return {cls: folder / cls.__name__ for cls in CLASSES}
 
 
-@pytest.mark.filterwarnings("ignore:n_steps=3 and gamma")
 @pytest.mark.parametrize(("cls", "kwargs", "message"), BAD)
 def test_bad_arguments(cls: Any, kwargs: dict[str, Any], message: str, saved: dict[Any, Path]) -> None:
     with pytest.raises(ValueError, match=message):
@@ -238,7 +237,6 @@ def test_continuous_actions_fail_as_in_sb3(cls: Any) -> None:
         cls("MlpPolicy", "Pendulum-v1")
 
 
-@pytest.mark.filterwarnings("ignore:n_steps=3 and gamma")
 @each_class
 def test_dictionaries_of_the_caller_stay_as_they_were(cls: Any, tmp_path: Path) -> None:
     policy_kwargs = dict(net_arch=[8, 7], dueling=True, optimizer_kwargs=dict(weight_decay=0.1))
@@ -883,7 +881,7 @@ def learn_and_check(cls: Any, env: Any, total_timesteps: int = 200, **kwargs: An
     return model
 
 
-@pytest.mark.filterwarnings("ignore:n_steps=3 and gamma", "ignore:Observations of shape")
+@pytest.mark.filterwarnings("ignore:Observations of shape")
 @pytest.mark.parametrize(
     ("buffer_class", "n_steps"),
     [
