@@ -1,6 +1,7 @@
 """REDQ, value-based algorithms and replay buffers for Stable-Baselines3, sb3-contrib and rl_zoo3."""
 
 from sb3_ext.buffers import (
+    DeviceReplayBuffer,
     FrameDedupReplayBuffer,
     PrioritizedFrameDedupReplayBuffer,
     PrioritizedReplayBuffer,
@@ -18,6 +19,7 @@ __all__ = [
     "IQN",
     "REDQSAC",
     "AtariVecEnv",
+    "DeviceReplayBuffer",
     "DoubleDQN",
     "FrameDedupReplayBuffer",
     "PrioritizedFrameDedupReplayBuffer",

@@ -1,5 +1,6 @@
 """Replay buffers."""
 
+from sb3_ext.buffers.device import DeviceReplayBuffer
 from sb3_ext.buffers.estimate import estimate_memory
 from sb3_ext.buffers.frame_dedup import FrameDedupReplayBuffer
 from sb3_ext.buffers.prioritized import (
@@ -10,6 +11,7 @@ from sb3_ext.buffers.prioritized import (
 )
 
 __all__ = [
+    "DeviceReplayBuffer",
     "DictPrioritizedSamples",
     "FrameDedupReplayBuffer",
     "PrioritizedFrameDedupReplayBuffer",

@@ -18,9 +18,9 @@ class CompiledFunctions:
     """
 
     def __init__(self) -> None:
-        self._functions: dict[Callable[..., th.Tensor], Callable[..., th.Tensor]] = {}
+        self._functions: dict[Callable[..., Any], Callable[..., Any]] = {}
 
-    def of(self, function: Callable[..., th.Tensor]) -> Callable[..., th.Tensor]:
+    def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """
         :param function: a network, or a method of one
         :return: the same, compiled at its first call
@@ -36,7 +36,7 @@ class CompiledFunctions:
         return CompiledFunctions, ()
 
 
-def compiled_or_plain(function: Callable[..., th.Tensor]) -> Callable[..., th.Tensor]:
+def compiled_or_plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     Compilation happens at the first call, which is too late for a constructor to find out that there is no compiler: if
     that call fails where the plain function does not, the plain function it is, with a warning. (Raises torch's limit
@@ -45,18 +45,18 @@ def compiled_or_plain(function: Callable[..., th.Tensor]) -> Callable[..., th.Te
     :param function: of tensors
     :return: the same, faster after its first call
     """
-    chosen: list[Callable[..., th.Tensor]] = []
+    chosen: list[Callable[..., Any]] = []
 
-    def call(*args: Any) -> th.Tensor:
+    def call(*args: Any, **kwargs: Any) -> Any:
         if chosen:
-            return chosen[0](*args)
+            return chosen[0](*args, **kwargs)
         try:
             config = th._dynamo.config
             config.recompile_limit = max(config.recompile_limit, _N_COMPILED_VERSIONS)
             compiled = th.compile(function, dynamic=False)
-            result = compiled(*args)
+            result = compiled(*args, **kwargs)
         except Exception as error:
-            result = function(*args)  # raises what is wrong with the arguments, if that was it
+            result = function(*args, **kwargs)  # raises what is wrong with the arguments, if that was it
             compiled = function
             reason = next(iter(str(error).strip().splitlines()), "")
             warnings.warn(

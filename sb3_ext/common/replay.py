@@ -15,6 +15,7 @@ from sb3_ext.buffers.prioritized import PrioritizedSampling
 AnySamples = ReplayBufferSamples | DictReplayBufferSamples | PrioritizedSamples | DictPrioritizedSamples
 Samples = TypeVar("Samples", bound=AnySamples)
 Field = th.Tensor | dict[str, th.Tensor] | None
+Fields = TypeVar("Fields", bound=tuple[Field, ...])
 
 
 def sample_replay(
@@ -66,11 +67,11 @@ def minibatch_rows(index: int, n_minibatches: int) -> slice:
     return slice(index, None, n_minibatches)
 
 
-def map_fields(function: Callable[[th.Tensor], th.Tensor], samples: Samples) -> Samples:
+def map_fields(function: Callable[[th.Tensor], th.Tensor], samples: Fields) -> Fields:
     """
     :param function: what to do with each tensor
-    :param samples: what ``sample()`` returned
-    :return: the same with every tensor replaced, also those in dictionaries; ``discounts`` may stay ``None``
+    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of them
+    :return: the same with every tensor replaced, also those in dictionaries; ``None`` stays ``None``
     """
 
     def apply(field: Field) -> Field:
@@ -81,6 +82,20 @@ def map_fields(function: Callable[[th.Tensor], th.Tensor], samples: Samples) -> 
         return function(field)
 
     return type(samples)(*(apply(field) for field in samples))  # type: ignore[arg-type]
+
+
+def tensors_of(samples: tuple[Field, ...]) -> list[th.Tensor]:
+    """
+    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of them
+    :return: all its tensors, in an order that the fields and the dictionaries' keys have
+    """
+    tensors: list[th.Tensor] = []
+    for field in samples:
+        if isinstance(field, dict):
+            tensors += field.values()
+        elif field is not None:
+            tensors.append(field)
+    return tensors
 
 
 def single_precision(samples: Samples) -> Samples:

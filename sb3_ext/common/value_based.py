@@ -6,7 +6,7 @@ With nothing switched on and one environment it is SB3's ``DQN``, bit for bit.
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar
 
@@ -20,15 +20,11 @@ from typing_extensions import Unpack
 
 from sb3_ext.buffers.prioritized import PrioritizedSampling
 from sb3_ext.checks import check_choice, check_interval
-from sb3_ext.common.compilation import CompiledFunctions
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.replay import AnySamples, minibatch_weights, sample_replay, update_priorities
 from sb3_ext.functional.bellman import soft_td_target
 
 SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")
-
-#: What ``autocast_dtype`` may be. (float16 would need its gradients scaled.)
-AUTOCAST_DTYPES: dict[str, th.dtype] = {"bfloat16": th.bfloat16}
 
 
 class DQNKwargs(TypedDict, total=False):
@@ -106,10 +102,9 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
     :param target_clip: if given, the targets are clipped to ``[-target_clip, target_clip]``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: with it, the fraction of the training after which it has arrived there, in (0, 1]
-    :param compile: run the networks through ``torch.compile`` while training. Costs some ten seconds at the first
-        update, and needs a C++ compiler; without one there is a warning, and no compilation
-    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training; it pays on CPUs with
-        AVX512-BF16 or AMX and on GPUs. ``None``: float32
+    :param compile: run the networks through ``torch.compile`` while training, see
+        :class:`~sb3_ext.common.off_policy.OffPolicyExtension`
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, see there
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :param kwargs: arguments of SB3's ``DQN``, see :class:`DQNKwargs`
     :raises ValueError: naming the argument, its value and what is allowed
@@ -143,7 +138,6 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
         self.autocast_dtype = autocast_dtype
         # Of the last update whose loss was finite: the loss and the norm of its gradient
         self._last_finite: tuple[float, float] | None = None
-        self._compiled = CompiledFunctions()
         if _init_setup_model:
             self._setup_model()
 
@@ -165,24 +159,7 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
         check_interval("max_grad_norm", self.max_grad_norm, smallest, np.inf, "a number > 0")
         if self.target_clip is not None:
             check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
-        for name in ("double_q", "compile"):
-            check_choice(name, getattr(self, name), (True, False))
-        check_choice("autocast_dtype", self.autocast_dtype, (None, *AUTOCAST_DTYPES))
-
-    def _evaluate(self, function: Callable[..., th.Tensor], *args: Any) -> th.Tensor:
-        """
-        Evaluate a network as the training does: compiled and in lower precision if asked for.
-
-        :param function: a network, or a method of one
-        :param args: its arguments
-        :return: what it returns, always in float32
-        """
-        if self.compile:
-            function = self._compiled.of(function)
-        if self.autocast_dtype is None:
-            return function(*args)
-        with th.autocast(self.device.type, dtype=AUTOCAST_DTYPES[self.autocast_dtype]):
-            return function(*args).float()
+        check_choice("double_q", self.double_q, (True, False))
 
     @contextmanager
     def _choosing(self) -> Iterator[None]:
@@ -209,7 +186,7 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
             return next_q, self._evaluate(self.q_net, batch.next_observations)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled", "_last_finite"]
+        return [*super()._excluded_save_params(), "_last_finite"]
 
     @abstractmethod
     def _compute_loss(self, batch: AnySamples, discounts: th.Tensor | float) -> ValueLoss:

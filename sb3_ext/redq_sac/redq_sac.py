@@ -1,6 +1,8 @@
 """REDQ on SAC: an ensemble of critics, many critic updates for each environment step."""
 
+import warnings
 from collections import defaultdict
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,10 +17,14 @@ from stable_baselines3.common.type_aliases import (
     MaybeCallback,
     PyTorchObs,
     Schedule,
+    TensorDict,
 )
 from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.sac.policies import Actor
 
+from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.checks import check_choice, check_integer, check_interval
+from sb3_ext.common.cuda_graphs import CudaRecorder, GraphedWork, Recorder
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.replay import (
     AnySamples,
@@ -64,6 +70,28 @@ class PolicySample(NamedTuple):
     actions: th.Tensor
     log_prob: th.Tensor
     mode: th.Tensor | None = None
+
+
+class BlockPlan(NamedTuple):
+    """
+    What happens in a block of critic updates besides them.
+
+    :param moves_targets: after which of the critic updates the target critics move
+    :param updates_actor: whether actor and temperature are updated with the last minibatch
+    """
+
+    moves_targets: tuple[bool, ...]
+    updates_actor: bool
+
+
+class BlockResult(NamedTuple):
+    """
+    :param metrics: values of each update, shape (k,), to be logged as ``train/<name>``
+    :param errors: of the transitions of each of n minibatches, shape (n, B); ``None`` if not drawn by priority
+    """
+
+    metrics: dict[str, th.Tensor]
+    errors: th.Tensor | None
 
 
 class REDQSAC(OffPolicyExtension, SAC):
@@ -129,6 +157,15 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param random_steps: number of first steps with uniformly random actions. ``None``: until ``learning_starts``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: with it, the fraction of the training after which it has arrived there, in (0, 1]
+    :param compile: run the networks through ``torch.compile`` while training. Costs some ten seconds at the first
+        update, and needs a C++ compiler; without one there is a warning, and no compilation
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training; it pays on CPUs with
+        AVX512-BF16 or AMX and on GPUs. ``None``: float32
+    :param cuda_graphs: on a GPU, record the updates between two rollouts once and repeat the recording, which launches
+        them at once; where that is not possible there is a warning. No effect on a CPU
+    :param buffer_device: where minibatches are gathered. ``"auto"``: on a GPU as SB3's buffer with a copy there
+        (:class:`~sb3_ext.buffers.DeviceReplayBuffer`), unless observations are dictionaries, ``n_steps`` exceeds 1, or
+        a ``replay_buffer_class`` is given; ``"cpu"``: on the host
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :raises ValueError: naming the argument, its value and what is allowed
     """
@@ -184,6 +221,10 @@ class REDQSAC(OffPolicyExtension, SAC):
         random_steps: int | None = None,
         learning_rate_final: float | None = None,
         learning_rate_fraction: float = 1.0,
+        compile: bool = False,
+        autocast_dtype: str | None = None,
+        cuda_graphs: bool = True,
+        buffer_device: str = "auto",
     ) -> None:
         super().__init__(
             policy,
@@ -227,6 +268,10 @@ class REDQSAC(OffPolicyExtension, SAC):
         self.random_steps = random_steps
         self.learning_rate_final = learning_rate_final
         self.learning_rate_fraction = learning_rate_fraction
+        self.compile = compile
+        self.autocast_dtype = autocast_dtype
+        self.cuda_graphs = cuda_graphs
+        self.buffer_device = buffer_device
         if _init_setup_model:
             self._setup_model()
 
@@ -237,7 +282,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_online_parameters", "_target_parameters"]
+        return [*super()._excluded_save_params(), "_online_parameters", "_target_parameters", "_graphs"]
 
     @property
     def _effective_baseline(self) -> str:
@@ -257,6 +302,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         check_choice("actor_gradient", self.actor_gradient, ACTOR_GRADIENTS)
         check_choice("actor_q", self.actor_q, AGGREGATES)
         check_choice("reinforce_baseline", self.reinforce_baseline, (None, *BASELINES))
+        check_choice("cuda_graphs", self.cuda_graphs, (True, False))
+        check_choice("buffer_device", self.buffer_device, ("auto", "cpu"))
         for name in ("policy_delay", "n_actor_samples", "target_update_interval"):
             check_integer(name, getattr(self, name), minimum=1)
         check_interval("tau", self.tau, 0.0, 1.0, "in [0, 1]")
@@ -265,10 +312,17 @@ class REDQSAC(OffPolicyExtension, SAC):
         self._check_temperature()
         self._check_actor_gradient()
 
+    def _default_buffer_class(self) -> type[ReplayBuffer] | None:
+        is_plain = self.n_steps == 1 and not self.optimize_memory_usage and not self.replay_buffer_kwargs
+        if self.device.type == "cpu" or self.buffer_device == "cpu" or not is_plain:
+            return None
+        return None if isinstance(self.observation_space, spaces.Dict) else DeviceReplayBuffer
+
     def _setup_model(self) -> None:
         super()._setup_model()
         # Only now: how many critics there are by default is the policy's to say
         self._check_ensemble(self.critic.n_critics)
+        self._setup_graphs()
 
     def _check_temperature(self) -> None:
         text = str(self.ent_coef)
@@ -299,6 +353,61 @@ class REDQSAC(OffPolicyExtension, SAC):
                 "of a state, so only n_actor_samples=1 is allowed"
             )
 
+    def _make_recorder(self) -> Recorder | None:
+        """
+        :return: what can record a block of updates on this device; ``None`` where nothing can, or is not asked for
+        """
+        return CudaRecorder() if self.cuda_graphs and self.device.type == "cuda" else None
+
+    def _setup_graphs(self) -> None:
+        recorder = self._make_recorder()
+        obstacle = self._obstacle_to_graphs() if recorder is not None else None
+        if obstacle is not None:
+            warnings.warn(f"training goes on without CUDA graphs, because of {obstacle}", stacklevel=2)
+        self._graphs = None if recorder is None or obstacle is not None else GraphedWork(recorder)
+
+    def _obstacle_to_graphs(self) -> str | None:
+        """
+        :return: what in the settings depends on values that a recording cannot look at
+        """
+        if self.use_sde:
+            return "use_sde=True"
+        if self.target_backup == "redq" and self._effective_subset_size % 1:
+            return f"subset_size={self.subset_size}: the number of critics varies"
+        for optimizer in self._optimizers():
+            if "capturable" not in optimizer.param_groups[0]:
+                return f"optimizer_class={type(optimizer).__name__}"
+        return None
+
+    def _optimizers(self) -> list[th.optim.Optimizer]:
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        return optimizers if self.ent_coef_optimizer is None else [*optimizers, self.ent_coef_optimizer]
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        """
+        As in SB3; a recording reads the rate from a tensor.
+        """
+        groups = [group for optimizer in self._optimizers() for group in optimizer.param_groups]
+        rates = [group["lr"] for group in groups]
+        super()._update_learning_rate(optimizers)
+        for group, before in zip(groups, rates, strict=True):
+            if "capturable" in group:
+                group["capturable"] = self._graphs is not None and self.device.type == "cuda"
+            if self._graphs is not None:
+                # The same tensor as before, if there is one already
+                rate = before if isinstance(before, th.Tensor) else th.empty((), device=self.device)
+                group["lr"] = rate.fill_(group["lr"])
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        if self._graphs is not None:
+            self._graphs.forget()  # optimisers have new states
+
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -316,23 +425,21 @@ class REDQSAC(OffPolicyExtension, SAC):
         self.policy.set_training_mode(True)
         # Dropout is part of DroQ's targets; SB3 keeps the rest of the target network in evaluation mode
         self.critic_target.ensemble.train()
-        optimizers = [self.actor.optimizer, self.critic.optimizer]
-        if self.ent_coef_optimizer is not None:
-            optimizers.append(self.ent_coef_optimizer)
-        self._update_learning_rate(optimizers)
+        self._update_learning_rate(self._optimizers())
 
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         remaining = gradient_steps
         while remaining > 0:
             n_updates = self._block_size(remaining, batch_size)
-            self._train_block(n_updates, batch_size, metrics)
+            for name, values in self._train_block(n_updates, batch_size).items():
+                metrics[name].append(values)
             remaining -= n_updates
         self.critic_target.set_training_mode(False)
 
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, values in metrics.items():
+        for name, parts in metrics.items():
             # The only place where the host waits for the device, but for priorities that are written back
-            self.logger.record(f"train/{name}", th.stack(values).mean().item())
+            self.logger.record(f"train/{name}", th.cat(parts).mean().item())
 
     def _block_size(self, remaining: int, batch_size: int) -> int:
         """
@@ -341,16 +448,19 @@ class REDQSAC(OffPolicyExtension, SAC):
         if self.use_sde:
             return 1  # a new noise matrix for every update, as in SB3's SAC
         until_actor_update = self.policy_delay - self._n_updates % self.policy_delay
+        if self._graphs is not None:
+            return min(remaining, until_actor_update, max(_MAX_BLOCK_ROWS // batch_size, 1))
         n_elements = spaces.utils.flatdim(self.observation_space)
         max_rows = min(_MAX_BLOCK_ROWS, _MAX_BLOCK_ELEMENTS // n_elements)
         return min(remaining, until_actor_update, max(max_rows // batch_size, 1))
 
-    def _train_block(self, n_updates: int, batch_size: int, metrics: dict[str, list[th.Tensor]]) -> None:
+    def _train_block(self, n_updates: int, batch_size: int) -> dict[str, th.Tensor]:
         """
         ``n_updates`` critic updates between two changes of the policy, and the change that is due after them.
 
-        One gather of the replay buffer and one pass of the actor serve all of them. No value leaves the device, except
-        the errors for a prioritised replay buffer.
+        :param n_updates: number of critic updates
+        :param batch_size: rows of one minibatch
+        :return: metrics, see :class:`BlockResult`
         """
         assert self.replay_buffer is not None
         samples = single_precision(
@@ -358,33 +468,71 @@ class REDQSAC(OffPolicyExtension, SAC):
                 self.replay_buffer, n_updates * batch_size, self._vec_normalize_env, self._current_progress_remaining
             )
         )
+        counts = range(self._n_updates + 1, self._n_updates + n_updates + 1)
+        plan = BlockPlan(
+            moves_targets=tuple(count % self.target_update_interval == 0 for count in counts),
+            updates_actor=counts[-1] % self.policy_delay == 0,
+        )
+        if self._graphs is None:
+            result = self._update_block(plan, samples)
+        else:
+            # All that `_update_block` reads and a user may change in the course of a training
+            key = (plan, self.tau, self.gamma, self.target_entropy)
+            result = self._graphs.run(key, partial(self._update_block, plan), samples)
+        self._n_updates += n_updates
+        if result.errors is not None:
+            update_priorities(self.replay_buffer, [samples], [result.errors.T.flatten()])
+        return result.metrics
+
+    def _update_block(self, plan: BlockPlan, samples: AnySamples) -> BlockResult:
+        """
+        The updates of a block. One pass of the actor serves all of them, and no value leaves the device.
+
+        :param plan: what they are
+        :param samples: the minibatches, see :func:`~sb3_ext.common.replay.split_minibatches`
+        :return: what came of them
+        """
+        n_updates = len(plan.moves_targets)
         minibatches = split_minibatches(samples, n_updates)
         if self.use_sde:
             self.actor.reset_noise()
         ent_coef = self.log_ent_coef.detach().exp() if self.log_ent_coef is not None else self.ent_coef_tensor
 
         # Sampled before the next actions: the order in which SB3's SAC uses its random numbers
-        updates_actor = (self._n_updates + n_updates) % self.policy_delay == 0
-        policy_sample = self._sample_policy(minibatches[-1].observations) if updates_actor else None
+        policy_sample = self._sample_policy(minibatches[-1].observations) if plan.updates_actor else None
         with th.no_grad():
-            next_actions, next_log_prob = self.actor.action_log_prob(samples.next_observations)
+            next_actions, next_log_prob = self._next_actions(samples.next_observations)
             entropy_bonus = -ent_coef * next_log_prob if self.backup_entropy else th.zeros_like(next_log_prob)
 
+        metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         metrics["ent_coef"].append(ent_coef.reshape(()))
         errors: list[th.Tensor] = []
-        for index, minibatch in enumerate(minibatches):
+        for index, (minibatch, moves_targets) in enumerate(zip(minibatches, plan.moves_targets, strict=True)):
             rows = minibatch_rows(index, n_updates)
             loss = self._update_critics(minibatch, next_actions[rows], entropy_bonus[rows], errors)
             metrics["critic_loss"].append(loss)
-            self._n_updates += 1
-            if policy_sample is not None and self._n_updates % self.policy_delay == 0:  # the last of the block
+            if policy_sample is not None and index == n_updates - 1:
                 metrics["actor_loss"].append(self._update_actor(minibatch.observations, policy_sample, ent_coef))
                 if self.log_ent_coef is not None:
                     metrics["ent_coef_loss"].append(self._update_temperature(policy_sample.log_prob))
             # After the actor, as in SB3: a features extractor that both share has then learned from this minibatch
-            if self._n_updates % self.target_update_interval == 0:
+            if moves_targets:
                 self._update_target_critics()
-        update_priorities(self.replay_buffer, minibatches, errors)
+        return BlockResult(
+            {name: th.stack(values) for name, values in metrics.items()}, th.stack(errors) if errors else None
+        )
+
+    def _next_actions(self, next_obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param next_obs: observations of B states
+        :return: an action of the policy in each, shape (B, A), and its log-probability, shape (B,)
+        """
+        if self.use_sde:
+            return self.actor.action_log_prob(next_obs)
+        mean, log_std = self._evaluate(gaussian_parameters, self.actor, next_obs)
+        pre_tanh = sample_pre_tanh(mean, log_std, n_samples=1)
+        log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
+        return th.tanh(pre_tanh).squeeze(0), log_prob.squeeze(0)
 
     def _update_critics(
         self, minibatch: AnySamples, next_actions: th.Tensor, entropy_bonus: th.Tensor, errors: list[th.Tensor]
@@ -402,12 +550,12 @@ class REDQSAC(OffPolicyExtension, SAC):
             members = None
             if self.target_backup == "redq":
                 members = random_subset(self.critic.n_critics, self._effective_subset_size, self.device)
-            next_q = self.critic_target.stacked(minibatch.next_observations, next_actions, members)
+            next_q = self._evaluate(self.critic_target.stacked, minibatch.next_observations, next_actions, members)
             next_values = ensemble_backup(self.target_backup, next_q, self.critic.n_critics)
             targets = soft_td_target(
                 minibatch.rewards.flatten(), minibatch.dones.flatten(), discounts, next_values, entropy_bonus
             )
-        q_values = self.critic.stacked(minibatch.observations, minibatch.actions)
+        q_values = self._evaluate(self.critic.stacked, minibatch.observations, minibatch.actions)
         weights = minibatch_weights(minibatch)
         if weights is not None:
             errors.append(ensemble_td_errors(q_values, targets))
@@ -437,7 +585,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         if self.use_sde:
             actions, log_prob = self.actor.action_log_prob(obs)
             return PolicySample(actions.unsqueeze(0), log_prob.unsqueeze(0))
-        mean, log_std, _ = self.actor.get_action_dist_params(obs)
+        mean, log_std = self._evaluate(gaussian_parameters, self.actor, obs)
         pre_tanh = sample_pre_tanh(mean, log_std, self.n_actor_samples)
         if self.actor_gradient == "reparam":
             return PolicySample(th.tanh(pre_tanh), squashed_gaussian_log_prob(mean, log_std, pre_tanh))
@@ -465,7 +613,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         :param actions: shape (K, B, A)
         :return: shape (K, B); no gradient reaches the critics
         """
-        return aggregate_q(self.critic.stacked(obs, actions, frozen=True), self.actor_q)
+        return aggregate_q(self._evaluate(self.critic.stacked, obs, actions, frozen=True), self.actor_q)
 
     def _reinforce_loss(self, obs: PyTorchObs, sample: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
         baseline: th.Tensor | float = 0.0
@@ -505,7 +653,19 @@ class REDQSAC(OffPolicyExtension, SAC):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfREDQSAC:
+        if self._graphs is not None:
+            self._graphs.forget()  # parts of the model may have been replaced since
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def gaussian_parameters(actor: Actor, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param actor: without gSDE
+    :param obs: observations of B states
+    :return: mean and logarithm of the standard deviation of the Gaussian under the tanh, shape (B, A) each
+    """
+    mean, log_std, _ = actor.get_action_dist_params(obs)
+    return mean, log_std
 
 
 def _finite_number(value: str | float) -> float | None:

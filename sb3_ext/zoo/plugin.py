@@ -48,6 +48,7 @@ ZOO_ALGORITHMS: Mapping[str, ZooAlgorithm] = MappingProxyType(
 
 #: What ``replay_buffer_class`` may name in a YAML file or after ``-params``, besides rl_zoo3's own
 ZOO_BUFFERS = (
+    sb3_ext.DeviceReplayBuffer,
     sb3_ext.FrameDedupReplayBuffer,
     sb3_ext.PrioritizedReplayBuffer,
     sb3_ext.PrioritizedFrameDedupReplayBuffer,

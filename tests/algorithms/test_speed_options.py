@@ -1,0 +1,273 @@
+"""REDQSAC compiled, in lower precision, recorded: the same training as the plain one."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
+
+from sb3_ext import REDQSAC, DeviceReplayBuffer, PrioritizedReplayBuffer
+from sb3_ext.common import cuda_graphs
+
+
+class Tape:
+    """
+    What a CUDA graph does, on a CPU: recording does nothing, replaying does what was recorded, whatever Python says by
+    then. (On a GPU the kernels are recorded; here the function, whose inputs and outputs are the recording's tensors.)
+    """
+
+    def __init__(self) -> None:
+        self.warm_ups = self.records = self.replays = 0
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        self.warm_ups += 1
+        work()
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.records += 1
+
+        def replay() -> None:
+            self.replays += 1
+            work()
+
+        return replay
+
+
+class Recorded(REDQSAC):
+    """REDQSAC as on a GPU, with a :class:`Tape` for CUDA."""
+
+    def _make_recorder(self) -> Tape | None:
+        self.tape = Tape()
+        return self.tape if self.cuda_graphs else None
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "tape"]
+
+
+def make(cls: type[REDQSAC] = REDQSAC, policy: str = "MlpPolicy", env: Any = "Pendulum-v1", **kwargs: Any) -> Any:
+    defaults: dict[str, Any] = dict(
+        learning_starts=20, seed=0, batch_size=8, device="cpu", buffer_size=500, policy_kwargs=dict(net_arch=[8])
+    )
+    return cls(policy, env, **{**defaults, **kwargs})
+
+
+def assert_close(actual: REDQSAC, expected: REDQSAC, atol: float = 1e-5) -> None:
+    assert actual._n_updates == expected._n_updates > 0
+    states = actual.policy.state_dict(), expected.policy.state_dict()
+    for name, value in states[1].items():
+        th.testing.assert_close(states[0][name], value, rtol=atol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    dict(ent_coef=0.2, backup_entropy=False),
+    dict(gradient_steps=7, policy_delay=3, target_update_interval=2),
+    dict(learning_rate_final=1e-5, learning_rate=1e-3),
+    dict(actor_gradient="reinforce", n_actor_samples=3),
+    dict(target_backup="rem"),
+    dict(policy_kwargs=dict(net_arch=[8], dropout=0.2, layer_norm=True, n_critics=2)),
+    dict(replay_buffer_class=PrioritizedReplayBuffer),
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_recorded_updates_are_the_plain_ones(variant: dict[str, Any]) -> None:
+    plain, recorded = make(**variant).learn(60), make(Recorded, **variant).learn(60)
+    # A recorded learning rate is a float32 tensor, so that it can change: rounding, for Adam's many updates
+    assert_close(recorded, plain)
+    tape = recorded.tape
+    assert tape.replays > 0 and tape.records <= cuda_graphs._MAX_RECORDINGS
+    n_blocks = 40 if "gradient_steps" not in variant else None
+    if n_blocks is not None:
+        assert (tape.warm_ups, tape.records, tape.replays) == (3, 1, n_blocks - 3)
+    names = set(plain.logger.name_to_value)
+    assert names == set(recorded.logger.name_to_value)
+    for name in names:
+        if name.startswith("train/"):
+            values = [model.logger.name_to_value[name] for model in (plain, recorded)]
+            assert values[1] == pytest.approx(values[0], rel=1e-3, abs=1e-4), name
+
+
+def test_recorded_images_and_dictionaries() -> None:
+    images = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1, discrete=False)
+    images.observation_space.seed(0)
+    kwargs = dict(policy_kwargs=dict(net_arch=[8], features_extractor_kwargs=dict(features_dim=8)))
+    # The blocks of a GPU are longer than a CPU's for large observations, but not with 8 images of 40 x 40
+    plain, recorded = (
+        make(cls, "CnnPolicy", copy.deepcopy(images), gradient_steps=3, policy_delay=3, **kwargs).learn(30)
+        for cls in (REDQSAC, Recorded)
+    )
+    assert_close(recorded, plain)
+    assert recorded.tape.replays > 0
+    plain, recorded = (
+        make(
+            cls, "MultiInputPolicy", SimpleMultiObsEnv(discrete_actions=False), gradient_steps=2, policy_delay=2
+        ).learn(30)
+        for cls in (REDQSAC, Recorded)
+    )
+    assert_close(recorded, plain)
+    assert recorded.tape.replays > 0
+
+
+def test_recordings_end_with_what_they_were_made_of(tmp_path: Path) -> None:
+    """Loading, other parameters, another batch size, another tau, a copy: all train as a model without recordings."""
+    models = [make(cls).learn(40) for cls in (REDQSAC, Recorded)]
+    for model in models:
+        model.save(tmp_path / type(model).__name__)
+    loaded = [
+        cls.load(tmp_path / cls.__name__, env=model.env) for cls, model in zip((REDQSAC, Recorded), models, strict=True)
+    ]
+    for model, again in zip(models, loaded, strict=True):
+        again.replay_buffer = copy.deepcopy(model.replay_buffer)
+        again.set_logger(model.logger)
+    stages: list[Callable[[REDQSAC], Any]] = [
+        lambda model: model.set_parameters(tmp_path / type(model).__name__),
+        lambda model: setattr(model, "batch_size", 5),
+        lambda model: setattr(model, "tau", 0.5),
+        lambda model: setattr(model, "gamma", 0.5),
+    ]
+    for pair in (loaded, models):
+        for stage in stages:
+            for model in pair:
+                stage(model)
+                th.manual_seed(1)
+                np.random.seed(1)
+                for _ in range(6):
+                    model.train(20, model.batch_size)
+            assert_close(pair[1], pair[0], atol=1e-4)
+    assert isinstance(loaded[1], Recorded) and loaded[1].tape.replays > 0
+    assert models[1].tape.records >= 4
+
+
+def test_a_copy_of_a_model_trains_itself() -> None:
+    model = make(Recorded).learn(40)
+    before = copy.deepcopy(model.policy.state_dict())
+    duplicate = copy.deepcopy(model)
+    for _ in range(5):
+        duplicate.train(20, 8)
+    assert all(th.equal(value, before[name]) for name, value in model.policy.state_dict().items())
+    assert not th.equal(duplicate.critic.ensemble.layers[0].weight, before["critic.ensemble.layers.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (dict(use_sde=True), "use_sde=True"),
+        (dict(subset_size=1.5), "subset_size=1.5: the number of critics varies"),
+        (dict(policy_kwargs=dict(net_arch=[8], optimizer_class=th.optim.SGD)), "optimizer_class=SGD"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_recorded_is_said_once(settings: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=f"training goes on without CUDA graphs, because of {reason}") as caught:
+        model = make(Recorded, **settings).learn(30)
+    assert len([w for w in caught if "CUDA graphs" in str(w.message)]) == 1
+    assert model.tape.warm_ups == 0 and model._n_updates > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(Recorded, cuda_graphs=False, **settings)
+        make(REDQSAC, **settings)
+
+
+def test_a_recording_that_fails_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: Tape, work: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(Tape, "record", failing)
+    with pytest.warns(UserWarning, match="without CUDA graphs, which failed: operation not permitted") as caught:
+        recorded = make(Recorded).learn(40)
+    assert len(caught) == 1
+    assert_close(recorded, make().learn(40))
+
+
+def test_errors_of_the_work_itself_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(Recorded)
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(model, "_update_critics", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model.learn(30)
+
+
+def test_only_so_many_recordings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "_MAX_RECORDINGS", 2)
+    settings = dict(gradient_steps=7, policy_delay=20)
+    plain, recorded = make(**settings).learn(90), make(Recorded, **settings).learn(90)
+    assert_close(recorded, plain)
+    assert recorded.tape.records == 2
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """As in a new process: PyTorch stops compiling a function that was compiled too often."""
+    th.compiler.reset()
+    yield
+    th.compiler.reset()
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("variant", [{}, dict(actor_gradient="reinforce", n_actor_samples=2)], ids=str)
+def test_compiled_updates_are_the_plain_ones(variant: dict[str, Any], tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="compile=True has no effect")
+        compiled = make(compile=True, **variant).learn(24)
+    assert_close(compiled, make(**variant).learn(24), atol=1e-4)
+    compiled.save(tmp_path / "model")
+    assert REDQSAC.load(tmp_path / "model").compile
+
+
+def test_lower_precision_is_near_and_leaves_parameters_alone() -> None:
+    plain, lower = make().learn(24), make(autocast_dtype="bfloat16").learn(24)
+    assert_close(lower, plain, atol=0.05)
+    assert not th.equal(lower.critic.ensemble.layers[0].weight, plain.critic.ensemble.layers[0].weight)
+    assert all(parameter.dtype == th.float32 for parameter in lower.policy.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(compile="yes"), r"compile='yes' is not one of True, False"),
+        (dict(autocast_dtype="float16"), r"autocast_dtype='float16' is not one of None, 'bfloat16'"),
+        (dict(cuda_graphs=None), r"cuda_graphs=None is not one of True, False"),
+        (dict(buffer_device="cuda"), r"buffer_device='cuda' is not one of 'auto', 'cpu'"),
+    ],
+)
+def test_bad_arguments(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+
+
+def test_the_buffer_follows_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The device as it is on a GPU, as far as the choice of the buffer goes."""
+    assert type(make().replay_buffer) is ReplayBuffer
+    choose = REDQSAC._default_buffer_class
+
+    def as_on_a_gpu(self: REDQSAC) -> Any:
+        real, self.device = self.device, th.device("cuda")
+        try:
+            return choose(self)
+        finally:
+            self.device = real
+
+    monkeypatch.setattr(REDQSAC, "_default_buffer_class", as_on_a_gpu)
+    model = make()
+    assert type(model.replay_buffer) is DeviceReplayBuffer
+    assert type(make(buffer_device="cpu").replay_buffer) is ReplayBuffer
+    assert type(make(n_steps=3).replay_buffer) is not DeviceReplayBuffer
+    assert type(make(replay_buffer_class=PrioritizedReplayBuffer).replay_buffer) is PrioritizedReplayBuffer
+    model.learn(30)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    monkeypatch.undo()
+    loaded = REDQSAC.load(tmp_path / "model", env=model.env)
+    assert type(loaded.replay_buffer) is ReplayBuffer
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert loaded.learn(10, reset_num_timesteps=False)._n_updates > model._n_updates
