@@ -105,10 +105,9 @@ def test_recorded_images_and_dictionaries() -> None:
     )
     assert_close(recorded, plain)
     assert recorded.tape.replays > 0
+    dictionaries = SimpleMultiObsEnv(discrete_actions=False)
     plain, recorded = (
-        make(
-            cls, "MultiInputPolicy", SimpleMultiObsEnv(discrete_actions=False), gradient_steps=2, policy_delay=2
-        ).learn(30)
+        make(cls, "MultiInputPolicy", copy.deepcopy(dictionaries), gradient_steps=2, policy_delay=2).learn(30)
         for cls in (REDQSAC, Recorded)
     )
     assert_close(recorded, plain)
