@@ -1,15 +1,18 @@
 """
-Critic updates per second of REDQSAC beside SB3's SAC with as many critics and, where it is installed, SBX's.
+Critic updates per second of REDQSAC beside a plain PyTorch REDQ, SB3's SAC with as many critics and, where it is
+installed, SBX's; and environment steps per second of whole trainings.
 
 One process, contestants interleaved, medians: absolute figures drift with the machine's clock and its neighbours, the
-ratios of one run do not. A measured call is ``train()`` on a filled replay buffer: sampling, critic, actor, temperature
-and target updates included. Compilation (SBX) and warm-up are excluded. Run nothing else meanwhile.
+ratios of one run do not. Updates: a measured call is ``train()`` on a filled replay buffer: sampling, critic, actor,
+temperature and target updates included. Steps: ``learn()`` in an environment that costs nothing, 20 updates a step.
+Compilation and warm-up are excluded (how long they take: benchmarks/start_up.py). The first row of every repeat is the
+roofline: the arithmetic of an update, at the speed of large matrix products measured then. Run nothing else meanwhile.
 
     python benchmarks/updates_per_second.py --output benchmarks/results/updates_per_second.csv
+    python benchmarks/updates_per_second.py --output benchmarks/results/updates_per_second_cuda.csv --device cuda
 """
 
 import argparse
-import csv
 import os
 import statistics
 import time
@@ -21,17 +24,24 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from reporting import installed_versions
+from plain_redq import PlainREDQ
+from reporting import installed_versions, write_csv
+from roofline import Work, matrix_flops
 from stable_baselines3 import SAC
+from tqdm import tqdm
 
 from sb3_ext import REDQSAC
 
 DIMENSIONS = {"humanoid": (376, 17), "hopper": (11, 3)}
+BATCH_SIZE = 256
+UTD = 20
+REFERENCE = "SB3 SAC"
+ROOFLINES = {"roofline float32": th.float32, "roofline bfloat16": th.bfloat16}
 
 
 class RandomEnv(gym.Env):
     """
-    Random observations of MuJoCo's shape and type (float64), because only ``train()`` is measured.
+    Random observations of MuJoCo's shape and type (float64), because only the training is measured.
 
     :param n_observations: length of the observation
     :param n_actions: length of the action
@@ -54,36 +64,54 @@ class RandomEnv(gym.Env):
         return self.np_random.normal(size=self.observation_space.shape)
 
 
-def contestants(n_critics: int, n_stored: int) -> dict[str, Callable[[gym.Env], Any]]:
+def contestants(args: argparse.Namespace) -> dict[str, Callable[[gym.Env], Any]]:
     """
-    What is compared: name -> a function that makes the model.
+    :param args: the command line
+    :return: what is compared: name -> a function that makes the model
+    """
+    sizes: dict[str, Any] = dict(
+        batch_size=BATCH_SIZE, buffer_size=2 * args.stored, learning_starts=args.stored, device=args.device
+    )
+    common = dict(seed=0, **sizes)
+    critics = dict(n_critics=args.n_critics)
 
-    :param n_critics: number of critics of every contestant
-    :param n_stored: transitions in the replay buffer
-    """
-    common = dict(batch_size=256, buffer_size=n_stored, learning_starts=n_stored, seed=0, device="cpu")
-    critics = dict(n_critics=n_critics)
+    def redq(**options: Any) -> Callable[[gym.Env], Any]:
+        return lambda env: REDQSAC("MlpPolicy", env, policy_kwargs=critics, **common, **options)
+
     made: dict[str, Callable[[gym.Env], Any]] = {
-        "sb3_ext REDQSAC": lambda env: REDQSAC("MlpPolicy", env, policy_kwargs=critics, **common),
-        "sb3_ext REDQSAC, SAC's work": lambda env: REDQSAC(
-            "MlpPolicy", env, policy_kwargs=critics, target_backup="min", actor_q="min", policy_delay=1, **common
-        ),
-        "SB3 SAC": lambda env: SAC("MlpPolicy", env, policy_kwargs=critics, gradient_steps=20, **common),
+        "REDQSAC": redq(),
+        "REDQSAC, compiled": redq(compile=True),
+        "REDQSAC, bfloat16": redq(autocast_dtype="bfloat16"),
+        "REDQSAC, bfloat16, compiled": redq(autocast_dtype="bfloat16", compile=True),
+        "REDQSAC, SAC's work": redq(target_backup="min", actor_q="min", policy_delay=1),
+        "plain PyTorch REDQ": lambda env: PlainREDQ(env, args.n_critics, **sizes),
+        REFERENCE: lambda env: SAC("MlpPolicy", env, policy_kwargs=critics, gradient_steps=UTD, **common),
     }
+    if args.device == "cuda":
+        made["REDQSAC, no CUDA graphs"] = redq(cuda_graphs=False)
+        made["REDQSAC, buffer on the host"] = redq(buffer_device="cpu")
     try:
         import sbx
     except ImportError:
         print("SBX is not installed (pip install '.[sbx]'): measured without it")
     else:
+        on_jax = {key: value for key, value in common.items() if key != "device"}
         made["SBX SAC"] = lambda env: sbx.SAC(
-            "MlpPolicy",
-            env,
-            policy_kwargs=critics,
-            gradient_steps=20,
-            policy_delay=20,
-            **{k: v for k, v in common.items() if k != "device"},
+            "MlpPolicy", env, policy_kwargs=critics, gradient_steps=UTD, policy_delay=UTD, **on_jax
         )
-    return made
+    return {name: make for name, make in made.items() if not (args.no_bfloat16 and "bfloat16" in name)}
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """
+    :param work: may leave a GPU working when it returns
+    :return: seconds until it is done
+    """
+    start = time.perf_counter()
+    work()
+    if th.cuda.is_available():
+        th.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -92,70 +120,94 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     :param args: the command line
     :return: one row for each measured call
     """
-    made = contestants(args.n_critics, args.stored)
-    models = {label: make(RandomEnv(*DIMENSIONS[name])) for label, make in made.items()}
-    for model in models.values():
+    work = Work(*DIMENSIONS[name], n_critics=args.n_critics, batch_size=BATCH_SIZE)
+    models = {label: make(RandomEnv(*DIMENSIONS[name])) for label, make in contestants(args).items()}
+    for model in tqdm(models.values(), desc=f"{name}: warm-up"):
         model.learn(args.stored)
-        for _ in range(2):  # compiles (SBX), and lets the allocators settle
-            model.train(args.updates, 256)
-    rows = []
-    for repeat in range(args.repeats):
+        for _ in range(5):  # compiles, records CUDA graphs, and lets the allocators settle
+            model.train(UTD, BATCH_SIZE)
+        model.learn(2, reset_num_timesteps=False)
+    rows: list[dict[str, Any]] = []
+
+    def note(repeat: int, label: str, updates_per_s: float, steps_per_s: float) -> None:
+        rows.append(
+            {
+                "dimensions": name,
+                "contestant": label,
+                "repeat": repeat,
+                "updates_per_s": f"{updates_per_s:.6g}",
+                "steps_per_s": f"{steps_per_s:.6g}",
+            }
+        )
+
+    n_steps = max(args.updates // UTD, 1)
+    for repeat in tqdm(range(args.repeats), desc=f"{name}: measuring"):
+        for label, dtype in ROOFLINES.items():
+            rate = matrix_flops(dtype, args.device) / work.flops()
+            note(repeat, label, rate, rate / UTD)
         for label, model in models.items():
-            start = time.perf_counter()
-            model.train(args.updates, 256)
-            seconds = time.perf_counter() - start
-            rows.append(
-                dict(dimensions=name, contestant=label, repeat=repeat, updates=args.updates, seconds=f"{seconds:.4f}")
-            )
+            seconds = timed(lambda model=model: model.train(args.updates, BATCH_SIZE))
+            seconds_of_steps = timed(lambda model=model: model.learn(n_steps, reset_num_timesteps=False))
+            note(repeat, label, args.updates / seconds, n_steps / seconds_of_steps)
     return rows
 
 
-def medians(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
+def table(rows: list[dict[str, Any]]) -> str:
     """
     :param rows: as ``measure`` gives them
-    :return: median updates per second for each (dimensions, contestant)
+    :return: medians, as Markdown
     """
-    rates: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        rates.setdefault((row["dimensions"], row["contestant"]), []).append(row["updates"] / float(row["seconds"]))
-    return {key: statistics.median(values) for key, values in rates.items()}
+
+    def median(name: str, label: str, column: str) -> float:
+        picked = [row for row in rows if (row["dimensions"], row["contestant"]) == (name, label)]
+        return statistics.median(float(row[column]) for row in picked)
+
+    lines = ["| | | updates/s | x SB3 | of the roofline | steps/s |", "|---|---|---|---|---|---|"]
+    for name, label in dict.fromkeys((row["dimensions"], row["contestant"]) for row in rows):
+        rate = median(name, label, "updates_per_s")
+        limit = median(name, list(ROOFLINES)["bfloat16" in label], "updates_per_s")
+        lines.append(
+            f"| {name} | {label} | {rate:.1f} | {rate / median(name, REFERENCE, 'updates_per_s'):.2f} | "
+            f"{100 * rate / limit:.0f} % | {median(name, label, 'steps_per_s'):.2f} |"
+        )
+    return "\n".join(lines)
 
 
-def machine() -> str:
-    """One line on what the figures were measured with."""
+def machine(device: str) -> str:
+    """
+    :param device: of the measurements
+    :return: one line on what the figures were measured with
+    """
     packages = ("torch", "stable-baselines3", "sbx-rl", "jax", "numpy")
-    cpu = f"{th.get_num_threads()} threads, {os.cpu_count()} cores"
-    return f"{installed_versions(packages)}, {cpu}"
+    gpu = f", {th.cuda.get_device_name()}" if device == "cuda" else ""
+    return f"{installed_versions(packages)}, {th.get_num_threads()} threads, {os.cpu_count()} cores{gpu}"
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="CSV file for the raw measurements")
     parser.add_argument("--n-critics", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--updates", type=int, default=40, help="critic updates in one measured call, a multiple of 20")
     parser.add_argument("--stored", type=int, default=20_000, help="transitions in the replay buffer")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--no-bfloat16", action="store_true", help="on CPUs that are slow in it")
     args = parser.parse_args()
-    if args.repeats < 1 or args.updates < 20 or args.updates % 20:
+    if args.repeats < 1 or args.updates < UTD or args.updates % UTD:
         parser.error(f"--repeats {args.repeats} must be at least 1, --updates {args.updates} a positive multiple of 20")
+    if args.device == "cuda" and not th.cuda.is_available():
+        parser.error("--device cuda: there is no GPU that PyTorch can use")
+    return args
 
+
+def main() -> None:
+    args = parse()
     rows: list[dict[str, Any]] = []
     for name in DIMENSIONS:
         rows += measure(name, args)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.output.with_suffix(".part")
-    with partial.open("w", newline="") as file:
-        file.write(f"# {machine()}\n")
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(args.output)
-
-    print(machine())
-    result = medians(rows)
-    print(f"{'dimensions':12}{'contestant':30}{'updates/s':>10}{'x SB3':>8}")
-    for (name, label), rate in result.items():
-        print(f"{name:12}{label:30}{rate:10.1f}{rate / result[name, 'SB3 SAC']:8.2f}")
+        write_csv(args.output, rows, machine(args.device))
+    print(machine(args.device))
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,20 @@
 """The scripts behind the committed figures."""
 
 import csv
+import importlib
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
+import pytest
+import torch as th
 import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from sb3_ext import REDQSAC
 
 REPOSITORY = Path(__file__).parents[2]
 LEARNING_CURVES = REPOSITORY / "benchmarks" / "learning_curves.py"
@@ -77,11 +84,36 @@ def test_training_returns_are_collected_and_drawn(tmp_path: Path) -> None:
 
 def test_updates_per_second_are_measured(tmp_path: Path) -> None:
     script = REPOSITORY / "benchmarks" / "updates_per_second.py"
-    small = ("--repeats", 1, "--updates", 20, "--n-critics", 2, "--stored", 300)
+    small = ("--repeats", 1, "--updates", 20, "--n-critics", 2, "--stored", 300, "--no-bfloat16")
     output = run(script, "--output", "out/raw.csv", *small, cwd=tmp_path)
     assert "SB3 SAC" in output and "humanoid" in output
-    first, *rest = (tmp_path / "out" / "raw.csv").read_text().splitlines()
-    assert first.startswith("# Python")
+    first, command, *rest = (tmp_path / "out" / "raw.csv").read_text().splitlines()
+    assert first.startswith("# Python") and command.startswith("# python benchmarks/updates_per_second.py")
     rows = list(csv.DictReader(rest))
-    assert {row["contestant"] for row in rows} >= {"SB3 SAC", "sb3_ext REDQSAC", "sb3_ext REDQSAC, SAC's work"}
-    assert all(float(row["seconds"]) > 0 for row in rows)
+    names = {"SB3 SAC", "REDQSAC", "REDQSAC, SAC's work", "REDQSAC, compiled", "plain PyTorch REDQ", "roofline float32"}
+    assert {row["contestant"] for row in rows} >= names
+    assert all(float(row["updates_per_s"]) > 0 and float(row["steps_per_s"]) > 0 for row in rows)
+
+
+def test_start_up_is_measured(tmp_path: Path) -> None:
+    script = REPOSITORY / "benchmarks" / "start_up.py"
+    output = run(script, "--output", "raw.csv", "--repeats", 1, "--contestants", "SB3 SAC", "REDQSAC", cwd=tmp_path)
+    assert "| REDQSAC |" in output
+    rows = list(csv.DictReader((tmp_path / "raw.csv").read_text().splitlines()[2:]))
+    assert [row["contestant"] for row in rows] == ["SB3 SAC", "REDQSAC"]
+    assert all(float(row["peak_memory_mb"]) > 50 and float(row["import_s"]) > 0 for row in rows)
+
+
+def test_the_roofline_counts_what_the_algorithm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own counter of multiplications, over updates of REDQSAC, knows all but the layers with one output."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    roofline = importlib.import_module("roofline")
+    env = gym.make("Pendulum-v1")
+    kwargs = dict(n_critics=4, net_arch=[64, 64])
+    model = REDQSAC("MlpPolicy", env, learning_starts=100, batch_size=32, policy_delay=5, policy_kwargs=kwargs)
+    model.learn(100)
+    with FlopCounterMode(display=False) as counter:
+        model.train(10, 32)
+    work = roofline.Work(3, 1, n_critics=4, batch_size=32, width=64, policy_delay=5)
+    assert 10 * work.flops() == pytest.approx(counter.get_total_flops(), rel=0.06)
+    assert roofline.matrix_flops(th.float32, seconds=0.01) > 1e8
