@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parents[2]
@@ -85,3 +86,15 @@ def test_updates_per_second_are_measured(tmp_path: Path) -> None:
     rows = list(csv.DictReader(rest))
     assert {row["contestant"] for row in rows} >= {"SB3 SAC", "sb3_ext REDQSAC", "sb3_ext REDQSAC, SAC's work"}
     assert all(float(row["seconds"]) > 0 for row in rows)
+
+
+def test_frames_are_compared(tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+    script = REPOSITORY / "benchmarks" / "atari_frames.py"
+    run(script, "--output", "out/raw.csv", "--games", "MsPacman", "--steps", 40, cwd=tmp_path)
+    comments = (tmp_path / "out" / "raw.csv").read_text().splitlines()[:2]
+    assert comments[0].startswith("# Python") and comments[1].startswith("# python benchmarks/atari_frames.py")
+    lines = [line for line in (tmp_path / "out" / "raw.csv").read_text().splitlines() if not line.startswith("#")]
+    exact, other = csv.DictReader(lines)
+    assert (exact["frames"], exact["equal"], exact["same_rewards_and_dones"]) == ("41", "41", "40")
+    assert int(other["equal"]) < 41  # its ghosts flicker
