@@ -22,10 +22,23 @@ from tqdm import tqdm
 
 from sb3_ext.common.atari import AtariVecEnv
 
-GAMES = (
-    "AirRaid Asterix BeamRider Boxing Breakout Enduro Freeway JourneyEscape MsPacman Phoenix Pong Qbert Seaquest "
-    "Skiing SpaceInvaders"
-).split()
+GAMES = [
+    "AirRaid",
+    "Asterix",
+    "BeamRider",
+    "Boxing",
+    "Breakout",
+    "Enduro",
+    "Freeway",
+    "JourneyEscape",
+    "MsPacman",
+    "Phoenix",
+    "Pong",
+    "Qbert",
+    "Seaquest",
+    "Skiing",
+    "SpaceInvaders",
+]
 PACKAGES = ("stable-baselines3", "gymnasium", "ale-py", "numpy", "opencv-python", "opencv-python-headless")
 
 
