@@ -117,3 +117,18 @@ def test_the_roofline_counts_what_the_algorithm_does(monkeypatch: pytest.MonkeyP
     work = roofline.Work(3, 1, n_critics=4, batch_size=32, width=64, policy_delay=5)
     assert 10 * work.flops() == pytest.approx(counter.get_total_flops(), rel=0.06)
     assert roofline.matrix_flops(th.float32, seconds=0.01) > 1e8
+
+    assert {row["contestant"] for row in rows} >= {"SB3 SAC", "sb3_ext REDQSAC", "sb3_ext REDQSAC, SAC's work"}
+    assert all(float(row["seconds"]) > 0 for row in rows)
+
+
+def test_frames_are_compared(tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+    script = REPOSITORY / "benchmarks" / "atari_frames.py"
+    run(script, "--output", "out/raw.csv", "--games", "MsPacman", "--steps", 40, cwd=tmp_path)
+    comments = (tmp_path / "out" / "raw.csv").read_text().splitlines()[:2]
+    assert comments[0].startswith("# Python") and comments[1].startswith("# python benchmarks/atari_frames.py")
+    lines = [line for line in (tmp_path / "out" / "raw.csv").read_text().splitlines() if not line.startswith("#")]
+    exact, other = csv.DictReader(lines)
+    assert (exact["frames"], exact["equal"], exact["same_rewards_and_dones"]) == ("41", "41", "40")
+    assert int(other["equal"]) < 41  # its ghosts flicker
