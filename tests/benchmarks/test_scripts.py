@@ -118,9 +118,6 @@ def test_the_roofline_counts_what_the_algorithm_does(monkeypatch: pytest.MonkeyP
     assert 10 * work.flops() == pytest.approx(counter.get_total_flops(), rel=0.06)
     assert roofline.matrix_flops(th.float32, seconds=0.01) > 1e8
 
-    assert {row["contestant"] for row in rows} >= {"SB3 SAC", "sb3_ext REDQSAC", "sb3_ext REDQSAC, SAC's work"}
-    assert all(float(row["seconds"]) > 0 for row in rows)
-
 
 def test_frames_are_compared(tmp_path: Path) -> None:
     pytest.importorskip("ale_py")
