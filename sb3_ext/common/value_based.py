@@ -224,9 +224,12 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
 
             self.policy.optimizer.zero_grad()
             loss.backward()
-            grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            # `clip_grad_norm_` in its two parts: the second one would multiply everything by 1 most of the time
+            grad_norm = th.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
             if reads_back:
                 self._check_divergence(loss.item(), grad_norm.item())
+            if not reads_back or grad_norm.item() > self.max_grad_norm * (1 - 1e-6) - 1e-6:
+                th.nn.utils.clip_grads_with_norm_(self.policy.parameters(), self.max_grad_norm, grad_norm)
             self.policy.optimizer.step()
             update_priorities(self.replay_buffer, [batch], [terms.errors])
             self._after_update(terms)

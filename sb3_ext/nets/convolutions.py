@@ -1,5 +1,7 @@
 """SB3's convolutional network, faster, and in the two parts an implicit quantile network needs."""
 
+from typing import Any
+
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import NatureCNN
@@ -13,6 +15,12 @@ class ChannelsLastCNN(NatureCNN):
 
     The parameters are those of ``NatureCNN``.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = True  # nothing else needs its input
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         # Only the images: one convolution after the other keeps their order. Weights in that order as well would gain

@@ -107,6 +107,12 @@ def test_dueling_images_share_their_convolutions() -> None:
 # -- Implicit quantiles ------------------------------------------------------------------------------------------------
 
 
+def test_no_feature_is_switched_off_at_the_start() -> None:
+    factors = CosineEmbedding(64, n_features=500)(th.rand(40))
+    assert 0.9 < factors.mean() < 1.1
+    assert (factors > 0).float().mean() > 0.97
+
+
 def test_cosine_embedding() -> None:
     th.manual_seed(0)
     embedding, taus = CosineEmbedding(N_COSINES, n_features=6), th.rand(B, T)
