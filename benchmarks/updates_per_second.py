@@ -190,6 +190,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--updates", type=int, default=40, help="critic updates in one measured call, a multiple of 20")
     parser.add_argument("--stored", type=int, default=20_000, help="transitions in the replay buffer")
+    parser.add_argument("--dimensions", nargs="+", choices=list(DIMENSIONS), default=list(DIMENSIONS))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-bfloat16", action="store_true", help="on CPUs that are slow in it")
     args = parser.parse_args()
@@ -203,7 +204,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     rows: list[dict[str, Any]] = []
-    for name in DIMENSIONS:
+    for name in args.dimensions:
         rows += measure(name, args)
         write_csv(args.output, rows, machine(args.device))
     print(machine(args.device))
