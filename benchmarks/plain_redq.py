@@ -76,7 +76,7 @@ class PlainREDQ:
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """
-        :param gradient_steps: critic updates; the last of them is followed by one of the actor
+        :param gradient_steps: critic updates; each twentieth is followed by one of the actor
         :param batch_size: B
         """
         for step in range(gradient_steps):
@@ -95,7 +95,7 @@ class PlainREDQ:
             self.critic_optimizer.zero_grad()
             loss.backward()  # type: ignore[union-attr]
             self.critic_optimizer.step()
-            if step == gradient_steps - 1:
+            if (step + 1) % 20 == 0:
                 self.update_actor(obs)
             with th.no_grad():
                 for parameter, slow in zip(self.critics.parameters(), self.targets.parameters(), strict=True):

@@ -123,7 +123,7 @@ class GraphedWork:
         self._failed = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphedWork":
-        return GraphedWork(self._recorder)
+        return GraphedWork(type(self._recorder)())
 
     def forget(self) -> None:
         """

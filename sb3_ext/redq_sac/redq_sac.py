@@ -162,7 +162,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training; it pays on CPUs with
         AVX512-BF16 or AMX and on GPUs. ``None``: float32
     :param cuda_graphs: on a GPU, record the updates between two rollouts once and repeat the recording, which launches
-        them at once; where that is not possible there is a warning. No effect on a CPU
+        them at once; where that is not possible there is a warning. No effect on a CPU. Not yet tried on a GPU
     :param buffer_device: where minibatches are gathered. ``"auto"``: on a GPU as SB3's buffer with a copy there
         (:class:`~sb3_ext.buffers.DeviceReplayBuffer`), unless observations are dictionaries, ``n_steps`` exceeds 1, or
         a ``replay_buffer_class`` is given; ``"cpu"``: on the host
@@ -223,8 +223,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         learning_rate_fraction: float = 1.0,
         compile: bool = False,
         autocast_dtype: str | None = None,
-        cuda_graphs: bool = True,
-        buffer_device: str = "auto",
+        cuda_graphs: bool = False,
+        buffer_device: str = "cpu",
     ) -> None:
         super().__init__(
             policy,
@@ -481,7 +481,8 @@ class REDQSAC(OffPolicyExtension, SAC):
             result = self._graphs.run(key, partial(self._update_block, plan), samples)
         self._n_updates += n_updates
         if result.errors is not None:
-            update_priorities(self.replay_buffer, [samples], [result.errors.T.flatten()])
+            # Minibatch after minibatch: of a transition that was drawn twice, the later error counts
+            update_priorities(self.replay_buffer, split_minibatches(samples, n_updates), list(result.errors))
         return result.metrics
 
     def _update_block(self, plan: BlockPlan, samples: AnySamples) -> BlockResult:

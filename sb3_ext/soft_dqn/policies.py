@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 import torch as th
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 
@@ -68,12 +68,19 @@ class CnnPolicy(SoftDQNPolicy):
     ``SoftDQNPolicy`` for images.
 
     :param features_extractor_class: ``ChannelsLastCNN`` by default, SB3's ``NatureCNN`` in less time
+    :param net_arch: behind it no hidden layer by default, as behind ``NatureCNN`` in SB3
     """
 
     def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = ChannelsLastCNN, **kwargs: Any
+        self,
+        *args: Any,
+        features_extractor_class: type[BaseFeaturesExtractor] = ChannelsLastCNN,
+        net_arch: list[int] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+        if net_arch is None and issubclass(features_extractor_class, NatureCNN):
+            net_arch = []
+        super().__init__(*args, features_extractor_class=features_extractor_class, net_arch=net_arch, **kwargs)
 
 
 class MultiInputPolicy(SoftDQNPolicy):

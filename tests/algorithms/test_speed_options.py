@@ -52,7 +52,14 @@ class Recorded(REDQSAC):
 
 def make(cls: type[REDQSAC] = REDQSAC, policy: str = "MlpPolicy", env: Any = "Pendulum-v1", **kwargs: Any) -> Any:
     defaults: dict[str, Any] = dict(
-        learning_starts=20, seed=0, batch_size=8, device="cpu", buffer_size=500, policy_kwargs=dict(net_arch=[8])
+        cuda_graphs=True,
+        buffer_device="auto",
+        learning_starts=20,
+        seed=0,
+        batch_size=8,
+        device="cpu",
+        buffer_size=500,
+        policy_kwargs=dict(net_arch=[8]),
     )
     return cls(policy, env, **{**defaults, **kwargs})
 
@@ -170,7 +177,7 @@ def test_what_cannot_be_recorded_is_said_once(settings: dict[str, Any], reason: 
     assert model.tape.warm_ups == 0 and model._n_updates > 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make(Recorded, cuda_graphs=False, **settings)
+        make(Recorded, **{**settings, "cuda_graphs": False})
         make(REDQSAC, **settings)
 
 

@@ -189,7 +189,10 @@ def test_yaml_entries_construct_on_their_environment(algo, env_id, entry, tmp_pa
         value = eval(entry[name], {}) if name == "policy_kwargs" else entry[name]
         expected = FrameDedupReplayBuffer if name == "replay_buffer_class" else value
         assert getattr(model, name) == expected, name
-    assert model.lr_schedule(1.0) == entry.get("learning_rate", 1e-4)
+    rate = str(entry.get("learning_rate", 1e-4))
+    assert model.lr_schedule(1.0) == float(rate.removeprefix("lin_"))
+    if rate.startswith("lin_"):
+        assert model.lr_schedule(0.5) == 0.5 * model.lr_schedule(1.0)
     assert model.env.num_envs == 1
     if entry["policy"] == "CnnPolicy":
         assert model.observation_space.shape == (4, 84, 84)
