@@ -99,7 +99,16 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[gym.Env], Any]]
         made["SBX SAC"] = lambda env: sbx.SAC(
             "MlpPolicy", env, policy_kwargs=critics, gradient_steps=UTD, policy_delay=UTD, **on_jax
         )
-    return {name: make for name, make in made.items() if not (args.no_bfloat16 and "bfloat16" in name)}
+    return {name: make for name, make in made.items() if is_wanted(name, args)}
+
+
+def is_wanted(name: str, args: argparse.Namespace) -> bool:
+    """
+    :param name: of a contestant or a roofline
+    :param args: the command line
+    :return: whether it is measured
+    """
+    return not (args.no_bfloat16 and "bfloat16" in name)
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -121,6 +130,7 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     :return: one row for each measured call
     """
     work = Work(*DIMENSIONS[name], n_critics=args.n_critics, batch_size=BATCH_SIZE)
+    rooflines = {label: dtype for label, dtype in ROOFLINES.items() if is_wanted(label, args)}
     models = {label: make(RandomEnv(*DIMENSIONS[name])) for label, make in contestants(args).items()}
     for model in tqdm(models.values(), desc=f"{name}: warm-up"):
         model.learn(args.stored)
@@ -142,7 +152,7 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 
     n_steps = max(args.updates // UTD, 1)
     for repeat in tqdm(range(args.repeats), desc=f"{name}: measuring"):
-        for label, dtype in ROOFLINES.items():
+        for label, dtype in rooflines.items():
             rate = matrix_flops(dtype, args.device) / work.flops()
             note(repeat, label, rate, rate / UTD)
         for label, model in models.items():

@@ -448,10 +448,9 @@ class REDQSAC(OffPolicyExtension, SAC):
         if self.use_sde:
             return 1  # a new noise matrix for every update, as in SB3's SAC
         until_actor_update = self.policy_delay - self._n_updates % self.policy_delay
-        if self._graphs is not None:
-            return min(remaining, until_actor_update, max(_MAX_BLOCK_ROWS // batch_size, 1))
-        n_elements = spaces.utils.flatdim(self.observation_space)
-        max_rows = min(_MAX_BLOCK_ROWS, _MAX_BLOCK_ELEMENTS // n_elements)
+        max_rows = _MAX_BLOCK_ROWS
+        if self._graphs is None:  # a CPU's cache is what limits the elements
+            max_rows = min(max_rows, _MAX_BLOCK_ELEMENTS // spaces.utils.flatdim(self.observation_space))
         return min(remaining, until_actor_update, max(max_rows // batch_size, 1))
 
     def _train_block(self, n_updates: int, batch_size: int) -> dict[str, th.Tensor]:

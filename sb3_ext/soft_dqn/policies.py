@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 import torch as th
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 
@@ -78,7 +78,8 @@ class CnnPolicy(SoftDQNPolicy):
         net_arch: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        if net_arch is None and issubclass(features_extractor_class, NatureCNN):
+        # SB3's DQN does this for NatureCNN, but not for its subclasses
+        if net_arch is None and features_extractor_class is ChannelsLastCNN:
             net_arch = []
         super().__init__(*args, features_extractor_class=features_extractor_class, net_arch=net_arch, **kwargs)
 
