@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -176,6 +177,7 @@ class LazyReplayBuffer(ReplayBuffer):
         """
         return self._slot_nbytes() * self.buffer_size * self.n_envs  # and the observations, which a subclass adds
 
+    @cached_property
     def _subspaces(self) -> dict[str, spaces.Space]:
         if isinstance(self.observation_space, spaces.Dict):
             return dict(self.observation_space.spaces)
@@ -194,7 +196,7 @@ class LazyReplayBuffer(ReplayBuffer):
         return np.dtype(self._maybe_cast_dtype(self.action_space.dtype))
 
     def _allocate(self) -> dict[str, ObservationStore]:
-        stores = {key: self._make_store(key, space) for key, space in self._subspaces().items()}
+        stores = {key: self._make_store(key, space) for key, space in self._subspaces.items()}
         slots = (self.buffer_size, self.n_envs)
         self.actions = np.zeros((*slots, self.action_dim), dtype=self._action_dtype())
         self.rewards, self.dones, self.timeouts = (np.zeros(slots, dtype=np.float32) for _ in range(3))
@@ -206,13 +208,13 @@ class LazyReplayBuffer(ReplayBuffer):
         :raises ValueError: if they are not what the space says
         """
         arrays = {}
-        for key, space in self._subspaces().items():
-            name = f"{what}[{key!r}]" if key else what
+        for key, space in self._subspaces.items():
             array = np.asarray(observations[key] if key else observations)
             shape = (self.n_envs, *self._shape_of(key))
-            if isinstance(space, spaces.Discrete) and array.shape == (self.n_envs,):
+            if array.shape == (self.n_envs,) and isinstance(space, spaces.Discrete):
                 array = array.reshape(shape)
             if array.shape != shape or array.dtype != space.dtype:
+                name = f"{what}[{key!r}]" if key else what
                 raise ValueError(
                     f"{name} has shape {array.shape} and dtype {array.dtype}: the observation space and "
                     f"n_envs={self.n_envs} allow {shape} and {space.dtype} only"
@@ -422,8 +424,7 @@ class ArrayReplayBuffer(LazyReplayBuffer):
 
     def expected_nbytes(self) -> int:
         observations = sum(
-            int(np.prod(self._shape_of(key))) * np.dtype(space.dtype).itemsize
-            for key, space in self._subspaces().items()
+            int(np.prod(self._shape_of(key))) * np.dtype(space.dtype).itemsize for key, space in self._subspaces.items()
         )
         return super().expected_nbytes() + 2 * observations * self.buffer_size * self.n_envs
 

@@ -93,7 +93,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         self._check_n_stack()
 
     def _check_n_stack(self) -> None:
-        if self.n_stack not in (None, 1) and not any(self._layouts(key) for key in self._subspaces()):
+        if self.n_stack not in (None, 1) and not any(self._layouts(key) for key in self._subspaces):
             raise ValueError(
                 f"n_stack={self.n_stack} must divide the first or the last axis of the observations, whose shape is "
                 f"{self.obs_shape}, or be None"
@@ -115,9 +115,9 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         return StackLayout(shape or (1,), 0, 1)
 
     def _expected_frames(self, layout: StackLayout) -> int:
-        # The buffer's, the older frames of the oldest stacks, the chunks that are not full, the frame of zeros.
-        # The end of an episode costs one more
-        return (self.buffer_size + layout.n_stack + 2 * RawFrames.rows_per_chunk) * self.n_envs + 1
+        # The buffer's, the older frames of the oldest stacks, the chunks that are not full or not given back yet, the
+        # frame of zeros. The end of an episode costs one more
+        return (self.buffer_size + layout.n_stack + 3 * RawFrames.rows_per_chunk) * self.n_envs + 1
 
     def _make_store(self, key: str, space: spaces.Space) -> StackStore:
         layouts = self._layouts(key)
@@ -149,7 +149,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         return self.compression == "lz4" and self._dtype_of(key) == np.uint8 and len(self._shape_of(key)) > 1
 
     def _dtype_of(self, key: str) -> np.dtype:
-        return np.dtype(self._subspaces()[key].dtype)
+        return np.dtype(self._subspaces[key].dtype)
 
     def _frame_bytes(self, key: str, layout: StackLayout) -> int:
         return int(np.prod(layout.frame_shape)) * self._dtype_of(key).itemsize
@@ -217,7 +217,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
 
     def _allocate(self) -> dict[str, Any]:
         if self.storage_path is not None:
-            frames = (self._expected_frame_bytes(key, self._likely_layout(key)) for key in self._subspaces())
+            frames = (self._expected_frame_bytes(key, self._likely_layout(key)) for key in self._subspaces)
             check_disk_space(self.storage_path, sum(frames))
         return super()._allocate()
 
@@ -235,7 +235,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         """
         int32 = np.dtype(np.int32).itemsize
         total = super().expected_nbytes()
-        for key in self._subspaces():
+        for key in self._subspaces:
             layout = self._likely_layout(key)
             # The numbers of the rows of each stack
             total += 2 * layout.n_stack * int32 * self.buffer_size * self.n_envs

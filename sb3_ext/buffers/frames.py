@@ -73,7 +73,7 @@ class RawFrames:
         self._n_used = 0
 
     def write(self, rows: np.ndarray, frames: np.ndarray) -> None:
-        self._n_used = max(self._n_used, int(rows.max()) + 1)
+        self._n_used = max(self._n_used, max(rows.tolist()) + 1)
         self._reserve(self._n_used * self.frame_bytes)
         self._bytes.reshape(-1, self.frame_bytes)[rows] = frames
 
@@ -270,21 +270,37 @@ class RowBook:
         # The oldest ones once more; 0 for none
         self._oldest = np.zeros(n_envs, dtype=np.int32)
         # The row that comes next for each environment; at the beginning of a chunk: none, a chunk has to be found
-        self._next = [0] * n_envs
+        self._next = np.zeros(n_envs, dtype=np.int32)
+        # How many rows every environment can still take without looking at the chunks
+        self._room = 0
 
-    def take(self, envs: Iterable[int]) -> np.ndarray:
+    def take(self, env: int) -> int:
         """
-        :param envs: whose frames will be written, in the order of their time steps
-        :return: a row for each
+        :param env: whose frame will be written
+        :return: a row for it
         """
-        rows = []
+        self._open_chunks([env])
+        row = int(self._next[env])
+        self._next[env] += 1
+        self._room = 0
+        return row
+
+    def take_for_all(self) -> np.ndarray:
+        """
+        :return: a row for a frame of each environment
+        """
+        if self._room == 0:
+            self._open_chunks(range(len(self._next)))
+            self._room = self.rows_per_chunk - int((self._next % self.rows_per_chunk).max())
+        rows = self._next.copy()
+        self._next += 1
+        self._room -= 1
+        return rows
+
+    def _open_chunks(self, envs: Iterable[int]) -> None:
         for env in envs:
-            row = self._next[env]
-            if row % self.rows_per_chunk == 0:
-                row = self.rows_per_chunk * self._new_chunk(env)
-            rows.append(row)
-            self._next[env] = row + 1
-        return np.array(rows, dtype=np.int32)
+            if self._next[env] % self.rows_per_chunk == 0:
+                self._next[env] = self.rows_per_chunk * self._new_chunk(env)
 
     def _new_chunk(self, env: int) -> int:
         if self.free:

@@ -1,7 +1,7 @@
 """Observations that are stacks of frames, of which each is stored once."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -109,16 +109,17 @@ class StackLayout:
         """
         if self.n_stack == 1:
             return np.ones(len(before.data), dtype=bool)
-        equal = self.scratch(before) if scratch is None else scratch
-        run, period = before.run, before.run * self.n_stack
+        differing = self.scratch(before) if scratch is None else scratch
+        run, period, n_bytes = before.run, before.run * self.n_stack, differing.shape[1]
         # Two long rows, one of them begun a frame later, are compared at once, whatever the order in memory. Where the
         # runs of all frames end, this compares the newest frame with an unrelated one: that does not count.
-        np.equal(after.data[:, :-run], before.data[:, run:], out=equal[:, :-run])
-        n_bytes = equal.shape[1]
-        if n_bytes % 8 or 8 % period:
-            return (equal | _newest(n_bytes, run, period)).all(axis=1)
-        words = np.bitwise_and.reduce(equal.view(np.uint64), axis=1).view(bool).reshape(-1, 8)
-        return (words | _newest(8, run, period)).all(axis=1)
+        np.bitwise_xor(after.data[:, :-run], before.data[:, run:], out=differing[:, :-run])
+        if n_bytes % 8 == 0 and (period == n_bytes or 8 % period == 0):
+            words, older = differing.view(np.uint64), _older(run, min(period, 8))
+            if np.bitwise_or.reduce(words, axis=None) & older == 0:  # nearly always, and all of them at once is faster
+                return np.ones(len(words), dtype=bool)
+            return np.bitwise_or.reduce(words, axis=1) & older == 0
+        return ~((differing != 0) & ~_newest(n_bytes, run, period)).any(axis=1)
 
     @staticmethod
     def scratch(observations: Flat) -> np.ndarray:
@@ -126,7 +127,7 @@ class StackLayout:
         :param observations: as they will be compared
         :return: memory for :meth:`moved_on`, which is faster if it need not be found anew
         """
-        return np.ones(observations.data.shape, dtype=bool)
+        return np.zeros(observations.data.shape, dtype=np.uint8)
 
 
 @lru_cache(maxsize=32)
@@ -135,6 +136,16 @@ def _newest(length: int, run: int, period: int) -> np.ndarray:
     :return: where in a row of ``length`` bytes the newest frame of each ``period`` lies
     """
     return np.arange(length) % period >= period - run
+
+
+@lru_cache(maxsize=32)
+def _older(run: int, period: int) -> np.uint64:
+    """
+    :return: 8 bytes with all bits set but in the newest frame of each ``period``; where a run is longer than that, the
+        newest frame has no place in them
+    """
+    is_newest = _newest(8, run, period) if run < period else np.zeros(8, dtype=bool)
+    return np.where(is_newest, 0, 255).astype(np.uint8).view(np.uint64)[0]
 
 
 def possible_layouts(shape: tuple[int, ...], n_stack: int | None) -> list[StackLayout]:
@@ -187,7 +198,8 @@ class StackStore:
         self.only_stacks = True
         self._n_filled = 0
         # The last next observations, a copy: SB3's VecFrameStack writes the next ones into the same array
-        self._last: Flat | None = None
+        self._last = bytearray()
+        self._last_run = 0
         self._last_rows = np.zeros((n_envs, layout.n_stack), dtype=np.int32)
         self._scratch: np.ndarray | None = None
         self._scratch_run = 0
@@ -206,24 +218,26 @@ class StackStore:
         depth = self.layout.n_stack
         rows = np.empty_like(self.rows[slot])
         rows[:, :depth] = self._last_rows
-        continues = self._continues(before)
-        if not continues.all():
-            for env in np.flatnonzero(~continues).tolist():
+        # In most steps nothing but the newest frames is new. A bytearray has the fastest comparison there is
+        if before.run != self._last_run or self._last != before.data:
+            for env in np.flatnonzero(~self._continues(before)).tolist():
                 rows[env, :depth] = self._write_stack(env, observations)
         rows[:, depth:-1] = rows[:, 1:depth]
         moved_on = self.layout.moved_on(before, after, self._scratch_for(before))
         if moved_on.all():
-            rows[:, -1] = self._write_newest(next_observations, range(len(rows)))
+            rows[:, -1] = self.book.take_for_all()
+            self._write_newest(rows[:, -1], next_observations)
         else:
             self.only_stacks = False
             for env in range(len(rows)):
                 if moved_on[env]:
-                    rows[env, -1:] = self._write_newest(next_observations[env : env + 1], [env])
+                    rows[env, -1] = self.book.take(env)
+                    self._write_newest(rows[env, -1:], next_observations[env : env + 1])
                 else:
                     rows[env, depth:] = self._write_stack(env, next_observations)
         is_overwritten = slot < self._n_filled
         self.rows[slot] = rows
-        if is_overwritten:
+        if is_overwritten and slot % self.frames.rows_per_chunk == 0:  # about as often as a chunk becomes free
             self._give_back(self.rows[(slot + 1) % len(self.rows)])
         self._remember(after)
         self._last_rows = rows[:, depth:]
@@ -244,31 +258,29 @@ class StackStore:
         return self._scratch
 
     def _remember(self, observations: Flat) -> None:
-        if self._last is None or self._last.run != observations.run:
-            self._last = Flat(observations.data.copy(), observations.run)
-        else:
-            np.copyto(self._last.data, observations.data)
+        if len(self._last) != observations.data.size:
+            self._last = bytearray(observations.data.size)
+        np.copyto(self._last_data(observations), observations.data)
+        self._last_run = observations.run
+
+    def _last_data(self, like: Flat) -> np.ndarray:
+        return np.frombuffer(self._last, dtype=np.uint8).reshape(like.data.shape)
 
     def _continues(self, given: Flat) -> np.ndarray:
         """
         :return: for each environment whether its observation is the last next observation, all of it: a static screen
             would deceive a look at the newest frame only
         """
-        expected = self._last
-        if expected is None or expected.run != given.run:  # (another order in memory than the last time)
+        if given.run != self._last_run:  # nothing there yet, or another order in memory than the last time
             return np.zeros(len(given.data), dtype=bool)
-        if expected.data.shape[1] % 8 == 0:
-            return (expected.data.view(np.uint64) == given.data.view(np.uint64)).all(axis=1)
-        return (expected.data == given.data).all(axis=1)
+        return (self._last_data(given) == given.data).all(axis=1)
 
-    def _write_newest(self, observations: np.ndarray, envs: Iterable[int]) -> np.ndarray:
+    def _write_newest(self, rows: np.ndarray, observations: np.ndarray) -> None:
         newest = self.layout.frames(observations)[:, -1]
         newest = newest.reshape(len(newest), -1)
         if newest.itemsize > 1:
             newest = np.ascontiguousarray(newest).view(np.uint8)
-        rows = self.book.take(envs)
         self.frames.write(rows, newest)
-        return rows
 
     def _write_stack(self, env: int, observations: np.ndarray) -> np.ndarray:
         """
@@ -282,7 +294,7 @@ class StackStore:
             if index > 0 and np.array_equal(frame, frames[index - 1]):
                 rows[index] = rows[index - 1]
             elif frame.any():
-                rows[index : index + 1] = self.book.take([env])
+                rows[index] = self.book.take(env)
                 self.frames.write(rows[index : index + 1], frame[None])
         return rows
 
