@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import psutil
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -22,6 +23,7 @@ class DeviceReplayBuffer(ReplayBuffer):
     It draws the same samples as SB3's from the same random state. (float64 observations arrive as float32, to which
     SB3's networks convert them anyway.) Where the copy needs more than half of the device's free memory, or with
     ``VecNormalize``, samples come from the host as in SB3. Files are SB3's size: the copy is not saved.
+    Transitions come in through ``add``: what is written into the arrays by hand is not seen.
 
     :param buffer_size: maximum number of transitions
     :param observation_space: of one environment, no ``Dict``
@@ -91,7 +93,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         """
         :return: bytes
         """
-        return th.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else np.inf
+        return th.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else psutil.virtual_memory().available
 
     def _make_copy(self) -> dict[str, th.Tensor]:
         names = ReplayBufferSamples._fields[:5]
@@ -99,16 +101,20 @@ class DeviceReplayBuffer(ReplayBuffer):
         needed = sum(tensor.nbytes for tensor in first.values()) * self.buffer_size
         allowed = _LARGEST_SHARE * self._free_memory()
         if needed > allowed:
-            warnings.warn(
-                f"the replay buffer stays on the host: {needed / 1e9:.3g} GB are more than the {allowed / 1e9:.3g} GB "
-                f"that it may take on {self.device}",
-                stacklevel=2,
+            return self._stay_on_the_host(
+                f"{needed / 1e9:.3g} GB are more than the {allowed / 1e9:.3g} GB that it may take on {self.device}"
             )
-            return {}
-        return {
-            name: th.empty((self.buffer_size, *tensor.shape[1:]), dtype=tensor.dtype, device=self.device)
-            for name, tensor in first.items()
-        }
+        try:
+            return {
+                name: th.empty((self.buffer_size, *tensor.shape[1:]), dtype=tensor.dtype, device=self.device)
+                for name, tensor in first.items()
+            }
+        except th.OutOfMemoryError as error:  # free, but in pieces, or another process was faster
+            return self._stay_on_the_host(str(error))
+
+    def _stay_on_the_host(self, reason: str) -> dict[str, th.Tensor]:
+        warnings.warn(f"the replay buffer stays on the host: {reason}", stacklevel=2)
+        return {}
 
     def _bring_up_to_date(self) -> dict[str, th.Tensor]:
         """

@@ -43,29 +43,40 @@ class Recorder(Protocol):
 class CudaRecorder:
     """
     Records CUDA graphs, which share their memory: one of them is replayed at a time.
+
+    :param device: of the work
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: th.device) -> None:
+        self._device = device
         self._pool: Any = None
 
     def warm_up(self, work: Callable[[], None]) -> None:
         """
         :param work: done once, on a stream of its own as PyTorch asks for
         """
-        stream = th.cuda.Stream()
-        stream.wait_stream(th.cuda.current_stream())
-        with th.cuda.stream(stream):
-            work()
-        th.cuda.current_stream().wait_stream(stream)
+        with th.cuda.device(self._device):
+            stream = th.cuda.Stream()
+            stream.wait_stream(th.cuda.current_stream())
+            with th.cuda.stream(stream):
+                work()
+            th.cuda.current_stream().wait_stream(stream)
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """
         :param work: recorded without being done
         :return: does it
+        :raises RuntimeError: if it does what cannot be recorded
         """
-        graph = th.cuda.CUDAGraph()
-        with th.cuda.graph(graph, pool=self._pool):
-            work()
+        with th.cuda.device(self._device):
+            graph, stream = th.cuda.CUDAGraph(), th.cuda.current_stream()
+            try:
+                # Other threads may go on using the GPU meanwhile
+                with th.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                    work()
+            except BaseException:
+                th.cuda.set_stream(stream)  # `th.cuda.graph` leaves its own behind where the end of a recording fails
+                raise
         self._pool = graph.pool()
         return graph.replay
 
@@ -84,6 +95,7 @@ class _Recording:
         self._outputs: Any = None
         self.n_warm_ups = 0
         self.replay: Callable[[], None] | None = None
+        self.addresses: Hashable = None
 
     def set_inputs(self, inputs: Any) -> None:
         """
@@ -114,30 +126,35 @@ class GraphedWork:
 
     The recordings belong to the networks and optimisers whose tensors they change: a copy begins without any.
 
-    :param recorder: what records
+    :param make_recorder: makes what records
     """
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-        self._recordings: dict[Hashable, _Recording] = {}
+    def __init__(self, make_recorder: Callable[[], Recorder]) -> None:
+        self._make_recorder = make_recorder
         self._failed = False
+        self.forget()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphedWork":
-        return GraphedWork(type(self._recorder)())
+        return GraphedWork(self._make_recorder)
 
     def forget(self) -> None:
         """
-        Record anew from now on: recordings hold the addresses of parameters and of optimisers' states.
+        Record anew from now on, in memory of its own: what the recordings had is given back with them.
         """
-        self._recordings.clear()
+        self._recordings: dict[Hashable, _Recording] = {}
+        self._recorder = self._make_recorder()
 
-    def run(self, key: Hashable, work: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
+    def run(self, key: Hashable, addresses: Hashable, work: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
         """
         :param key: of everything that decides which kernels run, and is neither in the inputs nor changed in place
+        :param addresses: of everything that is changed in place. Where they are others than a recording's, the model
+            has got other parameters or optimisers, and no recording is of use any more
         :param work: from inputs to outputs
         :param inputs: named tuple of tensors and dictionaries of them
         :return: what ``work`` returns
         """
+        if any(recording.replay and recording.addresses != addresses for recording in self._recordings.values()):
+            self.forget()
         key = (key, tuple((tensor.shape, tensor.dtype) for tensor in tensors_of(inputs)))
         if key not in self._recordings:
             if self._failed or len(self._recordings) >= _MAX_RECORDINGS:
@@ -154,8 +171,9 @@ class GraphedWork:
                 recording.replay = self._recorder.record(recording.do)
             except RuntimeError as error:  # nothing has been done yet
                 self._failed = True
-                self._recordings.clear()
+                self.forget()
                 warnings.warn(f"training goes on without CUDA graphs, which failed: {error}", stacklevel=2)
                 return work(inputs)
+            recording.addresses = addresses
         recording.replay()
         return recording.outputs()

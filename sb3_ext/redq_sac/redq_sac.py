@@ -2,6 +2,7 @@
 
 import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -17,7 +18,6 @@ from stable_baselines3.common.type_aliases import (
     MaybeCallback,
     PyTorchObs,
     Schedule,
-    TensorDict,
 )
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import Actor
@@ -56,6 +56,21 @@ SelfREDQSAC = TypeVar("SelfREDQSAC", bound="REDQSAC")
 # for which the allocator need not return to the system), but always one minibatch.
 _MAX_BLOCK_ROWS = 8192
 _MAX_BLOCK_ELEMENTS = 2**19
+# What `_update_block` reads and a user may change in the course of a training: a recording would not notice
+_SETTINGS_OF_A_BLOCK = (
+    "tau",
+    "gamma",
+    "target_entropy",
+    "target_backup",
+    "subset_size",
+    "actor_gradient",
+    "n_actor_samples",
+    "reinforce_baseline",
+    "actor_q",
+    "backup_entropy",
+    "compile",
+    "autocast_dtype",
+)
 
 
 class PolicySample(NamedTuple):
@@ -353,18 +368,18 @@ class REDQSAC(OffPolicyExtension, SAC):
                 "of a state, so only n_actor_samples=1 is allowed"
             )
 
-    def _make_recorder(self) -> Recorder | None:
+    def _recorder_maker(self) -> Callable[[], Recorder] | None:
         """
-        :return: what can record a block of updates on this device; ``None`` where nothing can, or is not asked for
+        :return: makes what records blocks of updates on this device; ``None`` where nothing can, or is not asked for
         """
-        return CudaRecorder() if self.cuda_graphs and self.device.type == "cuda" else None
+        return partial(CudaRecorder, self.device) if self.cuda_graphs and self.device.type == "cuda" else None
 
     def _setup_graphs(self) -> None:
-        recorder = self._make_recorder()
-        obstacle = self._obstacle_to_graphs() if recorder is not None else None
+        make_recorder = self._recorder_maker()
+        obstacle = self._obstacle_to_graphs() if make_recorder is not None else None
         if obstacle is not None:
             warnings.warn(f"training goes on without CUDA graphs, because of {obstacle}", stacklevel=2)
-        self._graphs = None if recorder is None or obstacle is not None else GraphedWork(recorder)
+        self._graphs = None if make_recorder is None or obstacle is not None else GraphedWork(make_recorder)
 
     def _obstacle_to_graphs(self) -> str | None:
         """
@@ -395,18 +410,24 @@ class REDQSAC(OffPolicyExtension, SAC):
                 group["capturable"] = self._graphs is not None and self.device.type == "cuda"
             if self._graphs is not None:
                 # The same tensor as before, if there is one already
-                rate = before if isinstance(before, th.Tensor) else th.empty((), device=self.device)
+                is_ours = isinstance(before, th.Tensor) and before.device == self.device
+                rate = before if is_ours else th.empty((), device=self.device)
                 group["lr"] = rate.fill_(group["lr"])
 
-    def set_parameters(
-        self,
-        load_path_or_dict: str | TensorDict,
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        super().set_parameters(load_path_or_dict, exact_match, device)
-        if self._graphs is not None:
-            self._graphs.forget()  # optimisers have new states
+    def _optimizer_settings(self) -> tuple[Any, ...]:
+        groups = [group for optimizer in self._optimizers() for group in optimizer.param_groups]
+        return tuple((name, value) for group in groups for name, value in group.items() if name not in ("params", "lr"))
+
+    def _addresses(self) -> tuple[int, ...]:
+        """
+        :return: of all tensors that :meth:`_update_block` changes, and of those it reads beside its samples
+        """
+        tensors = [*self.policy.parameters(), *self.policy.buffers(), getattr(self, "ent_coef_tensor", None)]
+        tensors.append(self.log_ent_coef)
+        for optimizer in self._optimizers():
+            tensors += [group["lr"] for group in optimizer.param_groups]
+            tensors += [value for state in optimizer.state.values() for value in state.values()]
+        return tuple(tensor.data_ptr() for tensor in tensors if isinstance(tensor, th.Tensor))
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -475,9 +496,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         if self._graphs is None:
             result = self._update_block(plan, samples)
         else:
-            # All that `_update_block` reads and a user may change in the course of a training
-            key = (plan, self.tau, self.gamma, self.target_entropy)
-            result = self._graphs.run(key, partial(self._update_block, plan), samples)
+            key = (plan, *(getattr(self, name) for name in _SETTINGS_OF_A_BLOCK), self._optimizer_settings())
+            result = self._graphs.run(key, self._addresses(), partial(self._update_block, plan), samples)
         self._n_updates += n_updates
         if result.errors is not None:
             # Minibatch after minibatch: of a transition that was drawn twice, the later error counts
@@ -653,8 +673,6 @@ class REDQSAC(OffPolicyExtension, SAC):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfREDQSAC:
-        if self._graphs is not None:
-            self._graphs.forget()  # parts of the model may have been replaced since
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 

@@ -42,9 +42,9 @@ class Tape:
 class Recorded(REDQSAC):
     """REDQSAC as on a GPU, with a :class:`Tape` for CUDA."""
 
-    def _make_recorder(self) -> Tape | None:
-        self.tape = Tape()
-        return self.tape if self.cuda_graphs else None
+    def _recorder_maker(self) -> Callable[[], Tape] | None:
+        self.tape = tape = Tape()
+        return (lambda: tape) if self.cuda_graphs else None
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "tape"]
@@ -149,6 +149,47 @@ def test_recordings_end_with_what_they_were_made_of(tmp_path: Path) -> None:
             assert_close(pair[1], pair[0], atol=1e-4)
     assert isinstance(loaded[1], Recorded) and loaded[1].tape.replays > 0
     assert models[1].tape.records >= 4
+
+
+def test_recordings_go_on_until_an_address_changes() -> None:
+    plain, recorded = make(gradient_steps=5, policy_delay=5), make(Recorded, gradient_steps=5, policy_delay=5)
+    tape = recorded.tape
+
+    def both(stage: Callable[[REDQSAC], Any]) -> tuple[int, int]:
+        before = tape.records, tape.replays
+        for model in (plain, recorded):
+            th.manual_seed(1)
+            np.random.seed(1)
+            stage(model)
+        assert_close(recorded, plain, atol=1e-4)
+        return tape.records - before[0], tape.replays - before[1]
+
+    def train(model: REDQSAC) -> None:
+        for _ in range(6):
+            model.train(5, 8)
+
+    def with_a_new_optimizer(model: REDQSAC) -> None:
+        model.critic.optimizer = th.optim.Adam(model.critic.parameters(), lr=1e-2)
+        train(model)
+
+    def with_other_momentum(model: REDQSAC) -> None:
+        model.actor.optimizer.param_groups[0]["betas"] = (0.5, 0.9)
+        train(model)
+
+    def with_another_temperature(model: REDQSAC) -> None:
+        model.log_ent_coef = th.zeros(1, requires_grad=True)
+        model.ent_coef_optimizer = th.optim.Adam([model.log_ent_coef], lr=3e-4)
+        train(model)
+
+    assert both(lambda model: model.learn(40)) == (1, 17)
+    # The same model goes on: in `learn()` and in `train()`
+    assert both(lambda model: model.learn(10, reset_num_timesteps=False)) == (0, 10)
+    assert both(train) == (0, 6)
+    for stage in (with_a_new_optimizer, with_other_momentum, with_another_temperature):
+        assert both(stage) == (1, 3), stage.__name__
+        assert both(train) == (0, 6)
+    recorded.actor_q = plain.actor_q = "min"
+    assert both(train) == (1, 3)
 
 
 def test_a_copy_of_a_model_trains_itself() -> None:
