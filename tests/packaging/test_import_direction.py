@@ -1,4 +1,4 @@
-"""Imports inside the package go one way: checks, functional <- nets, buffers <- common <- algorithms <- zoo."""
+"""Imports in the package go one way: checks, functional <- nets, buffers <- common <- algorithms <- zoo <- experiments."""
 
 import ast
 import sys
@@ -20,6 +20,8 @@ SHARED_PARTS = {
     "common": {"checks", "functional", "nets", "buffers"},
 }
 ALGORITHM_MAY_IMPORT = set(SHARED_PARTS)
+#: What each part on top may not import; all else it may
+ON_TOP = {"zoo": {"experiments"}, "experiments": set()}
 
 
 def name_of(path: Path) -> str:
@@ -64,11 +66,10 @@ def module_level(tree: ast.Module) -> Iterator[ast.AST]:
 
 def allowed_parts(part: str) -> set[str]:
     """
-    :param part: a folder or top-level module of the package
+    :param part: a folder or top-level module of the package, not one on top
     :return: the folders and top-level modules it may import
     """
-    parts = {path.stem for path in PACKAGE.iterdir()}
-    return parts if part == "zoo" else SHARED_PARTS.get(part, ALGORITHM_MAY_IMPORT) | {part}
+    return SHARED_PARTS.get(part, ALGORITHM_MAY_IMPORT) | {part}
 
 
 def violations(path: Path, source: str) -> list[str]:
@@ -80,7 +81,12 @@ def violations(path: Path, source: str) -> list[str]:
     names = name_of(path).split(".")
     if len(names) == 1:
         # The public names are collected at the top, and `zoo` needs them to be there.
-        return [name for node in ast.walk(ast.parse(source)) for name in imported(node, path) if ".zoo" in name]
+        return [
+            name
+            for node in ast.walk(ast.parse(source))
+            for name in imported(node, path)
+            if any(f".{part}" in name for part in ON_TOP)
+        ]
     allowed = allowed_parts(names[1])
     wrong = []
     for node in ast.walk(ast.parse(source)):
@@ -88,8 +94,11 @@ def violations(path: Path, source: str) -> list[str]:
             target = name.split(".")
             if target[0] != "sb3_ext" or (len(target) == 1 and isinstance(node, ast.ImportFrom)):
                 continue
-            if len(target) == 1 or target[1] not in allowed:
-                wrong += [name] if names[1] != "zoo" else []
+            if names[1] in ON_TOP:  # these may use all public names
+                is_wrong = len(target) > 1 and target[1] in ON_TOP[names[1]]
+            else:
+                is_wrong = len(target) == 1 or target[1] not in allowed
+            wrong += [name] if is_wrong else []
     return wrong
 
 
@@ -123,6 +132,8 @@ def test_the_functional_layer_needs_only_torch(path):
         ("redq_sac/redq_sac.py", "from ..iqn import policies"),
         ("iqn/iqn.py", "from sb3_ext.zoo import register"),
         ("iqn/iqn.py", "import sb3_ext"),
+        ("zoo/plugin.py", "from sb3_ext.experiments import grid"),
+        ("__init__.py", "import sb3_ext.experiments"),
         ("__init__.py", "from sb3_ext.zoo import register"),
     ],
 )
@@ -136,6 +147,7 @@ def test_the_check_sees_what_is_wrong(module, source):
         ("nets/ensemble.py", "from sb3_ext.functional.ensemble import BACKUPS"),
         ("redq_sac/redq_sac.py", "from .policies import MlpPolicy\nfrom ..checks import check_choice"),
         ("zoo/plugin.py", "import sb3_ext\nfrom sb3_ext import REDQSAC\nfrom sb3_ext.zoo import samplers"),
+        ("experiments/grid.py", "from sb3_ext.zoo import register\nimport sb3_ext.common.saving"),
         ("__init__.py", "from sb3_ext.redq_sac import REDQSAC"),
     ],
 )

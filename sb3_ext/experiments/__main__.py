@@ -1,0 +1,204 @@
+"""
+Experiments from a file: environments x variants x seeds, through rl_zoo3.
+
+    python -m sb3_ext.experiments run examples/experiments/inverted_pendulum_actor_gradients.yml --jobs 2
+    python -m sb3_ext.experiments status FILE
+    python -m sb3_ext.experiments plot FILE
+
+`run` trains what is not finished yet, and ends with figures and a table; interrupted, it is simply started again.
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sb3_ext.common.saving import replaced_when_complete
+from sb3_ext.experiments.figures import draw_all
+from sb3_ext.experiments.grid import Experiment, load_experiment
+from sb3_ext.experiments.local import run_locally
+from sb3_ext.experiments.results import COLUMNS, RUN_COLUMNS, collect, read_curves, table, write_csv
+from sb3_ext.experiments.runs import RunFolder, Status
+
+
+@dataclass(frozen=True)
+class Grid:
+    """
+    An experiment and where it lives.
+
+    :param experiment: what is compared
+    :param root: folder of its runs
+    """
+
+    experiment: Experiment
+    root: Path
+
+    @property
+    def folders(self) -> list[RunFolder]:
+        """
+        :return: of all runs
+        """
+        return [RunFolder(self.root, run) for run in self.experiment.runs]
+
+
+def load(args: argparse.Namespace) -> Grid:
+    """
+    :param args: the command line
+    :return: the experiment that it names
+    """
+    experiment = load_experiment(args.file)
+    if args.n_timesteps is not None:
+        if args.n_timesteps < 1:
+            raise ValueError(f"--n-timesteps {args.n_timesteps} must be 1 or more")
+        experiment = experiment.with_timesteps(args.n_timesteps)
+    grid = Grid(experiment, args.log_folder or Path("logs") / "experiments" / experiment.name)
+    for folder in grid.folders:
+        folder.check_settings()
+    return grid
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    :param args: the command line
+    :return: the exit status: 0 if all runs are finished and drawn
+    """
+    for name in ("jobs", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} {value} must be 1 or more")
+    grid = load(args)
+    if args.backend == "ray":
+        from sb3_ext.experiments.ray_backend import run_on_ray
+
+        run_on_ray(grid.folders, args.jobs, args.threads or 1)
+    else:
+        run_locally(grid.folders, args.jobs, args.threads or max((os.cpu_count() or 1) // args.jobs, 1))
+    drawn = plot_grid(grid, args.output)
+    unfinished = [folder for folder in grid.folders if folder.status() is not Status.FINISHED]
+    for folder in unfinished:
+        print(f"not finished: {folder.run.name}: {folder.status().value}", file=sys.stderr)
+    return 1 if unfinished else drawn
+
+
+def status(args: argparse.Namespace) -> int:
+    """
+    :param args: the command line
+    :return: the exit status
+    """
+    grid = load(args)
+    width = max(len(folder.run.name) for folder in grid.folders)
+    states = [folder.status() for folder in grid.folders]
+    for folder, state in zip(grid.folders, states, strict=True):
+        detail = folder.reason_of_failure() if state is Status.FAILED else ""
+        if state is Status.RUNNING:
+            detail = f"{folder.n_steps_seen():,} of {folder.run.n_timesteps:,} time steps at the last evaluation"
+        print(f"{folder.run.name:{width}}  {state.value:11}  {detail}".rstrip())
+    print(", ".join(f"{states.count(state)} {state.value}" for state in Status if state in states))
+    return 0
+
+
+def plot(args: argparse.Namespace) -> int:
+    """
+    :param args: the command line
+    :return: the exit status
+    """
+    return plot_grid(load(args), args.output)
+
+
+def plot_grid(grid: Grid, output: Path | None) -> int:
+    """
+    Raw returns as CSV, figures, a table.
+
+    :param grid: of which the finished runs are taken
+    :param output: folder for them, by default one beside the runs
+    :return: the exit status: 1 if there was something that could not be read, or nothing at all
+    """
+    output = output or grid.root / "report"
+    rows, runs, problems = collect(grid.folders)
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    if not rows:
+        print(f"no run of {grid.experiment.name} is finished: nothing to draw", file=sys.stderr)
+        return 1
+    write_csv(output / "returns.csv", COLUMNS, rows)
+    write_csv(output / "runs.csv", RUN_COLUMNS, runs)
+    draw(output, grid.experiment.score_range)
+    return 1 if problems else 0
+
+
+def draw(folder: Path, ranges: dict[str, tuple[float, float]]) -> None:
+    """
+    :param folder: with ``returns.csv``, for the figures and the table
+    :param ranges: of the scores, by environment
+    """
+    curves = read_curves(folder / "returns.csv")
+    text = table(curves)
+    with replaced_when_complete(folder / "table.md") as file:
+        file.write(text.encode())
+    paths = [folder / "table.md", *draw_all(curves, ranges, folder)]
+    print(text)
+    print("wrote", *paths)
+
+
+def redraw(args: argparse.Namespace) -> int:
+    """
+    :param args: the command line
+    :return: the exit status
+    """
+    draw(args.folder, {})
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """
+    :return: of the command line
+    """
+    result = argparse.ArgumentParser(
+        prog="python -m sb3_ext.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = result.add_subparsers(dest="command", required=True)
+    for name, function, text in (
+        ("run", run, "train what is not finished yet, then draw"),
+        ("status", status, "how far each run is"),
+        ("plot", plot, "draw the finished runs"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(function=function)
+        command.add_argument("file", type=Path, help="experiment file, YAML")
+        command.add_argument(
+            "-f", "--log-folder", type=Path, help="of the runs; default logs/experiments/<name of the file>"
+        )
+        command.add_argument("-n", "--n-timesteps", type=int, help="of every run, instead of the file's")
+        if name != "status":
+            command.add_argument(
+                "-o", "--output", type=Path, help="for figures, table, CSV; default <log folder>/report"
+            )
+        if name == "run":
+            command.add_argument("-j", "--jobs", type=int, default=1, help="runs at a time")
+            command.add_argument("--threads", type=int, help="of PyTorch for each run; default: the cores shared out")
+            command.add_argument("--backend", choices=("local", "ray"), default="local", help="ray: on a Ray cluster")
+    command = commands.add_parser("redraw", help="figures and table from a folder with returns.csv, without the runs")
+    command.set_defaults(function=redraw)
+    command.add_argument("folder", type=Path)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """
+    :param arguments: of the command line
+    :return: the exit status
+    """
+    args = parser().parse_args(arguments)
+    try:
+        return args.function(args)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with what is not finished", file=sys.stderr)
+        return 130
+    except (OSError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""What a person looks at: learning curves, performance profiles, probabilities of improvement; PNG and SVG."""
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sb3_ext.common.saving import replaced_when_complete
+from sb3_ext.experiments.results import Curve, improvement, iqm_with_interval, score_matrices, scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; the line style says it once more
+STYLES = [
+    ("#0072B2", "-"),
+    ("#D55E00", "--"),
+    ("#009E73", "-."),
+    ("#CC79A7", ":"),
+    ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
+    ("#56B4E9", (0, (8, 2))),
+    ("#000000", (0, (1, 3))),
+]
+_N_THRESHOLDS = 101
+
+
+def _new_figure(n_panels: int, width: float = 5.2, height: float = 4.0) -> tuple["Figure", list["Axes"]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Not pyplot: it would choose a window where there is a screen, and keep figures alive
+    n_columns = min(n_panels, 3)
+    n_rows = -(-n_panels // n_columns)
+    figure = Figure(figsize=(width * n_columns, height * n_rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel().tolist()
+    for axis in axes[n_panels:]:
+        axis.remove()
+    return figure, axes[:n_panels]
+
+
+def save(figure: "Figure", stem: Path) -> list[Path]:
+    """
+    :param figure: what is drawn
+    :param stem: name of the files without their endings
+    :return: the files: PNG and SVG
+    """
+    paths = [stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")]
+    for path in paths:
+        # No date, and ids that do not depend on chance: the same file from the same numbers
+        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+        with _svg_ids_from(stem.name), replaced_when_complete(path) as file:
+            figure.savefig(file, format=path.suffix[1:], dpi=120, metadata=metadata)
+    return paths
+
+
+def _svg_ids_from(name: str) -> Any:
+    import matplotlib
+
+    return matplotlib.rc_context({"svg.hashsalt": name})
+
+
+def styles(variants: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """
+    :param variants: in the order in which they get their colours
+    :return: of each how its line looks, the same in all figures
+    """
+    return {
+        variant: {"color": color, "linestyle": style}
+        for variant, (color, style) in zip(variants, itertools.cycle(STYLES), strict=False)
+    }
+
+
+def common_timesteps(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
+    """
+    :param curves: of one variant in one environment
+    :return: the time steps at which all were evaluated, shape (T,), and the returns, shape (N, T). With several
+        environments at a time runs may stop some steps apart: those steps are left out
+    """
+    steps = sorted(set.intersection(*({int(step) for step in curve.timesteps} for curve in curves)))
+    rows = [dict(zip(curve.timesteps.tolist(), curve.returns.tolist(), strict=True)) for curve in curves]
+    return np.array(steps), np.array([[row[step] for step in steps] for row in rows])
+
+
+def draw_curves(curves: list[Curve]) -> "Figure":
+    """
+    One panel an environment: the interquartile mean of the runs, its 95 % bootstrap interval, every run as a thin line.
+
+    :param curves: of runs
+    :return: the figure
+    """
+    environments = list(dict.fromkeys(curve.environment for curve in curves))
+    looks = styles(dict.fromkeys(curve.variant for curve in curves))
+    figure, axes = _new_figure(len(environments))
+    for axis, env in zip(axes, environments, strict=True):
+        for variant, look in looks.items():
+            mine = [curve for curve in curves if (curve.environment, curve.variant) == (env, variant)]
+            if not mine:
+                continue
+            for curve in mine:
+                axis.plot(curve.timesteps, curve.returns, **look, alpha=0.3, linewidth=0.8)
+            steps, values = common_timesteps(mine)
+            label = f"{variant} ({len(mine)} seed{'s' if len(mine) > 1 else ''})"
+            middle, (low, high) = iqm_with_interval(values) if len(steps) else (steps, (steps, steps))
+            axis.plot(steps, middle, **look, linewidth=2.2, label=label)
+            if len(mine) > 1:
+                axis.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        axis.set(title=env, xlabel="time steps", ylabel="return of an evaluation")
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def draw_profiles(matrices: dict[str, np.ndarray]) -> "Figure":
+    """
+    Performance profiles: the share of runs whose score is above a threshold; Agarwal et al. 2021,
+    https://arxiv.org/abs/2108.13264
+
+    :param matrices: scores of each variant, shape (n_seeds, n_environments), between 0 and 1
+    :return: the figure
+    """
+    from rliable import library
+
+    low = min(0.0, *(float(matrix.min()) for matrix in matrices.values()))
+    high = max(1.0, *(float(matrix.max()) for matrix in matrices.values()))
+    thresholds = np.linspace(low, high, _N_THRESHOLDS)
+    # rliable draws these samples from numpy's own random state
+    before = np.random.get_state()
+    np.random.seed(0)
+    try:
+        profiles, intervals = library.create_performance_profile(matrices, thresholds)
+    finally:
+        np.random.set_state(before)
+    figure, (axis,) = _new_figure(1)
+    for variant, look in styles(matrices).items():
+        axis.plot(thresholds, profiles[variant], **look, linewidth=2.0, label=variant)
+        axis.fill_between(thresholds, *intervals[variant], color=look["color"], alpha=0.15, linewidth=0)
+    axis.set(
+        xlabel="score (0 and 1: ends of each environment's range)", ylabel="share of runs above", ylim=(-0.02, 1.02)
+    )
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def draw_improvement(probabilities: dict[tuple[str, str], tuple[float, float, float]]) -> "Figure":
+    """
+    :param probabilities: of each pair that the first beats the second, with the ends of its interval
+    :return: the figure
+    """
+    figure, (axis,) = _new_figure(1, width=6.0, height=1.0 + 0.45 * len(probabilities))
+    for row, (middle, low, high) in enumerate(probabilities.values()):
+        axis.plot([low, high], [row, row], color="#0072B2", linewidth=6, alpha=0.3, solid_capstyle="butt")
+        axis.plot([middle], [row], marker="o", color="#0072B2")
+    axis.axvline(0.5, color="0.5", linestyle=":", linewidth=1)
+    axis.set_yticks(range(len(probabilities)), [f"{one} > {other}" for one, other in probabilities])
+    axis.set(
+        xlim=(-0.02, 1.02),
+        xlabel="probability that a run of the first is better",
+        ylim=(-0.6, len(probabilities) - 0.4),
+    )
+    axis.invert_yaxis()
+    axis.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def draw_all(curves: list[Curve], ranges: dict[str, tuple[float, float]], folder: Path) -> list[Path]:
+    """
+    :param curves: of runs, one at least
+    :param ranges: of the scores, by environment
+    :param folder: for the figures
+    :return: the files
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = save(draw_curves(curves), folder / "curves")
+    matrices = score_matrices(scores(curves), ranges)
+    if len(matrices) > 1:
+        paths += save(draw_profiles(matrices), folder / "profiles")
+        paths += save(draw_improvement(improvement(matrices)), folder / "improvement")
+    return paths

@@ -1,0 +1,340 @@
+"""What an experiment file says: environments x variants x seeds, each of them one run of rl_zoo3."""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import yaml
+
+from sb3_ext.zoo import hyperparams_path, register
+
+# What rl_zoo3 reads from hyperparameters and does not pass on to the algorithm
+_ZOO_HYPERPARAMS = {
+    "callback",
+    "env_kwargs",
+    "env_wrapper",
+    "frame_stack",
+    "monitor_kwargs",
+    "n_envs",
+    "noise_std",
+    "noise_type",
+    "normalize",
+    "vec_env_wrapper",
+}
+# The command line gives these to the algorithm, or they have a place of their own in the experiment file
+_NOT_HYPERPARAMS = {"self", "env", "n_timesteps", "tensorboard_log", "verbose", "seed", "device", "_init_setup_model"}
+
+_OF_RUNS = {"n_timesteps", "eval_freq", "eval_episodes", "n_eval_envs", "hyperparams", "env_kwargs"}
+_OF_VARIANTS = _OF_RUNS | {"algo", "base"}
+_OF_EXPERIMENTS = _OF_VARIANTS | {"environments", "variants", "seeds", "gym_packages", "score_range"}
+_COUNTS = ("n_timesteps", "eval_freq", "eval_episodes", "n_eval_envs")
+
+
+class ExperimentError(ValueError):
+    """
+    Something in an experiment file is not as it should be.
+
+    :param path: of the file
+    :param key: where in it
+    :param problem: what is wrong, and what is allowed
+    """
+
+    def __init__(self, path: Path, key: str, problem: str) -> None:
+        super().__init__(f"{path}: {key}: {problem}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    One training: a cell of the grid.
+
+    :param variant: name of what is compared
+    :param env: id of the environment
+    :param seed: of the training
+    :param algo: id in rl_zoo3
+    :param n_timesteps: environment steps
+    :param eval_freq: environment steps from one evaluation to the next
+    :param eval_episodes: episodes of an evaluation
+    :param n_eval_envs: environments that they are divided among
+    :param base: where the hyperparameters come from that the experiment does not set: ``"zoo"``, the file of the
+        algorithm; ``"none"``, the defaults of its class; or the absolute path of a YAML file like rl_zoo3's
+    :param hyperparams: over those
+    :param env_kwargs: of the environment
+    :param gym_packages: modules that register environments
+    """
+
+    variant: str
+    env: str
+    seed: int
+    algo: str
+    n_timesteps: int
+    eval_freq: int
+    eval_episodes: int
+    n_eval_envs: int
+    base: str
+    hyperparams: dict[str, Any] = field(hash=False)
+    env_kwargs: dict[str, Any] = field(hash=False)
+    gym_packages: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """
+        :return: unique within the experiment, a path below its folder
+        """
+        return f"{self.variant}/{self.env.replace('/', '-')}/seed_{self.seed}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """
+        :return: for a JSON file
+        """
+        return {**asdict(self), "gym_packages": list(self.gym_packages)}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """
+    :param name: of the file
+    :param runs: all of them, seed by seed: the first results compare all variants
+    :param score_range: of an environment the returns that count as 0 and as 1 where environments are put together
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+    score_range: dict[str, tuple[float, float]]
+
+    @property
+    def environments(self) -> list[str]:
+        """
+        :return: in the order of the file
+        """
+        return list(dict.fromkeys(run.env for run in self.runs))
+
+    @property
+    def variants(self) -> list[str]:
+        """
+        :return: in the order of the file
+        """
+        return list(dict.fromkeys(run.variant for run in self.runs))
+
+    def with_timesteps(self, n_timesteps: int) -> "Experiment":
+        """
+        :param n_timesteps: of every run; as many evaluations as before
+        :return: the same experiment, shorter or longer
+        """
+
+        def changed(run: Run) -> Run:
+            eval_freq = max(run.eval_freq * n_timesteps // run.n_timesteps, 1)
+            return replace(run, n_timesteps=n_timesteps, eval_freq=eval_freq)
+
+        return replace(self, runs=tuple(changed(run) for run in self.runs))
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads ``5e-4`` as a number, which PyYAML takes for text."""
+
+
+_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
+class _Reader:
+    """
+    Makes runs of what stands in a file, and says what is wrong with it and where.
+
+    :param path: of the experiment file
+    :raises OSError: if it cannot be read
+    :raises ExperimentError: if it is no YAML file of keys and values
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        except yaml.YAMLError as error:
+            raise ExperimentError(path, "YAML", str(error).replace("\n", " ")) from error
+        self.content = self.mapping(content, "the file")
+
+    def error(self, key: str, problem: str) -> ExperimentError:
+        return ExperimentError(self.path, key, problem)
+
+    def mapping(self, value: Any, key: str) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self.error(key, f"{value!r} must be a mapping of names to values")
+        return {str(name): entry for name, entry in value.items()}
+
+    def known(self, names: Iterable[str], allowed: Iterable[str], key: str, what: str) -> None:
+        """
+        :raises ExperimentError: for the first name that is not allowed, with the nearest that is
+        """
+        allowed = sorted(allowed)
+        for name in names:
+            if name not in allowed:
+                near = difflib.get_close_matches(name, allowed, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(allowed)}"
+                raise self.error(f"{key}.{name}" if key else name, f"{what} {name!r} is not known: {hint}")
+
+    def named(self, key: str) -> dict[str, dict[str, Any]]:
+        """
+        :param key: of a mapping of names to settings, or of a list of names
+        :return: settings by name
+        """
+        value = self.content.get(key)
+        if isinstance(value, str) or not value:
+            raise self.error(
+                key, f"{value!r} must be a list, or a mapping of names to settings, with one entry at least"
+            )
+        if isinstance(value, list):
+            if len(set(map(str, value))) < len(value):
+                raise self.error(key, f"{value!r} has an entry twice")
+            return {str(name): {} for name in value}
+        return {name: self.mapping(entry or {}, f"{key}.{name}") for name, entry in self.mapping(value, key).items()}
+
+    def seeds(self) -> list[int]:
+        value: Any = self.content.get("seeds")
+        is_list = isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value)
+        if not is_list or len(set(value)) < len(value):
+            raise self.error("seeds", f"{value!r} must be a list of different integers, 0 or more")
+        return value
+
+    def run(self, variant: str, env: str, seed: int, settings: list[tuple[str, dict[str, Any]]]) -> Run:
+        """
+        :param settings: where they stand and what they say; the later ones count
+        """
+        merged: dict[str, Any] = {"eval_episodes": 5, "n_eval_envs": 1, "base": "zoo"}
+        hyperparams: dict[str, Any] = {}
+        env_kwargs: dict[str, Any] = {}
+        place = {}
+        for key, entry in settings:
+            prefix = f"{key}." if key else ""
+            hyperparams |= self.mapping(entry.get("hyperparams", {}), f"{prefix}hyperparams")
+            env_kwargs |= self.mapping(entry.get("env_kwargs", {}), f"{prefix}env_kwargs")
+            for name in ("algo", "base", *_COUNTS):
+                if name in entry:
+                    merged[name], place[name] = entry[name], f"{prefix}{name}"
+        for name in ("algo", "n_timesteps"):
+            if name not in merged:
+                raise self.error(f"variants.{variant}", f"has no {name}, nor have the environment and the experiment")
+        merged.setdefault("eval_freq", max(merged["n_timesteps"] // 20, 1) if type(merged["n_timesteps"]) is int else 1)
+        for name in _COUNTS:
+            if type(merged[name]) is float and merged[name].is_integer():  # 3e5
+                merged[name] = int(merged[name])
+            if type(merged[name]) is not int or merged[name] < 1:
+                raise self.error(place.get(name, name), f"{merged[name]!r} must be an integer, 1 or more")
+        if merged["eval_freq"] > merged["n_timesteps"]:
+            raise self.error(
+                place.get("eval_freq", "eval_freq"),
+                f"{merged['eval_freq']} must be at most n_timesteps={merged['n_timesteps']}, else nothing is evaluated",
+            )
+        if merged["base"] not in ("zoo", "none"):
+            base = (self.path.parent / str(merged["base"])).resolve()
+            if not base.is_file():
+                raise self.error(place["base"], f"there is no file {base}; allowed are zoo, none, and a YAML file")
+            merged["base"] = str(base)
+        return Run(
+            variant=variant,
+            env=env,
+            seed=seed,
+            hyperparams=hyperparams,
+            env_kwargs=env_kwargs,
+            gym_packages=tuple(self.content.get("gym_packages", ())),
+            **merged,
+        )
+
+    def check(self, run: Run) -> None:
+        """
+        :raises ExperimentError: if rl_zoo3 would not know the algorithm, the environment or a parameter
+        """
+        from rl_zoo3.utils import ALGOS
+
+        where = f"variants.{run.variant}"
+        self.known([run.algo], ALGOS, f"{where}.algo", "algorithm")
+        if run.env not in gym.registry:
+            near = difflib.get_close_matches(run.env, gym.registry, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "is its package installed, or missing in gym_packages?"
+            raise self.error(f"environments.{run.env}", f"environment {run.env!r} is not known: {hint}")
+        arguments = _arguments(ALGOS[run.algo]) - _NOT_HYPERPARAMS
+        self.known(run.hyperparams, arguments | _ZOO_HYPERPARAMS, f"{where}.hyperparams", f"{run.algo}'s parameter")
+        if run.base == "none":
+            if "policy" not in run.hyperparams:
+                raise self.error(f"{where}.hyperparams", "policy is missing, which base: none leaves to the experiment")
+            return
+        path = Path(run.base) if run.base != "zoo" else _zoo_file(run.algo)
+        entries = self.mapping(yaml.safe_load(path.read_text(encoding="utf-8")), f"base {path}")
+        if not {run.env, "default"} & entries.keys() and not (_is_atari(run.env) and "atari" in entries):
+            raise self.error(f"{where}.base", f"{path} has no hyperparameters for {run.env}; base: none needs none")
+
+
+def load_experiment(path: Path) -> Experiment:
+    """
+    Read and check an experiment file.
+
+    :param path: of a YAML file
+    :return: the experiment
+    :raises OSError: if the file cannot be read
+    :raises ExperimentError: if an algorithm, an environment or a parameter is not known, or a value not allowed
+    """
+    register()
+    reader = _Reader(path)
+    reader.known(reader.content, _OF_EXPERIMENTS, "", "key")
+    variants, environments = reader.named("variants"), reader.named("environments")
+    for name, entry in variants.items():
+        reader.known(entry, _OF_VARIANTS, f"variants.{name}", "key")
+        if not re.fullmatch(r"[\w.+=-]+", name) or name.startswith("."):
+            raise reader.error(f"variants.{name}", "names are made of letters, digits and _ - + = .")
+    for name, entry in environments.items():
+        reader.known(entry, _OF_RUNS, f"environments.{name}", "key")
+    packages = reader.content.get("gym_packages", [])
+    for package in packages if isinstance(packages, list) else [packages]:
+        try:
+            importlib.import_module(str(package))
+        except ImportError as error:
+            raise reader.error(f"gym_packages.{package}", f"cannot be imported: {error}") from error
+    runs = [
+        reader.run(
+            variant,
+            env,
+            seed,
+            [("", reader.content), (f"environments.{env}", of_env), (f"variants.{variant}", of_variant)],
+        )
+        for seed in reader.seeds()
+        for env, of_env in environments.items()
+        for variant, of_variant in variants.items()
+    ]
+    for run in runs:
+        reader.check(run)
+    return Experiment(path.stem, tuple(runs), _score_ranges(reader, environments))
+
+
+def _score_ranges(reader: _Reader, environments: Iterable[str]) -> dict[str, tuple[float, float]]:
+    ranges = reader.mapping(reader.content.get("score_range", {}), "score_range")
+    reader.known(ranges, environments, "score_range", "environment")
+    for env, value in ranges.items():
+        is_pair = isinstance(value, list) and len(value) == 2 and all(type(v) in (int, float) for v in value)
+        if not is_pair or not value[0] < value[1]:
+            raise reader.error(f"score_range.{env}", f"{value!r} must be two returns, the lower one first")
+    return {env: (float(low), float(high)) for env, (low, high) in ranges.items()}
+
+
+def _arguments(algorithm: type) -> set[str]:
+    return set(inspect.signature(algorithm).parameters)
+
+
+def _zoo_file(algo: str) -> Path:
+    import rl_zoo3
+
+    own = hyperparams_path(algo)
+    return own if own.is_file() else Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml"
+
+
+def _is_atari(env: str) -> bool:
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    return ExperimentManager.is_atari(env)

@@ -1,0 +1,120 @@
+"""Run a grid on this machine, several runs at a time."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from tqdm import tqdm
+
+from sb3_ext.experiments.runs import ALREADY_RUNNING, RunFolder, Status
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@contextmanager
+def sigterm_as_keyboard_interrupt() -> Iterator[None]:
+    """
+    So that whoever ends the process politely ends it as Ctrl-C does.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Progress:
+    """
+    A bar over all environment steps of a grid, finished runs included.
+
+    :param folders: of all runs
+    """
+
+    def __init__(self, folders: list[RunFolder]) -> None:
+        self._folders = folders
+        total = sum(folder.run.n_timesteps for folder in folders)
+        # In a file a line now and then is enough
+        interval = 0.1 if sys.stderr.isatty() else 30.0
+        self._bar = tqdm(
+            total=total, unit="step", unit_scale=True, desc="experiment", smoothing=0.05, mininterval=interval
+        )
+        self._bar.n = self._bar.initial = sum(f.run.n_timesteps for f in folders if f.is_finished())
+        self._bar.refresh()
+
+    def update(self, running: list[RunFolder]) -> None:
+        """
+        :param running: runs that are under way
+        """
+        done = sum(f.run.n_timesteps for f in self._folders if f.is_finished())
+        done += sum(f.n_steps_seen() for f in running if not f.is_finished())
+        n_finished = sum(f.is_finished() for f in self._folders)
+        self._bar.set_postfix_str(f"{n_finished} of {len(self._folders)} runs, {len(running)} under way", refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def say(self, message: str) -> None:
+        """
+        :param message: printed above the bar
+        """
+        self._bar.write(message)
+
+    def close(self) -> None:
+        """
+        Leave the bar as it is.
+        """
+        self._bar.close()
+
+
+def run_locally(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
+    """
+    Train all runs that are not finished. A run that fails does not keep the others from being trained. An interruption
+    ends the trainings under way; the next call begins them anew.
+
+    :param folders: of the runs, in the order in which they are started
+    :param n_jobs: how many at a time
+    :param n_threads: of PyTorch, for each of them
+    """
+    waiting = [folder for folder in folders if not folder.is_finished()]
+    running: dict[RunFolder, subprocess.Popen] = {}
+    progress = Progress(folders)
+    try:
+        with sigterm_as_keyboard_interrupt():
+            while waiting or running:
+                while waiting and len(running) < n_jobs:
+                    folder = waiting.pop(0)
+                    folder.prepare()
+                    running[folder] = folder.start(n_threads)
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                progress.update(list(running))
+                for folder, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[folder]
+                        report(folder, process.returncode, progress.say)
+        progress.update([])
+    finally:
+        for process in running.values():
+            process.kill()
+        for process in running.values():
+            process.wait()
+        progress.close()
+
+
+def report(folder: RunFolder, exit_status: int, say: Callable[[str], None]) -> None:
+    """
+    :param folder: of a run whose process has ended
+    :param exit_status: of the process
+    :param say: gets a line if it did not succeed
+    """
+    if exit_status == ALREADY_RUNNING:
+        say(f"{folder.run.name}: is being trained by another process")
+    elif folder.status() is Status.FAILED:
+        say(f"{folder.run.name}: failed: {folder.reason_of_failure()} (see {folder.path / 'output.log'})")
+    elif exit_status != 0:
+        say(f"{folder.run.name}: the training was ended by signal or exit status {exit_status}")

@@ -1,0 +1,77 @@
+"""Run a grid on a Ray cluster, or on this machine through Ray."""
+
+import platform
+import time
+from typing import Any
+
+from sb3_ext.experiments.local import Progress, report, sigterm_as_keyboard_interrupt
+from sb3_ext.experiments.runs import ALREADY_RUNNING, RunFolder
+
+# How often a run is begun anew on another worker when the one that trains it dies
+_MAX_RETRIES = 3
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_FOR_A_DEAD_WORKER = 30
+
+
+def train_here(folder: RunFolder, n_threads: int) -> int:
+    """
+    What a Ray worker does. The training is a process of its own, which ends with the worker.
+
+    :param folder: of the run
+    :param n_threads: of PyTorch
+    :return: exit status of the training
+    :raises FileNotFoundError: if this machine does not see the folder
+    """
+    if not folder.path.is_dir():
+        raise FileNotFoundError(
+            f"{folder.path} is not there on {platform.node()}: --log-folder has to be where all machines see it"
+        )
+    deadline = time.monotonic() + _SECONDS_FOR_A_DEAD_WORKER
+    while True:
+        exit_status = folder.start(n_threads).wait()
+        # When a worker has just died its training has a moment to live
+        if exit_status != ALREADY_RUNNING or time.monotonic() > deadline:
+            return exit_status
+        time.sleep(1)
+
+
+def run_on_ray(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
+    """
+    As :func:`~sb3_ext.experiments.local.run_locally`, on the cluster that ``RAY_ADDRESS`` names, or one that is begun
+    on this machine. A run whose worker or machine dies is begun anew on another.
+
+    :param folders: of the runs, on a file system that all machines of the cluster share
+    :param n_jobs: how many at a time
+    :param n_threads: of PyTorch, CPUs that Ray reserves for a run
+    :raises ImportError: if Ray is not installed
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("--backend ray needs Ray: pip install 'sb3-ext[ray]'") from error
+    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    task = ray.remote(num_cpus=n_threads, max_retries=_MAX_RETRIES)(train_here)
+    waiting = [RunFolder(folder.root.resolve(), folder.run) for folder in folders if not folder.is_finished()]
+    running: dict[Any, RunFolder] = {}
+    progress = Progress(folders)
+    try:
+        with sigterm_as_keyboard_interrupt():
+            while waiting or running:
+                while waiting and len(running) < n_jobs:
+                    folder = waiting.pop(0)
+                    folder.prepare()
+                    running[task.remote(folder, n_threads)] = folder
+                ended, _ = ray.wait(list(running), timeout=_SECONDS_BETWEEN_LOOKS)
+                progress.update(list(running.values()))
+                for reference in ended:
+                    folder = running.pop(reference)
+                    try:
+                        report(folder, ray.get(reference), progress.say)
+                    except (ray.exceptions.RayError, FileNotFoundError) as error:
+                        progress.say(f"{folder.run.name}: {error}")
+        progress.update([])
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+        progress.close()
+        ray.shutdown()

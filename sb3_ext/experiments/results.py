@@ -1,0 +1,258 @@
+"""From runs to numbers: returns as CSV, scores, and what rliable makes of them."""
+
+import csv
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_ext.common.saving import replaced_when_complete
+from sb3_ext.experiments.runs import CorruptResult, RunFolder, read_json
+
+# The score of a run is the mean over this part of its evaluations, the last ones
+LAST_PART = 0.1
+N_BOOTSTRAP = 2000
+CONFIDENCE = 0.95
+COLUMNS = ("environment", "variant", "seed", "timesteps", "episode", "return")
+RUN_COLUMNS = ("environment", "variant", "seed", "algo", "command", "seconds", "versions")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """
+    The evaluations of one run.
+
+    :param environment: its id
+    :param variant: its name
+    :param seed: of the training
+    :param timesteps: when it was evaluated, shape (T,)
+    :param returns: mean of the episodes then, shape (T,)
+    """
+
+    environment: str
+    variant: str
+    seed: int
+    timesteps: np.ndarray
+    returns: np.ndarray
+
+    @property
+    def score(self) -> float:
+        """
+        :return: mean return over the last tenth of the evaluations
+        """
+        return float(self.returns[-max(round(LAST_PART * len(self.returns)), 1) :].mean())
+
+
+def collect(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """
+    :param folders: of runs, of which the finished ones are taken
+    :return: a row for each episode, a row for each run, and what is wrong with those that cannot be read
+    """
+    rows: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for folder in folders:
+        if not folder.is_finished():
+            continue
+        run = folder.run
+        identity = {"environment": run.env, "variant": run.variant, "seed": run.seed}
+        try:
+            steps, returns = folder.evaluations()
+        except (CorruptResult, FileNotFoundError) as error:
+            problems.append(f"{run.name}: {error}")
+            continue
+        for step, episodes in zip(steps.tolist(), returns.tolist(), strict=True):
+            rows += [
+                {**identity, "timesteps": step, "episode": index, "return": f"{value:.6g}"}
+                for index, value in enumerate(episodes)
+            ]
+        finished = read_json(folder.path / "finished.json")
+        versions = " ".join(f"{name}={version}" for name, version in finished["versions"].items())
+        runs.append(
+            {
+                **identity,
+                "algo": run.algo,
+                "command": finished["command"],
+                "seconds": finished["seconds"],
+                "versions": versions,
+            }
+        )
+    return rows, runs, problems
+
+
+def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """
+    :param path: of the file, which readers see whole or not at all
+    :param columns: its head
+    :param rows: with these keys
+    """
+    lines = [",".join(columns)]
+    for row in rows:
+        fields = [str(row[column]) for column in columns]
+        lines.append(",".join('"' + f.replace('"', '""') + '"' if set(f) & set(',"\n') else f for f in fields))
+    with replaced_when_complete(path) as file:
+        file.write(("\n".join(lines) + "\n").encode())
+
+
+def read_curves(path: Path) -> list[Curve]:
+    """
+    :param path: of a CSV file that :func:`collect` filled
+    :return: one curve a run, in the order of the file
+    :raises ValueError: if it has other columns
+    """
+    episodes: dict[tuple[str, str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"{path} has the columns {reader.fieldnames}, {list(COLUMNS)} are expected")
+        for row in reader:
+            key = (row["environment"], row["variant"], int(row["seed"]))
+            episodes[key][int(row["timesteps"])].append(float(row["return"]))
+    return [
+        Curve(*key, np.array(sorted(by_step)), np.array([np.mean(by_step[step]) for step in sorted(by_step)]))
+        for key, by_step in episodes.items()
+    ]
+
+
+def scores(curves: Iterable[Curve]) -> dict[str, dict[str, dict[int, float]]]:
+    """
+    :param curves: of runs
+    :return: variant -> environment -> seed -> score
+    """
+    result: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for curve in curves:
+        result[curve.variant][curve.environment][curve.seed] = curve.score
+    return result
+
+
+def complete_variants(by_variant: dict[str, dict[str, dict[int, float]]]) -> list[str]:
+    """
+    Statistics over several environments need the same seeds in all of them.
+
+    :param by_variant: from :func:`scores`
+    :return: variants of which every environment has the same seeds, and all the environments that any variant has
+    """
+    environments = {env for by_env in by_variant.values() for env in by_env}
+    return [
+        variant
+        for variant, by_env in by_variant.items()
+        if set(by_env) == environments and len({frozenset(seeds) for seeds in by_env.values()}) == 1
+    ]
+
+
+def score_matrices(
+    by_variant: dict[str, dict[str, dict[int, float]]], ranges: dict[str, tuple[float, float]]
+) -> dict[str, np.ndarray]:
+    """
+    Scores that can be put together: 0 and 1 are the ends of each environment's range.
+
+    :param by_variant: from :func:`scores`
+    :param ranges: by environment; where there is none, the lowest and the highest score of all runs
+    :return: of each complete variant the scores, shape (n_seeds, n_environments)
+    """
+    variants = complete_variants(by_variant)
+    environments = sorted({env for by_env in by_variant.values() for env in by_env})
+    matrices = {
+        variant: np.array([[by_variant[variant][env][seed] for env in environments] for seed in seeds])
+        for variant in variants
+        for seeds in [sorted(by_variant[variant][environments[0]])]
+    }
+    for column, env in enumerate(environments):
+        everything = [score for by_env in by_variant.values() for score in by_env.get(env, {}).values()]
+        low, high = ranges.get(env, (min(everything), max(everything)))
+        for matrix in matrices.values():
+            matrix[:, column] = (matrix[:, column] - low) / ((high - low) or 1.0)
+    return matrices
+
+
+def iqm_with_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Interquartile mean over runs, with a percentile-bootstrap interval; Agarwal et al. 2021,
+    https://arxiv.org/abs/2108.13264
+
+    :param values: of N runs at T points, shape (N, T)
+    :return: interquartile means, shape (T,), and the ends of their intervals, shape (2, T)
+    """
+    from rliable import library
+    from scipy.stats import trim_mean
+
+    def statistic(sample: np.ndarray) -> np.ndarray:
+        return trim_mean(sample[:, 0], 0.25)  # rliable's own `aggregate_iqm`, for all points at once
+
+    points, intervals = _quietly(
+        library.get_interval_estimates,
+        # rliable bootstraps runs, and keeps tasks (here one) and what comes behind them
+        {"runs": values[:, None, :]},
+        statistic,
+        reps=N_BOOTSTRAP,
+        confidence_interval_size=CONFIDENCE,
+        random_state=np.random.RandomState(0),  # the same figure from the same file
+    )
+    return points["runs"], intervals["runs"]
+
+
+def _quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """
+    :param function: of rliable, which passes an argument to arch that arch would like to have another name
+    :return: what it returns
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="random_state is deprecated", category=FutureWarning)
+        return function(*args, **kwargs)
+
+
+def improvement(matrices: dict[str, np.ndarray]) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """
+    Probability that a run of one variant beats a run of another in the same environment; Agarwal et al. 2021.
+
+    :param matrices: from :func:`score_matrices`
+    :return: of each pair the probability that the first is better, and the ends of its interval
+    """
+    from rliable import library, metrics
+
+    names = list(matrices)
+    pairs = [(one, other) for index, one in enumerate(names) for other in names[index + 1 :]]
+    if not pairs:
+        return {}
+    points, intervals = _quietly(
+        library.get_interval_estimates,
+        {f"{index}": (matrices[one], matrices[other]) for index, (one, other) in enumerate(pairs)},
+        metrics.probability_of_improvement,
+        reps=N_BOOTSTRAP,
+        confidence_interval_size=CONFIDENCE,
+        random_state=np.random.RandomState(0),
+    )
+    result = {}
+    for index, pair in enumerate(pairs):
+        low, high = np.ravel(intervals[f"{index}"]).tolist()
+        result[pair] = (float(points[f"{index}"]), low, high)
+    return result
+
+
+def table(curves: list[Curve]) -> str:
+    """
+    :param curves: of runs
+    :return: Markdown: interquartile mean of the scores with its interval, and every seed
+    """
+    lines = [
+        "| environment | variant | seeds | interquartile mean | 95 % interval | every seed | time steps |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    by_variant = scores(curves)
+    for env in dict.fromkeys(curve.environment for curve in curves):
+        for variant, by_env in by_variant.items():
+            if env not in by_env:
+                continue
+            values = dict(sorted(by_env[env].items()))
+            point, (low, high) = iqm_with_interval(np.array(list(values.values()))[:, None])
+            steps = {int(c.timesteps[-1]) for c in curves if (c.environment, c.variant) == (env, variant)}
+            each = ", ".join(f"{seed}: {value:.4g}" for seed, value in values.items())
+            lines.append(
+                f"| {env} | {variant} | {len(values)} | {point[0]:.4g} | {low[0]:.4g} to {high[0]:.4g} | {each} | "
+                f"{' to '.join(f'{step:,}' for step in sorted({min(steps), max(steps)}))} |"
+            )
+    return "\n".join(lines) + "\n"
