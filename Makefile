@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 # Where `make train` leaves its models, as rl_zoo3 does
 LOGS ?= logs
 
-.PHONY: help install train test test-slow test-sb3 check bench clean
+.PHONY: help install train test test-slow test-sb3 check bench docs clean
 
 help:
 	@echo "make train      train REDQ-SAC on InvertedPendulum-v4 through rl_zoo3, about 3 minutes on a laptop CPU"
 	@echo "make test       run the tests (test-slow: the slow learning runs too)"
 	@echo "make check      lint and types"
 	@echo "make bench      measure updates per second against SB3 and SBX, replay buffers against those of other packages"
+	@echo "make docs       build the documentation, with an API reference, into site/: open site/index.html"
 
 install: $(STAMP)
 
@@ -46,5 +47,10 @@ bench: install
 	$(BIN)/python benchmarks/updates_per_second.py --output benchmarks/results/updates_per_second.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/replay_buffers.py --output benchmarks/results/replay_buffers.csv
 
+# The variable silences what mkdocs-material prints of its own future at every build
+docs: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
+
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
