@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sb3_ext.common.saving import replaced_when_complete
-from sb3_ext.experiments.results import Curve, improvement, iqm_with_interval, score_matrices, scores
+from sb3_ext.experiments.results import Curve, improvement, iqm_with_interval, same_bootstrap, score_matrices, scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,13 +128,8 @@ def draw_profiles(matrices: dict[str, np.ndarray]) -> "Figure":
     low = min(0.0, *(float(matrix.min()) for matrix in matrices.values()))
     high = max(1.0, *(float(matrix.max()) for matrix in matrices.values()))
     thresholds = np.linspace(low, high, _N_THRESHOLDS)
-    # rliable draws these samples from numpy's own random state
-    before = np.random.get_state()
-    np.random.seed(0)
-    try:
+    with same_bootstrap():
         profiles, intervals = library.create_performance_profile(matrices, thresholds)
-    finally:
-        np.random.set_state(before)
     figure, (axis,) = _new_figure(1)
     for variant, look in styles(matrices).items():
         axis.plot(thresholds, profiles[variant], **look, linewidth=2.0, label=variant)

@@ -222,12 +222,12 @@ class _Reader:
         for name in ("algo", "n_timesteps"):
             if name not in merged:
                 raise self.error(f"variants.{variant}", f"has no {name}, nor have the environment and the experiment")
-        merged.setdefault("eval_freq", max(merged["n_timesteps"] // 20, 1) if type(merged["n_timesteps"]) is int else 1)
-        for name in _COUNTS:
+        for name in (name for name in _COUNTS if name in merged):
             if type(merged[name]) is float and merged[name].is_integer():  # 3e5
                 merged[name] = int(merged[name])
             if type(merged[name]) is not int or merged[name] < 1:
                 raise self.error(place.get(name, name), f"{merged[name]!r} must be an integer, 1 or more")
+        merged.setdefault("eval_freq", max(merged["n_timesteps"] // 20, 1))
         if merged["eval_freq"] > merged["n_timesteps"]:
             raise self.error(
                 place.get("eval_freq", "eval_freq"),
@@ -324,7 +324,17 @@ def _score_ranges(reader: _Reader, environments: Iterable[str]) -> dict[str, tup
 
 
 def _arguments(algorithm: type) -> set[str]:
-    return set(inspect.signature(algorithm).parameters)
+    """
+    :return: names of the constructor's arguments, and of those that it passes on
+    """
+    names: set[str] = set()
+    for base in algorithm.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            names |= {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                break
+    return names - {"args"}
 
 
 def _zoo_file(algo: str) -> Path:

@@ -1,9 +1,9 @@
 """From runs to numbers: returns as CSV, scores, and what rliable makes of them."""
 
 import csv
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,20 @@ def score_matrices(
     return matrices
 
 
+@contextmanager
+def same_bootstrap() -> Iterator[None]:
+    """
+    rliable draws its samples from numpy's global random state, whatever it is given: the same ones each time, so that
+    the same file gives the same figures. What the state was before, it is afterwards.
+    """
+    before = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
 def iqm_with_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     Interquartile mean over runs, with a percentile-bootstrap interval; Agarwal et al. 2021,
@@ -183,26 +197,12 @@ def iqm_with_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     def statistic(sample: np.ndarray) -> np.ndarray:
         return trim_mean(sample[:, 0], 0.25)  # rliable's own `aggregate_iqm`, for all points at once
 
-    points, intervals = _quietly(
-        library.get_interval_estimates,
+    with same_bootstrap():
         # rliable bootstraps runs, and keeps tasks (here one) and what comes behind them
-        {"runs": values[:, None, :]},
-        statistic,
-        reps=N_BOOTSTRAP,
-        confidence_interval_size=CONFIDENCE,
-        random_state=np.random.RandomState(0),  # the same figure from the same file
-    )
+        points, intervals = library.get_interval_estimates(
+            {"runs": values[:, None, :]}, statistic, reps=N_BOOTSTRAP, confidence_interval_size=CONFIDENCE
+        )
     return points["runs"], intervals["runs"]
-
-
-def _quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """
-    :param function: of rliable, which passes an argument to arch that arch would like to have another name
-    :return: what it returns
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="random_state is deprecated", category=FutureWarning)
-        return function(*args, **kwargs)
 
 
 def improvement(matrices: dict[str, np.ndarray]) -> dict[tuple[str, str], tuple[float, float, float]]:
@@ -218,14 +218,13 @@ def improvement(matrices: dict[str, np.ndarray]) -> dict[tuple[str, str], tuple[
     pairs = [(one, other) for index, one in enumerate(names) for other in names[index + 1 :]]
     if not pairs:
         return {}
-    points, intervals = _quietly(
-        library.get_interval_estimates,
-        {f"{index}": (matrices[one], matrices[other]) for index, (one, other) in enumerate(pairs)},
-        metrics.probability_of_improvement,
-        reps=N_BOOTSTRAP,
-        confidence_interval_size=CONFIDENCE,
-        random_state=np.random.RandomState(0),
-    )
+    with same_bootstrap():
+        points, intervals = library.get_interval_estimates(
+            {f"{index}": (matrices[one], matrices[other]) for index, (one, other) in enumerate(pairs)},
+            metrics.probability_of_improvement,
+            reps=N_BOOTSTRAP,
+            confidence_interval_size=CONFIDENCE,
+        )
     result = {}
     for index, pair in enumerate(pairs):
         low, high = np.ravel(intervals[f"{index}"]).tolist()

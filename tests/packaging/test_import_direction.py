@@ -1,4 +1,4 @@
-"""Imports in the package go one way: checks, functional <- nets, buffers <- common <- algorithms <- zoo <- experiments."""
+"""Imports go one way: checks, functional <- nets, buffers <- common <- algorithms <- zoo <- experiments."""
 
 import ast
 import sys
