@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ext.common.saving import replaced_when_complete
-from sb3_ext.experiments.runs import CorruptResult, RunFolder, read_json
+from sb3_ext.experiments.runs import CorruptResult, RunFolder
 
 # The score of a run is the mean over this part of its evaluations, the last ones
 LAST_PART = 0.1
@@ -70,7 +70,7 @@ def collect(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]], list[di
                 {**identity, "timesteps": step, "episode": index, "return": f"{value:.6g}"}
                 for index, value in enumerate(episodes)
             ]
-        finished = read_json(folder.path / "finished.json")
+        finished = folder.finished()
         versions = " ".join(f"{name}={version}" for name, version in finished["versions"].items())
         runs.append(
             {

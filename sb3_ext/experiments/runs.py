@@ -2,10 +2,10 @@
 One run on the disk: what it is, how far it is, and the process that trains it.
 
     <log folder>/<variant>/<environment>/seed_<n>/
-        run.json        what it is
+        run.json        what it is, for the process that trains it
         output.log      what the training printed
         training/       rl_zoo3's own folder
-        finished.json   there when, and only when, it is finished
+        finished.json   there when, and only when, it is finished: what it was, command, duration, versions
         failed.json     there if the last attempt failed
 
 A run is trained by a process of its own, ``sb3_ext.experiments.worker``, which holds a lock for as long as it lives.
@@ -110,7 +110,7 @@ class RunFolder:
         """
         if not self.is_finished():
             return
-        finished, now = read_json(self._file("run.json")), self.run.as_dict()
+        finished, now = self.finished()["run"], self.run.as_dict()
         changed = [name for name in now if finished.get(name) != json.loads(json.dumps(now[name]))]
         if changed:
             raise OtherSettings(self.path, changed)
@@ -184,6 +184,12 @@ class RunFolder:
                 path, f"timesteps {steps.shape} and results {results.shape} do not fit, or are not finite"
             )
         return steps, results
+
+    def finished(self) -> dict[str, Any]:
+        """
+        :return: what the worker wrote when it was done: the run as it was then, command, seconds, versions
+        """
+        return read_json(self._file("finished.json"))
 
     def reason_of_failure(self) -> str:
         """

@@ -103,6 +103,7 @@ def train(folder: Path, n_threads: int) -> None:
     write_json(
         folder / "finished.json",
         {
+            "run": run,
             "command": shlex.join(["python", "-m", "rl_zoo3.train", *arguments]),
             "seconds": round(time.time() - start, 1),
             "versions": versions(),
@@ -120,7 +121,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=2)  # whoever asks for the status of a run holds it for a moment
     except Timeout:
         return ALREADY_RUNNING
     if (folder / "finished.json").exists():  # by another process, a moment ago
