@@ -112,9 +112,8 @@ def finished(root: Path, write_experiment) -> list[RunFolder]:
         training.mkdir(parents=True)
         returns = np.array([[1.0, 3.0], [10.0 * index, 10.0 * index + 2]])
         np.savez(training / "evaluations.npz", timesteps=[100, 200], results=returns)
-        (folder.path / "finished.json").write_text(
-            json.dumps({"command": "a, b", "seconds": 1.5, "versions": {"x": "1"}})
-        )
+        content = {"run": folder.run.as_dict(), "command": "a, b", "seconds": 1.5, "versions": {"x": "1"}}
+        (folder.path / "finished.json").write_text(json.dumps(content))
     return folders
 
 
