@@ -201,6 +201,33 @@ def test_entropy_of_a_gaussian_policy(cls: Any, counts: bool, tmp_path: Path) ->
     assert row["policy_entropy"] == pytest.approx(entropy, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("cls", "settings"),
+    [
+        pytest.param(SAC, {}, marks=pytest.mark.slow),
+        pytest.param(SAC, dict(n_steps=3), marks=pytest.mark.slow),
+        pytest.param(REDQSAC, dict(backup_entropy=False, gradient_steps=1), marks=pytest.mark.slow),
+        pytest.param(SoftDQN, dict(n_steps=3), marks=pytest.mark.slow),
+        (SoftDQN, dict(backup="soft", munchausen_coef=0.75, double_q=False)),
+        pytest.param(SoftDQN, dict(backup="mellowmax"), marks=pytest.mark.slow),
+        pytest.param(QRDQN, {}, marks=pytest.mark.slow),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_a_critic_that_has_converged_has_no_bias(cls: Any, settings: dict[str, Any], tmp_path: Path) -> None:
+    """The returns are what the algorithm's own updates lead to: a wrong convention would be a bias of 5 % and more."""
+    settings = dict(learning_rate=3e-3, gamma=0.8, batch_size=32, train_freq=1) | settings
+    if cls in ACTOR_CRITIC:
+        settings |= dict(ent_coef=2.0, tau=0.1)
+    elif cls is SoftDQN:
+        settings |= dict(temperature_initial=2.0, temperature_final=2.0, target_update_interval=10)
+    else:
+        settings |= dict(target_update_interval=10)
+    model = make_model(cls, **settings)
+    row = measured(model, tmp_path, 1000, n_episodes=8, max_steps=100, tail_tolerance=1e-3)
+    assert row["normalised_bias_mean"] == pytest.approx(0, abs=0.03)
+
+
 def test_the_time_limit_of_the_training_does_not_shorten_returns(tmp_path: Path) -> None:
     # A return that ended with the episode would be 10 (1 - 0.9^k), k = 20, 19, ..., 1: 5.6 on average
     row = measured(make_model(DQN, "LimitedReward-v0"), tmp_path)
