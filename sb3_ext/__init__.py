@@ -8,6 +8,7 @@ from sb3_ext.buffers import (
     estimate_memory,
 )
 from sb3_ext.common.atari import AtariVecEnv
+from sb3_ext.diagnosis import DiagnosisCallback
 from sb3_ext.double_dqn import DoubleDQN
 from sb3_ext.iqn import IQN
 from sb3_ext.redq_sac import REDQSAC
@@ -20,6 +21,7 @@ __all__ = [
     "REDQSAC",
     "AtariVecEnv",
     "DeviceReplayBuffer",
+    "DiagnosisCallback",
     "DoubleDQN",
     "FrameDedupReplayBuffer",
     "PrioritizedFrameDedupReplayBuffer",

@@ -8,7 +8,7 @@ import inspect
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -476,6 +476,7 @@ class AtariVecEnv(VecEnv):
             exact_frames=exact_frames,
             num_threads=num_threads,
         )
+        self._env_id, self._settings = env_id, settings
         self._rules = _rules(env_id, settings)
         self._games = [_Game(self._rules) for _ in range(n_envs)]
         self._in_flight = min(num_threads, n_envs) or n_envs
@@ -488,6 +489,13 @@ class AtariVecEnv(VecEnv):
         if seed is not None:
             self.seed(seed)
             self.action_space.seed(seed)
+
+    def another(self, n_envs: int) -> "AtariVecEnv":
+        """
+        :param n_envs: number of environments
+        :return: the same game with the same settings once more, without seed and monitor files
+        """
+        return AtariVecEnv(self._env_id, n_envs, **asdict(self._settings))
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """

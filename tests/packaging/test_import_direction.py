@@ -1,4 +1,4 @@
-"""Imports go one way: checks, functional <- nets, buffers <- common <- algorithms <- zoo <- experiments."""
+"""Imports go one way: checks, functional <- nets, buffers <- common <- algorithms, diagnosis <- zoo <- experiments."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "sb3_ext"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "startup" not in path.parts)
 
-#: What each part may import besides itself. Any other part is an algorithm.
+#: What each part may import besides itself. Any other part is an algorithm, or the diagnosis, which knows none of them.
 SHARED_PARTS = {
     "checks": set(),
     "functional": set(),

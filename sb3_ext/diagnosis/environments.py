@@ -1,0 +1,207 @@
+"""An environment of its own for Monte-Carlo rollouts, which the training does not notice."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecCheckNan,
+    VecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    unwrap_vec_normalize,
+)
+
+from sb3_ext.common.atari import AtariVecEnv
+
+# They change nothing that a critic or a policy sees
+_TRANSPARENT = (VecMonitor, VecCheckNan)
+_ADVICE = "give env=... an environment wrapped as the training's, or n_episodes=0 to do without Monte-Carlo returns"
+
+
+def make_rollout_env(
+    model: BaseAlgorithm, n_envs: int, env_wrapper: Any, keep_time_limit: bool
+) -> tuple[VecEnv, int | None]:
+    """
+    The training's environment once more, from its spec. ``Monitor`` is left out, VecNormalize (with frozen statistics),
+    VecFrameStack and VecTransposeImage are put around it in the training's order.
+
+    :param model: with an environment
+    :param n_envs: number of copies
+    :param env_wrapper: in place of the wrappers of the training's environment, as in a YAML file of rl_zoo3
+    :param keep_time_limit: if not, the time limit of the spec is left out, so that returns do not end there
+    :return: the environment and the time limit in the spec
+    :raises ValueError: if it cannot be made
+    """
+    training_env = model.get_env()
+    assert training_env is not None
+    wrappers, base = _wrappers_of(training_env)
+    if isinstance(base, AtariVecEnv):
+        if env_wrapper is not None:
+            raise ValueError(f"env_wrapper={env_wrapper!r} is not allowed with AtariVecEnv, which has none")
+        env: VecEnv = base.another(n_envs)
+        time_limit = None
+    else:
+        env, time_limit = _from_spec(base, n_envs, env_wrapper, keep_time_limit)
+    for wrapper in reversed(wrappers):
+        env = _wrapped_as(wrapper, env)
+    return env, time_limit
+
+
+def _from_spec(base: VecEnv, n_envs: int, env_wrapper: Any, keep_time_limit: bool) -> tuple[VecEnv, int | None]:
+    spec = _spec_of(base)
+    spec.additional_wrappers = _wrapper_specs(spec, env_wrapper)
+    spec.kwargs.pop("render_mode", None)  # nobody looks
+    wrap = _wrapper_function(env_wrapper)
+
+    def make() -> gym.Env:
+        return wrap(gym.make(copy.deepcopy(spec), max_episode_steps=None if keep_time_limit else -1))
+
+    return DummyVecEnv([make] * n_envs), spec.max_episode_steps
+
+
+def prepare_env(model: BaseAlgorithm, env: gym.Env | VecEnv) -> VecEnv:
+    """
+    :param model: with an environment
+    :param env: for rollouts
+    :return: the same, vectorised, images channels first, with a VecNormalize if the training has one
+    :raises ValueError: if its spaces are not those of the model
+    """
+    vec_env = model._wrap_env(env, monitor_wrapper=False)
+    training = model.get_vec_normalize_env()
+    if training is not None and unwrap_vec_normalize(vec_env) is None:
+        vec_env = _wrapped_as(training, vec_env)
+    for name in ("observation_space", "action_space"):
+        theirs, ours = getattr(model, name), getattr(vec_env, name)
+        if theirs != ours:
+            raise ValueError(
+                f"the environment for Monte-Carlo rollouts has the {name} {ours}, which must be the training's, "
+                f"{theirs}: {_ADVICE}"
+            )
+    return vec_env
+
+
+def check_is_another(model: BaseAlgorithm, env: gym.Env | VecEnv) -> None:
+    """
+    :param model: with an environment
+    :param env: for rollouts
+    :raises ValueError: if it is the training's, whose episodes and random numbers rollouts would disturb
+    """
+    training_env = model.get_env()
+    assert training_env is not None
+    base = training_env.unwrapped
+    theirs = [base, *(one.unwrapped for one in getattr(base, "envs", []))]
+    if any(env.unwrapped is one for one in theirs):
+        raise ValueError("env is the training's environment, which rollouts would disturb: give another one")
+
+
+def freeze_normalisation(model: BaseAlgorithm, env: VecEnv) -> None:
+    """
+    Normalise as the training does at this moment, rewards included: those are what the critics learn from.
+
+    :param model: the training
+    :param env: for rollouts
+    """
+    training, ours = model.get_vec_normalize_env(), unwrap_vec_normalize(env)
+    if ours is None:
+        return
+    if training is None:
+        ours.training = ours.norm_obs = ours.norm_reward = False
+        return
+    ours.training = False
+    for name in ("norm_obs", "norm_reward", "norm_obs_keys", "clip_obs", "clip_reward", "epsilon"):
+        setattr(ours, name, getattr(training, name))
+    for name in ("obs_rms", "ret_rms"):
+        if hasattr(training, name):
+            setattr(ours, name, copy.deepcopy(getattr(training, name)))
+
+
+def _wrappers_of(env: VecEnv) -> tuple[list[VecEnvWrapper], VecEnv]:
+    """
+    :return: the wrappers around the training's environments that matter, the outermost first, and what is inside
+    :raises ValueError: for a wrapper that is not known
+    """
+    wrappers: list[VecEnvWrapper] = []
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, (VecNormalize, VecFrameStack, VecTransposeImage)):
+            wrappers.append(env)
+        elif not isinstance(env, _TRANSPARENT):
+            raise ValueError(f"the training's {type(env).__name__} cannot be put around another environment: {_ADVICE}")
+        env = env.venv
+    return wrappers, env
+
+
+def _wrapped_as(wrapper: VecEnvWrapper, env: VecEnv) -> VecEnvWrapper:
+    if isinstance(wrapper, VecFrameStack):
+        stacked = wrapper.stacked_obs
+        order = (
+            {key: _channels_order(part) for key, part in stacked.sub_stacked_observations.items()}
+            if isinstance(stacked.observation_space, spaces.Dict)
+            else _channels_order(stacked)
+        )
+        return VecFrameStack(env, stacked.n_stack, order)
+    if isinstance(wrapper, VecNormalize):
+        return VecNormalize(
+            env,
+            training=False,
+            norm_obs=wrapper.norm_obs,
+            norm_reward=wrapper.norm_reward,
+            clip_obs=wrapper.clip_obs,
+            clip_reward=wrapper.clip_reward,
+            gamma=wrapper.gamma,
+            epsilon=wrapper.epsilon,
+            norm_obs_keys=wrapper.norm_obs_keys,
+        )
+    assert isinstance(wrapper, VecTransposeImage)
+    return VecTransposeImage(env, skip=wrapper.skip)
+
+
+def _channels_order(stacked: Any) -> str:
+    return "first" if stacked.channels_first else "last"
+
+
+def _spec_of(env: VecEnv) -> EnvSpec:
+    try:
+        spec = env.get_attr("spec")[0]
+    except (AttributeError, NotImplementedError):
+        spec = None
+    if not isinstance(spec, EnvSpec) or spec.entry_point is None:
+        raise ValueError(f"the training's environment, {type(env).__name__}, has no spec to make it from: {_ADVICE}")
+    return copy.deepcopy(spec)
+
+
+def _wrapper_specs(spec: EnvSpec, env_wrapper: Any) -> tuple[Any, ...]:
+    """
+    :return: of the wrappers that are to be made again
+    :raises ValueError: for one of which nobody knows how it was made
+    """
+    if env_wrapper is not None:
+        return ()
+    wrappers = [wrapper for wrapper in spec.additional_wrappers if wrapper.name != "Monitor"]
+    for wrapper in wrappers:
+        if wrapper.kwargs is None:
+            raise ValueError(
+                f"the training's environment {spec.id} is wrapped in {wrapper.name}, which does not tell its arguments "
+                "(it is no gymnasium.utils.RecordConstructorArgs): give env_wrapper=... as in a YAML file of rl_zoo3; "
+                f"or {_ADVICE}"
+            )
+    return tuple(wrappers)
+
+
+def _wrapper_function(env_wrapper: Any) -> Callable[[gym.Env], gym.Env]:
+    if env_wrapper is None:
+        return lambda env: env
+    # The syntax is rl_zoo3's, so that an entry of a YAML file can be repeated as it is
+    from rl_zoo3.utils import get_wrapper_class
+
+    wrap = get_wrapper_class({"env_wrapper": env_wrapper})
+    assert wrap is not None
+    return wrap

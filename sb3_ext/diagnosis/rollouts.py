@@ -1,0 +1,161 @@
+"""Monte-Carlo returns of the policy that the critics estimate."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ext.diagnosis.probes import PolicyStep
+from sb3_ext.functional.diagnosis import n_known_returns, soft_returns
+
+
+class Horizon(NamedTuple):
+    """
+    How far episodes are followed.
+
+    :param n_states: at most so many states of an episode are measured, the first ones
+    :param tail: rewards that the return of a state must hold, see
+        :func:`~sb3_ext.functional.diagnosis.tail_length`
+    :param time_limit_is_terminal: whether the critics take the end by a time limit for the end of all rewards
+    """
+
+    n_states: int
+    tail: int | None
+    time_limit_is_terminal: bool
+
+    @property
+    def n_steps(self) -> int:
+        """
+        :return: after so many steps nothing more is needed of an episode
+        """
+        return self.n_states + max((self.tail or 0) - 1, 0)
+
+
+class Discounting(NamedTuple):
+    """
+    :param gamma: discount
+    :param n_steps: of the returns that the critics learn from
+    """
+
+    gamma: float
+    n_steps: int
+
+
+class Pairs(NamedTuple):
+    """
+    State-action pairs.
+
+    :param q_values: what the critics say, their mean, shape (M,)
+    :param returns: what became of it, shape (M,)
+    """
+
+    q_values: th.Tensor
+    returns: th.Tensor
+
+
+class Episode:
+    """
+    What is kept of an episode: numbers, no observations.
+    """
+
+    def __init__(self) -> None:
+        self.rewards: list[float] = []
+        self.entropy_bonuses: list[float] = []
+        self.q_values: list[float] = []
+        self.terminated = False
+
+    def pairs(self, horizon: Horizon, discounting: Discounting) -> Pairs:
+        """
+        :param horizon: which of the states are measured
+        :param discounting: of the rewards
+        :return: those whose return is known
+        """
+        gamma, n_steps = discounting
+        rewards = th.tensor(self.rewards, dtype=th.float64)
+        bonuses = th.tensor(self.entropy_bonuses, dtype=th.float64)
+        returns = soft_returns(rewards, bonuses, gamma, n_steps)
+        n_known = min(n_known_returns(len(rewards), self.terminated, horizon.tail), horizon.n_states)
+        return Pairs(th.tensor(self.q_values[:n_known], dtype=th.float64), returns[:n_known])
+
+
+def monte_carlo_pairs(
+    env: VecEnv, act: Callable[[Any], PolicyStep], n_episodes: int, horizon: Horizon, discounting: Discounting
+) -> Pairs:
+    """
+    :param env: for rollouts
+    :param act: from observations of all its environments to what the policy does
+    :param n_episodes: to play
+    :param horizon: how far
+    :param discounting: of the rewards
+    :return: the state-action pairs of all of them
+    """
+    pairs: list[Pairs] = []
+    remaining = n_episodes
+    while remaining > 0:
+        # In rounds that begin together: to take whatever ends first would prefer short episodes
+        n_envs = min(remaining, env.num_envs)
+        pairs += [episode.pairs(horizon, discounting) for episode in _play(env, act, n_envs, horizon)]
+        remaining -= n_envs
+    return Pairs(*(th.cat(parts) for parts in zip(*pairs, strict=True)))
+
+
+def _play(env: VecEnv, act: Callable[[Any], PolicyStep], n_envs: int, horizon: Horizon) -> list[Episode]:
+    """
+    :return: one episode of each of the first ``n_envs`` environments
+    """
+    episodes = [Episode() for _ in range(n_envs)]
+    running = set(range(n_envs))
+    obs = env.reset()
+    for _ in range(horizon.n_steps):
+        step = act(obs)
+        obs, rewards, dones, infos = env.step(step.actions)
+        rewards_with_bonuses = rewards + step.reward_bonuses.cpu().numpy()
+        bonuses, q_values = step.entropy_bonuses.tolist(), step.q_values.mean(dim=0).tolist()
+        for index in sorted(running):
+            episode = episodes[index]
+            episode.rewards.append(float(rewards_with_bonuses[index]))
+            episode.entropy_bonuses.append(bonuses[index])
+            episode.q_values.append(q_values[index])
+            if dones[index]:
+                is_cut = infos[index].get("TimeLimit.truncated", False)
+                episode.terminated = horizon.time_limit_is_terminal or not is_cut
+                running.remove(index)
+        if not running:
+            break
+    return episodes
+
+
+@contextmanager
+def undisturbed(model: BaseAlgorithm, seed: int) -> Iterator[None]:
+    """
+    Nothing that happens inside leaves a trace in the training: random numbers, modes of the networks and the noise of
+    gSDE are afterwards what they were, and no gradients are computed. Inside, networks are in evaluation mode.
+
+    :param model: the training
+    :param seed: of the random numbers inside
+    """
+    modes = [(module, module.training) for module in model.policy.modules()]
+    distribution = getattr(getattr(model, "actor", None), "action_dist", None)
+    noise = None if distribution is None else dict(vars(distribution))
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = list(range(th.cuda.device_count())) if model.device.type == "cuda" else []
+    with th.random.fork_rng(devices=devices), th.no_grad():
+        random.seed(seed)
+        np.random.seed(seed)
+        th.manual_seed(seed)
+        try:
+            model.policy.set_training_mode(False)
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            if distribution is not None and noise is not None:
+                vars(distribution).clear()
+                vars(distribution).update(noise)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
