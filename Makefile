@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 # Where `make train` leaves its models, as rl_zoo3 does
 LOGS ?= logs
 
-.PHONY: help install train test test-slow test-sb3 check bench docs clean
+.PHONY: help install train test test-slow test-sb3 check bench docs figures clean
 
 help:
 	@echo "make train      train REDQ-SAC on InvertedPendulum-v4 through rl_zoo3, about 3 minutes on a laptop CPU"
 	@echo "make test       run the tests (test-slow: the slow learning runs too)"
 	@echo "make check      lint and types"
 	@echo "make bench      measure updates per second against SB3 and SBX, replay buffers against those of other packages"
+	@echo "make figures    draw the learning curves of the documentation from its CSV files"
 	@echo "make docs       build the documentation, with an API reference, into site/: open site/index.html"
 
 install: $(STAMP)
@@ -51,6 +52,12 @@ bench: install
 docs: install
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
+
+# From the committed CSV files alone
+figures: install
+	$(BIN)/python benchmarks/learning_curves.py plot docs/results/redq_sac --figure docs/figures/redq_sac.png
+	$(BIN)/python benchmarks/learning_curves.py plot docs/results/value_based --figure docs/figures/value_based.png
+	$(BIN)/python benchmarks/learning_curves.py plot docs/results/atari --figure docs/figures/atari.png --bin 50000
 
 clean:
 	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -141,3 +141,25 @@ def test_frames_are_compared(tmp_path: Path) -> None:
     exact, other = csv.DictReader(lines)
     assert (exact["frames"], exact["equal"], exact["same_rewards_and_dones"]) == ("41", "41", "40")
     assert int(other["equal"]) < 41  # its ghosts flicker
+
+
+def test_scaling_is_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    scaling = importlib.import_module("scaling")
+    varied = {"n_critics": (2, 3), "gradient_steps": (1, 2), "batch_size": (8,), "width": (8, 16)}
+    monkeypatch.setattr(scaling, "VARIED", varied)
+    monkeypatch.setattr(scaling, "DEFAULTS", {"n_critics": 2, "gradient_steps": 1, "batch_size": 8, "width": 8})
+    monkeypatch.setattr(scaling, "STORED", 20)
+    output, figure = tmp_path / "scaling.csv", tmp_path / "scaling.png"
+    arguments = ["scaling.py", "--output", str(output), "--figure", str(figure), "--dimensions", "hopper"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--repeats", "2"])
+    scaling.main()
+    rows = scaling.read(output)
+    cases = [(name, str(value)) for name, values in varied.items() for value in values]
+    assert [(row["varied"], row["value"]) for row in rows] == [case for case in cases for _ in range(2)]
+    assert all(float(row[column]) > 0 for row in rows for column in ("step_ms", "roofline_ms"))
+    drawn = figure.read_bytes()
+    figure.unlink()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--plot-only"])
+    scaling.main()
+    assert figure.read_bytes() == drawn
