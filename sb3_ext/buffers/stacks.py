@@ -115,7 +115,7 @@ class StackLayout:
         # runs of all frames end, this compares the newest frame with an unrelated one: that does not count.
         np.bitwise_xor(after.data[:, :-run], before.data[:, run:], out=differing[:, :-run])
         if n_bytes % 8 == 0 and (period == n_bytes or 8 % period == 0):
-            words, older = differing.view(np.uint64), _older(run, min(period, 8))
+            words, older = differing.view(np.uint64), _older(run, period)
             if np.bitwise_or.reduce(words, axis=None) & older == 0:  # nearly always, and all of them at once is faster
                 return np.ones(len(words), dtype=bool)
             return np.bitwise_or.reduce(words, axis=1) & older == 0
@@ -141,10 +141,10 @@ def _newest(length: int, run: int, period: int) -> np.ndarray:
 @lru_cache(maxsize=32)
 def _older(run: int, period: int) -> np.uint64:
     """
-    :return: 8 bytes with all bits set but in the newest frame of each ``period``; where a run is longer than that, the
-        newest frame has no place in them
+    :return: 8 bytes with all bits set but in the newest frame of each ``period``. One longer than that is a whole row,
+        at whose end the newest frame stands, and is not compared
     """
-    is_newest = _newest(8, run, period) if run < period else np.zeros(8, dtype=bool)
+    is_newest = _newest(8, run, period) if period <= 8 else np.zeros(8, dtype=bool)
     return np.where(is_newest, 0, 255).astype(np.uint8).view(np.uint64)[0]
 
 

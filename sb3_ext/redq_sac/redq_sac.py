@@ -414,9 +414,15 @@ class REDQSAC(OffPolicyExtension, SAC):
                 rate = before if is_ours else th.empty((), device=self.device)
                 group["lr"] = rate.fill_(group["lr"])
 
-    def _optimizer_settings(self) -> tuple[Any, ...]:
+    def _other_settings(self) -> tuple[Any, ...]:
+        """
+        :return: those of the optimisers, and which parameters are frozen (attributes of modules, such as the rate of a
+            dropout layer, are not noticed)
+        """
         groups = [group for optimizer in self._optimizers() for group in optimizer.param_groups]
-        return tuple((name, value) for group in groups for name, value in group.items() if name not in ("params", "lr"))
+        frozen = tuple(not parameter.requires_grad for parameter in self.policy.parameters())
+        of_groups = ((name, value) for group in groups for name, value in group.items() if name not in ("params", "lr"))
+        return (*of_groups, frozen)
 
     def _addresses(self) -> tuple[int, ...]:
         """
@@ -496,7 +502,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         if self._graphs is None:
             result = self._update_block(plan, samples)
         else:
-            key = (plan, *(getattr(self, name) for name in _SETTINGS_OF_A_BLOCK), self._optimizer_settings())
+            key = (plan, *(getattr(self, name) for name in _SETTINGS_OF_A_BLOCK), self._other_settings())
             result = self._graphs.run(key, self._addresses(), partial(self._update_block, plan), samples)
         self._n_updates += n_updates
         if result.errors is not None:

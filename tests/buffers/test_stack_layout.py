@@ -32,6 +32,11 @@ def as_vec_transpose_image_gives_it(observations: np.ndarray) -> np.ndarray:
         (StackLayout((3, 5, 7), 0, 3), np.uint8, False),  # no multiple of 8 bytes
         (StackLayout((5, 7, 3), -1, 3), np.uint8, False),
         (StackLayout((4, 3), 0, 4), np.float32, False),
+        # Frames shorter than a word, in rows of several words
+        (StackLayout((4, 1), 0, 4), np.float32, False),
+        (StackLayout((8, 2), 0, 8), np.uint8, False),
+        (StackLayout((4, 2, 2), 0, 4), np.uint8, False),
+        (StackLayout((8,), -1, 4), np.float32, False),
         (StackLayout((3, 4), -1, 2), np.float64, False),
         (StackLayout((2, 3, 3), 0, 2), np.float32, True),
     ],
