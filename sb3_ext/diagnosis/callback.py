@@ -15,7 +15,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext.checks import check_integer, check_interval
 from sb3_ext.common.replay import sample_replay
-from sb3_ext.diagnosis.environments import check_is_another, freeze_normalisation, make_rollout_env, prepare_env
+from sb3_ext.diagnosis.environments import (
+    check_is_another,
+    freeze_normalisation,
+    make_rollout_env,
+    prepare_env,
+    training_time_limit,
+)
 from sb3_ext.diagnosis.networks import GradientNorms, NetworkObserver, finite_or_none
 from sb3_ext.diagnosis.probes import PolicyStep, Probe, probe_for
 from sb3_ext.diagnosis.rollouts import Discounting, Horizon, monte_carlo_pairs, undisturbed
@@ -163,16 +169,16 @@ class DiagnosisCallback(BaseCallback):
     def _set_up_rollouts(self) -> None:
         gamma = float(self.model.gamma)  # type: ignore[attr-defined]
         time_limit_is_terminal = not getattr(self._replay_buffer, "handle_timeout_termination", True)
-        n_states = self.max_steps
+        # Later states the training never sees
+        n_states = min(self.max_steps, training_time_limit(self.model) or self.max_steps)
         if self.env is not None:
             check_is_another(self.model, self.env)
             self._rollout_env = prepare_env(self.model, self.env)
         else:
             n_envs = min(self.n_episodes, _MAX_ENVS)
             with undisturbed(self.model, seed=0):
-                env, time_limit = make_rollout_env(self.model, n_envs, self.env_wrapper, time_limit_is_terminal)
+                env = make_rollout_env(self.model, n_envs, self.env_wrapper, time_limit_is_terminal)
             self._rollout_env = prepare_env(self.model, env)
-            n_states = min(n_states, time_limit or n_states)
         self._horizon = Horizon(n_states, tail_length(gamma, self.tail_tolerance), time_limit_is_terminal)
         self._discounting = Discounting(gamma, getattr(self._replay_buffer, "n_steps", 1))
 

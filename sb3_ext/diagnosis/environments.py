@@ -27,9 +27,7 @@ _TRANSPARENT = (VecMonitor, VecCheckNan)
 _ADVICE = "give env=... an environment wrapped as the training's, or n_episodes=0 to do without Monte-Carlo returns"
 
 
-def make_rollout_env(
-    model: BaseAlgorithm, n_envs: int, env_wrapper: Any, keep_time_limit: bool
-) -> tuple[VecEnv, int | None]:
+def make_rollout_env(model: BaseAlgorithm, n_envs: int, env_wrapper: Any, keep_time_limit: bool) -> VecEnv:
     """
     The training's environment once more, from its spec. ``Monitor`` is left out, VecNormalize (with frozen statistics),
     VecFrameStack and VecTransposeImage are put around it in the training's order.
@@ -38,7 +36,7 @@ def make_rollout_env(
     :param n_envs: number of copies
     :param env_wrapper: in place of the wrappers of the training's environment, as in a YAML file of rl_zoo3
     :param keep_time_limit: if not, the time limit of the spec is left out, so that returns do not end there
-    :return: the environment and the time limit in the spec
+    :return: the environment
     :raises ValueError: if it cannot be made
     """
     training_env = model.get_env()
@@ -48,15 +46,14 @@ def make_rollout_env(
         if env_wrapper is not None:
             raise ValueError(f"env_wrapper={env_wrapper!r} is not allowed with AtariVecEnv, which has none")
         env: VecEnv = base.another(n_envs)
-        time_limit = None
     else:
-        env, time_limit = _from_spec(base, n_envs, env_wrapper, keep_time_limit)
+        env = _from_spec(base, n_envs, env_wrapper, keep_time_limit)
     for wrapper in reversed(wrappers):
         env = _wrapped_as(wrapper, env)
-    return env, time_limit
+    return env
 
 
-def _from_spec(base: VecEnv, n_envs: int, env_wrapper: Any, keep_time_limit: bool) -> tuple[VecEnv, int | None]:
+def _from_spec(base: VecEnv, n_envs: int, env_wrapper: Any, keep_time_limit: bool) -> VecEnv:
     spec = _spec_of(base)
     spec.additional_wrappers = _wrapper_specs(spec, env_wrapper)
     spec.kwargs.pop("render_mode", None)  # nobody looks
@@ -65,7 +62,20 @@ def _from_spec(base: VecEnv, n_envs: int, env_wrapper: Any, keep_time_limit: boo
     def make() -> gym.Env:
         return wrap(gym.make(copy.deepcopy(spec), max_episode_steps=None if keep_time_limit else -1))
 
-    return DummyVecEnv([make] * n_envs), spec.max_episode_steps
+    return DummyVecEnv([make] * n_envs)
+
+
+def training_time_limit(model: BaseAlgorithm) -> int | None:
+    """
+    :param model: with an environment
+    :return: the time limit in the spec of its environment; ``None`` without a spec or a limit
+    """
+    training_env = model.get_env()
+    assert training_env is not None
+    try:
+        return _spec_of(training_env).max_episode_steps
+    except ValueError:
+        return None
 
 
 def prepare_env(model: BaseAlgorithm, env: gym.Env | VecEnv) -> VecEnv:

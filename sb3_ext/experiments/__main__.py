@@ -19,7 +19,7 @@ from sb3_ext.experiments.figures import draw_all
 from sb3_ext.experiments.grid import Experiment, load_experiment
 from sb3_ext.experiments.local import run_locally
 from sb3_ext.experiments.results import COLUMNS, RUN_COLUMNS, collect, read_curves, table, write_csv
-from sb3_ext.experiments.runs import RunFolder, Status
+from sb3_ext.experiments.runs import RunFolder, Status, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def load(args: argparse.Namespace) -> Grid:
         if args.n_timesteps < 1:
             raise ValueError(f"--n-timesteps {args.n_timesteps} must be 1 or more")
         experiment = experiment.with_timesteps(args.n_timesteps)
-    grid = Grid(experiment, args.log_folder or Path("logs") / "experiments" / experiment.name)
+    # Trials do not stand in the way of the real runs
+    name = experiment.name if args.n_timesteps is None else f"{experiment.name}_{args.n_timesteps}"
+    grid = Grid(experiment, args.log_folder or Path("logs") / "experiments" / name)
     for folder in grid.folders:
         folder.check_settings()
     return grid
@@ -67,11 +69,13 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value} must be 1 or more")
+    if args.gpus < 0 or (args.gpus and args.backend != "ray"):
+        raise ValueError(f"--gpus {args.gpus} must be 0 or more, and is for --backend ray")
     grid = load(args)
     if args.backend == "ray":
         from sb3_ext.experiments.ray_backend import run_on_ray
 
-        run_on_ray(grid.folders, args.jobs, args.threads or 1)
+        run_on_ray(grid.folders, args.jobs, args.threads or 1, args.gpus)
     else:
         run_locally(grid.folders, args.jobs, args.threads or max((os.cpu_count() or 1) // args.jobs, 1))
     drawn = plot_grid(grid, args.output)
@@ -123,16 +127,17 @@ def plot_grid(grid: Grid, output: Path | None) -> int:
         return 1
     write_csv(output / "returns.csv", COLUMNS, rows)
     write_csv(output / "runs.csv", RUN_COLUMNS, runs)
-    draw(output, grid.experiment.score_range)
+    write_json(output / "score_range.json", grid.experiment.score_range)
+    draw(output)
     return 1 if problems else 0
 
 
-def draw(folder: Path, ranges: dict[str, tuple[float, float]]) -> None:
+def draw(folder: Path) -> None:
     """
-    :param folder: with ``returns.csv``, for the figures and the table
-    :param ranges: of the scores, by environment
+    :param folder: with ``returns.csv`` and perhaps ``score_range.json``, for the figures and the table
     """
     curves = read_curves(folder / "returns.csv")
+    ranges = read_json(folder / "score_range.json") if (folder / "score_range.json").exists() else {}
     text = table(curves)
     with replaced_when_complete(folder / "table.md") as file:
         file.write(text.encode())
@@ -146,7 +151,7 @@ def redraw(args: argparse.Namespace) -> int:
     :param args: the command line
     :return: the exit status
     """
-    draw(args.folder, {})
+    draw(args.folder)
     return 0
 
 
@@ -167,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
         command.add_argument("file", type=Path, help="experiment file, YAML")
         command.add_argument(
-            "-f", "--log-folder", type=Path, help="of the runs; default logs/experiments/<name of the file>"
+            "-f", "--log-folder", type=Path, help="of the runs; default logs/experiments/<file>, with -n <file>_<n>"
         )
         command.add_argument("-n", "--n-timesteps", type=int, help="of every run, instead of the file's")
         if name != "status":
@@ -177,6 +182,9 @@ def parser() -> argparse.ArgumentParser:
         if name == "run":
             command.add_argument("-j", "--jobs", type=int, default=1, help="runs at a time")
             command.add_argument("--threads", type=int, help="of PyTorch for each run; default: the cores shared out")
+            command.add_argument(
+                "--gpus", type=float, default=0.0, help="that Ray reserves for each run, also parts of one"
+            )
             command.add_argument("--backend", choices=("local", "ray"), default="local", help="ray: on a Ray cluster")
     command = commands.add_parser("redraw", help="figures and table from a folder with returns.csv, without the runs")
     command.set_defaults(function=redraw)

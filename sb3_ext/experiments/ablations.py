@@ -15,7 +15,8 @@ from sb3_ext.common.replay import map_fields, minibatch_rows
 class OneMinibatchReplayBuffer(ReplayBuffer):
     """
     Hands out the same minibatch for many updates, as a training loop does that samples once for each environment step
-    and then updates 20 times. For ``REDQSAC``, which samples several minibatches at once.
+    and then updates 20 times. For ``REDQSAC``, which samples several minibatches at once. (Whoever else samples, such
+    as a ``DiagnosisCallback``, uses up one of the repeats, and has to ask for a multiple of ``minibatch_size``.)
 
     :param minibatch_size: the algorithm's ``batch_size``
     :param n_repeats: the algorithm's ``gradient_steps``: so many updates share a minibatch

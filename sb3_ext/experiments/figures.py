@@ -1,6 +1,5 @@
 """What a person looks at: learning curves, performance profiles, probabilities of improvement; PNG and SVG."""
 
-import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,10 +67,12 @@ def styles(variants: Iterable[str]) -> dict[str, dict[str, Any]]:
     :param variants: in the order in which they get their colours
     :return: of each how its line looks, the same in all figures
     """
-    return {
-        variant: {"color": color, "linestyle": style}
-        for variant, (color, style) in zip(variants, itertools.cycle(STYLES), strict=False)
-    }
+    looks = {}
+    for index, variant in enumerate(variants):
+        # From the eighth on colours come again, with other lines
+        color, style = STYLES[index % len(STYLES)][0], STYLES[(index + index // len(STYLES)) % len(STYLES)][1]
+        looks[variant] = {"color": color, "linestyle": style}
+    return looks
 
 
 def common_timesteps(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
@@ -85,15 +86,15 @@ def common_timesteps(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps), np.array([[row[step] for step in steps] for row in rows])
 
 
-def draw_curves(curves: list[Curve]) -> "Figure":
+def draw_curves(curves: list[Curve], looks: dict[str, dict[str, Any]]) -> "Figure":
     """
     One panel an environment: the interquartile mean of the runs, its 95 % bootstrap interval, every run as a thin line.
 
     :param curves: of runs
+    :param looks: from :func:`styles`
     :return: the figure
     """
     environments = list(dict.fromkeys(curve.environment for curve in curves))
-    looks = styles(dict.fromkeys(curve.variant for curve in curves))
     figure, axes = _new_figure(len(environments))
     for axis, env in zip(axes, environments, strict=True):
         for variant, look in looks.items():
@@ -115,12 +116,13 @@ def draw_curves(curves: list[Curve]) -> "Figure":
     return figure
 
 
-def draw_profiles(matrices: dict[str, np.ndarray]) -> "Figure":
+def draw_profiles(matrices: dict[str, np.ndarray], looks: dict[str, dict[str, Any]]) -> "Figure":
     """
     Performance profiles: the share of runs whose score is above a threshold; Agarwal et al. 2021,
     https://arxiv.org/abs/2108.13264
 
     :param matrices: scores of each variant, shape (n_seeds, n_environments), between 0 and 1
+    :param looks: from :func:`styles`
     :return: the figure
     """
     from rliable import library
@@ -131,7 +133,7 @@ def draw_profiles(matrices: dict[str, np.ndarray]) -> "Figure":
     with same_bootstrap():
         profiles, intervals = library.create_performance_profile(matrices, thresholds)
     figure, (axis,) = _new_figure(1)
-    for variant, look in styles(matrices).items():
+    for variant, look in ((variant, looks[variant]) for variant in matrices):
         axis.plot(thresholds, profiles[variant], **look, linewidth=2.0, label=variant)
         axis.fill_between(thresholds, *intervals[variant], color=look["color"], alpha=0.15, linewidth=0)
     axis.set(
@@ -171,9 +173,13 @@ def draw_all(curves: list[Curve], ranges: dict[str, tuple[float, float]], folder
     :return: the files
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = save(draw_curves(curves), folder / "curves")
-    matrices = score_matrices(scores(curves), ranges)
+    looks = styles(dict.fromkeys(curve.variant for curve in curves))
+    paths = save(draw_curves(curves, looks), folder / "curves")
+    # Of one run nobody can say how certain it is
+    matrices = {
+        variant: matrix for variant, matrix in score_matrices(scores(curves), ranges).items() if len(matrix) > 1
+    }
     if len(matrices) > 1:
-        paths += save(draw_profiles(matrices), folder / "profiles")
+        paths += save(draw_profiles(matrices, looks), folder / "profiles")
         paths += save(draw_improvement(improvement(matrices)), folder / "improvement")
     return paths

@@ -3,9 +3,11 @@
 import difflib
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from sb3_ext.zoo import hyperparams_path, register
 # What rl_zoo3 reads from hyperparameters and does not pass on to the algorithm
 _ZOO_HYPERPARAMS = {
     "callback",
-    "env_kwargs",
     "env_wrapper",
     "frame_stack",
     "monitor_kwargs",
@@ -64,6 +65,7 @@ class Run:
     :param n_eval_envs: environments that they are divided among
     :param base: where the hyperparameters come from that the experiment does not set: ``"zoo"``, the file of the
         algorithm; ``"none"``, the defaults of its class; or the absolute path of a YAML file like rl_zoo3's
+    :param base_hyperparams: what stands there for the environment
     :param hyperparams: over those
     :param env_kwargs: of the environment
     :param gym_packages: modules that register environments
@@ -78,6 +80,7 @@ class Run:
     eval_episodes: int
     n_eval_envs: int
     base: str
+    base_hyperparams: dict[str, Any] = field(hash=False)
     hyperparams: dict[str, Any] = field(hash=False)
     env_kwargs: dict[str, Any] = field(hash=False)
     gym_packages: tuple[str, ...]
@@ -93,7 +96,8 @@ class Run:
         """
         :return: for a JSON file
         """
-        return {**asdict(self), "gym_packages": list(self.gym_packages)}
+        # YAML knows dates and sets, JSON does not
+        return json.loads(json.dumps(asdict(self), default=str))
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,20 @@ class Experiment:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Reads ``5e-4`` as a number, which PyYAML takes for text."""
+    """Reads ``5e-4`` as a number, which PyYAML takes for text, and does not let one name stand for two things."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """
+        :param node: of the file
+        :param deep: see PyYAML
+        :return: its names and values
+        :raises yaml.YAMLError: if a name is there twice
+        """
+        names = [name.value for name, _ in node.value if name.tag != "tag:yaml.org,2002:merge"]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
@@ -204,6 +221,17 @@ class _Reader:
             raise self.error("seeds", f"{value!r} must be a list of different integers, 0 or more")
         return value
 
+    def packages(self) -> list[str]:
+        value = self.content.get("gym_packages", [])
+        if not isinstance(value, list):
+            raise self.error("gym_packages", f"{value!r} must be a list of modules")
+        for package in value:
+            try:
+                importlib.import_module(str(package))
+            except ImportError as error:
+                raise self.error(f"gym_packages.{package}", f"cannot be imported: {error}") from error
+        return [str(package) for package in value]
+
     def run(self, variant: str, env: str, seed: int, settings: list[tuple[str, dict[str, Any]]]) -> Run:
         """
         :param settings: where they stand and what they say; the later ones count
@@ -211,19 +239,49 @@ class _Reader:
         merged: dict[str, Any] = {"eval_episodes": 5, "n_eval_envs": 1, "base": "zoo"}
         hyperparams: dict[str, Any] = {}
         env_kwargs: dict[str, Any] = {}
-        place = {}
+        place: dict[str, str] = {}
         for key, entry in settings:
             prefix = f"{key}." if key else ""
-            hyperparams |= self.mapping(entry.get("hyperparams", {}), f"{prefix}hyperparams")
-            env_kwargs |= self.mapping(entry.get("env_kwargs", {}), f"{prefix}env_kwargs")
+            for name, of_all in (("hyperparams", hyperparams), ("env_kwargs", env_kwargs)):
+                given = self.mapping(entry.get(name, {}), f"{prefix}{name}")
+                of_all.update(given)
+                place |= {f"{name}.{one}": f"{prefix}{name}" for one in given}
             for name in ("algo", "base", *_COUNTS):
                 if name in entry:
                     merged[name], place[name] = entry[name], f"{prefix}{name}"
         for name in ("algo", "n_timesteps"):
             if name not in merged:
                 raise self.error(f"variants.{variant}", f"has no {name}, nor have the environment and the experiment")
+        self.check_counts(merged, place)
+        self.check_names(merged["algo"], env, place)
+        base_hyperparams = self.base_hyperparams(merged, env, place)
+        for name in hyperparams:
+            self.known(
+                [name], _parameters(merged["algo"]), place[f"hyperparams.{name}"], f"{merged['algo']}'s parameter"
+            )
+        if merged["base"] == "none" and "policy" not in hyperparams:
+            raise self.error(
+                f"variants.{variant}.hyperparams", "policy is missing, which base: none leaves to the experiment"
+            )
+        # rl_zoo3 would leave its evaluations without those of the file
+        env_kwargs = {**base_hyperparams.get("env_kwargs", {}), **env_kwargs}
+        return Run(
+            variant=variant,
+            env=env,
+            seed=seed,
+            base_hyperparams=base_hyperparams,
+            hyperparams=hyperparams,
+            env_kwargs=env_kwargs,
+            gym_packages=tuple(self.content.get("gym_packages", ())),
+            **merged,
+        )
+
+    def check_counts(self, merged: dict[str, Any], place: dict[str, str]) -> None:
+        """
+        Numbers of steps and episodes, which may be written as ``3e5``.
+        """
         for name in (name for name in _COUNTS if name in merged):
-            if type(merged[name]) is float and merged[name].is_integer():  # 3e5
+            if type(merged[name]) is float and merged[name].is_integer():
                 merged[name] = int(merged[name])
             if type(merged[name]) is not int or merged[name] < 1:
                 raise self.error(place.get(name, name), f"{merged[name]!r} must be an integer, 1 or more")
@@ -233,43 +291,49 @@ class _Reader:
                 place.get("eval_freq", "eval_freq"),
                 f"{merged['eval_freq']} must be at most n_timesteps={merged['n_timesteps']}, else nothing is evaluated",
             )
-        if merged["base"] not in ("zoo", "none"):
-            base = (self.path.parent / str(merged["base"])).resolve()
-            if not base.is_file():
-                raise self.error(place["base"], f"there is no file {base}; allowed are zoo, none, and a YAML file")
-            merged["base"] = str(base)
-        return Run(
-            variant=variant,
-            env=env,
-            seed=seed,
-            hyperparams=hyperparams,
-            env_kwargs=env_kwargs,
-            gym_packages=tuple(self.content.get("gym_packages", ())),
-            **merged,
-        )
 
-    def check(self, run: Run) -> None:
+    def check_names(self, algo: Any, env: str, place: dict[str, str]) -> None:
         """
-        :raises ExperimentError: if rl_zoo3 would not know the algorithm, the environment or a parameter
+        The algorithm and the environment.
         """
         from rl_zoo3.utils import ALGOS
 
-        where = f"variants.{run.variant}"
-        self.known([run.algo], ALGOS, f"{where}.algo", "algorithm")
-        if run.env not in gym.registry:
-            near = difflib.get_close_matches(run.env, gym.registry, n=1)
+        if algo not in ALGOS:
+            near = difflib.get_close_matches(str(algo), ALGOS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(ALGOS)}"
+            raise self.error(place["algo"], f"algorithm {algo!r} is not known: {hint}")
+        if env not in gym.registry:
+            near = difflib.get_close_matches(env, gym.registry, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "is its package installed, or missing in gym_packages?"
-            raise self.error(f"environments.{run.env}", f"environment {run.env!r} is not known: {hint}")
-        arguments = _arguments(ALGOS[run.algo]) - _NOT_HYPERPARAMS
-        self.known(run.hyperparams, arguments | _ZOO_HYPERPARAMS, f"{where}.hyperparams", f"{run.algo}'s parameter")
-        if run.base == "none":
-            if "policy" not in run.hyperparams:
-                raise self.error(f"{where}.hyperparams", "policy is missing, which base: none leaves to the experiment")
-            return
-        path = Path(run.base) if run.base != "zoo" else _zoo_file(run.algo)
-        entries = self.mapping(yaml.safe_load(path.read_text(encoding="utf-8")), f"base {path}")
-        if not {run.env, "default"} & entries.keys() and not (_is_atari(run.env) and "atari" in entries):
-            raise self.error(f"{where}.base", f"{path} has no hyperparameters for {run.env}; base: none needs none")
+            raise self.error(f"environments.{env}", f"environment {env!r} is not known: {hint}")
+
+    def base_hyperparams(self, merged: dict[str, Any], env: str, place: dict[str, str]) -> dict[str, Any]:
+        """
+        :return: what rl_zoo3 would read for the environment
+        """
+        if merged["base"] == "none":
+            return {}
+        where = place.get("base", "base")
+        if merged["base"] == "zoo":
+            path = _zoo_file(merged["algo"])
+        else:
+            path = (self.path.parent / str(merged["base"])).resolve()
+            merged["base"] = str(path)
+        if not path.is_file():
+            raise self.error(where, f"there is no file {path}; allowed are zoo, none, and a YAML file")
+        try:
+            entries = self.mapping(yaml.safe_load(path.read_text(encoding="utf-8")), where)
+        except yaml.YAMLError as error:
+            raise self.error(where, f"{path} is no YAML file: {error!s}".replace("\n", " ")) from error
+        # As rl_zoo3 looks for it
+        name = env if env in entries else "atari" if _is_atari(env) else "default"
+        if name not in entries:
+            raise self.error(where, f"{path} has no hyperparameters for {env}; base: none needs none")
+        entry = self.mapping(entries[name], where)
+        if merged["base"] != "zoo":
+            allowed = _parameters(merged["algo"]) | {"n_timesteps", "env_kwargs"}
+            self.known(entry, allowed, f"{where} ({path}): {name}", f"{merged['algo']}'s parameter")
+        return entry
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -291,12 +355,7 @@ def load_experiment(path: Path) -> Experiment:
             raise reader.error(f"variants.{name}", "names are made of letters, digits and _ - + = .")
     for name, entry in environments.items():
         reader.known(entry, _OF_RUNS, f"environments.{name}", "key")
-    packages = reader.content.get("gym_packages", [])
-    for package in packages if isinstance(packages, list) else [packages]:
-        try:
-            importlib.import_module(str(package))
-        except ImportError as error:
-            raise reader.error(f"gym_packages.{package}", f"cannot be imported: {error}") from error
+    reader.packages()
     runs = [
         reader.run(
             variant,
@@ -308,8 +367,6 @@ def load_experiment(path: Path) -> Experiment:
         for env, of_env in environments.items()
         for variant, of_variant in variants.items()
     ]
-    for run in runs:
-        reader.check(run)
     return Experiment(path.stem, tuple(runs), _score_ranges(reader, environments))
 
 
@@ -335,6 +392,17 @@ def _arguments(algorithm: type) -> set[str]:
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
                 break
     return names - {"args"}
+
+
+@lru_cache(maxsize=32)
+def _parameters(algo: str) -> frozenset[str]:
+    """
+    :param algo: id in rl_zoo3
+    :return: what hyperparameters may name
+    """
+    from rl_zoo3.utils import ALGOS
+
+    return frozenset(_arguments(ALGOS[algo]) - _NOT_HYPERPARAMS | _ZOO_HYPERPARAMS)
 
 
 def _zoo_file(algo: str) -> Path:

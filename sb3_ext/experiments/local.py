@@ -74,29 +74,34 @@ class Progress:
 
 def run_locally(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
     """
-    Train all runs that are not finished. A run that fails does not keep the others from being trained. An interruption
-    ends the trainings under way; the next call begins them anew.
+    Train all runs that are not finished. A run that fails does not keep the others from being trained. Runs that
+    another process trains are waited for. An interruption ends the trainings under way; the next call begins them anew.
 
     :param folders: of the runs, in the order in which they are started
     :param n_jobs: how many at a time
     :param n_threads: of PyTorch, for each of them
     """
     waiting = [folder for folder in folders if not folder.is_finished()]
+    elsewhere: list[RunFolder] = []
     running: dict[RunFolder, subprocess.Popen] = {}
     progress = Progress(folders)
     try:
         with sigterm_as_keyboard_interrupt():
-            while waiting or running:
+            while waiting or running or elsewhere:
                 while waiting and len(running) < n_jobs:
                     folder = waiting.pop(0)
                     folder.prepare()
                     running[folder] = folder.start(n_threads)
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
-                progress.update(list(running))
+                progress.update([*running, *elsewhere])
                 for folder, process in list(running.items()):
                     if process.poll() is not None:
                         del running[folder]
                         report(folder, process.returncode, progress.say)
+                        elsewhere += [folder] if process.returncode == ALREADY_RUNNING else []
+                for folder in [folder for folder in elsewhere if folder.status() is not Status.RUNNING]:
+                    elsewhere.remove(folder)
+                    waiting += [] if folder.is_finished() else [folder]
         progress.update([])
     finally:
         for process in running.values():

@@ -35,7 +35,7 @@ def train_here(folder: RunFolder, n_threads: int) -> int:
         time.sleep(1)
 
 
-def run_on_ray(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
+def run_on_ray(folders: list[RunFolder], n_jobs: int, n_threads: int, n_gpus: float) -> None:
     """
     As :func:`~sb3_ext.experiments.local.run_locally`, on the cluster that ``RAY_ADDRESS`` names, or one that is begun
     on this machine. A run whose worker or machine dies is begun anew on another.
@@ -43,6 +43,7 @@ def run_on_ray(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
     :param folders: of the runs, on a file system that all machines of the cluster share
     :param n_jobs: how many at a time
     :param n_threads: of PyTorch, CPUs that Ray reserves for a run
+    :param n_gpus: that Ray reserves for a run, also parts of one
     :raises ImportError: if Ray is not installed
     """
     try:
@@ -50,7 +51,7 @@ def run_on_ray(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
     except ImportError as error:
         raise ImportError("--backend ray needs Ray: pip install 'sb3-ext[ray]'") from error
     ray.init(ignore_reinit_error=True, log_to_driver=False)
-    task = ray.remote(num_cpus=n_threads, max_retries=_MAX_RETRIES)(train_here)
+    task = ray.remote(num_cpus=n_threads, num_gpus=n_gpus, max_retries=_MAX_RETRIES)(train_here)
     waiting = [RunFolder(folder.root.resolve(), folder.run) for folder in folders if not folder.is_finished()]
     running: dict[Any, RunFolder] = {}
     progress = Progress(folders)

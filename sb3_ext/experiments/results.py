@@ -249,9 +249,10 @@ def table(curves: list[Curve]) -> str:
             values = dict(sorted(by_env[env].items()))
             point, (low, high) = iqm_with_interval(np.array(list(values.values()))[:, None])
             steps = {int(c.timesteps[-1]) for c in curves if (c.environment, c.variant) == (env, variant)}
+            interval = f"{low[0]:.4g} to {high[0]:.4g}" if len(values) > 1 else "-"
             each = ", ".join(f"{seed}: {value:.4g}" for seed, value in values.items())
             lines.append(
-                f"| {env} | {variant} | {len(values)} | {point[0]:.4g} | {low[0]:.4g} to {high[0]:.4g} | {each} | "
+                f"| {env} | {variant} | {len(values)} | {point[0]:.4g} | {interval} | {each} | "
                 f"{' to '.join(f'{step:,}' for step in sorted({min(steps), max(steps)}))} |"
             )
     return "\n".join(lines) + "\n"

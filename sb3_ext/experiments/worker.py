@@ -45,7 +45,7 @@ def command_line(run: dict[str, Any], folder: Path, n_threads: int) -> list[str]
     arguments = ["--algo", run["algo"], "--env", run["env"], "--seed", str(run["seed"]), "-f", str(folder / "training")]
     arguments += ["-n", str(run["n_timesteps"]), "--eval-freq", str(run["eval_freq"])]
     arguments += ["--eval-episodes", str(run["eval_episodes"]), "--n-eval-envs", str(run["n_eval_envs"])]
-    arguments += ["--num-threads", str(n_threads)]
+    arguments += ["--num-threads", str(n_threads), "--tensorboard-log", str(folder / "training" / "tensorboard")]
     if run["gym_packages"]:
         arguments += ["--gym-packages", *run["gym_packages"]]
     if run["env_kwargs"]:

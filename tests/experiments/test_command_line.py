@@ -45,7 +45,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_killed_grid_goes_on_and_no_run_is_done_twice(tmp_path, write_experiment, how):
     file = write_experiment()
     if how is not signal.SIGKILL:  # the shorter half of the test
@@ -125,8 +125,9 @@ def test_a_run_that_fails_is_reported_and_the_others_are_not_kept_from_running(t
     [
         (("run", "nowhere.yml"), "No such file"),
         (("run", "small.yml", "--jobs", "0"), "--jobs 0 must be 1 or more"),
+        (("run", "small.yml", "--gpus", "1"), "--gpus 1.0 must be 0 or more, and is for --backend ray"),
         (("run", "small.yml", "-n", "0"), "--n-timesteps 0 must be 1 or more"),
-        (("run", "wrong.yml"), "wrong.yml: variants.stock.algo.dqx: algorithm 'dqx' is not known: did you mean 'dqn'?"),
+        (("run", "wrong.yml"), "wrong.yml: variants.stock.algo: algorithm 'dqx' is not known: did you mean 'dqn'?"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(tmp_path, write_experiment, arguments, message):

@@ -54,35 +54,75 @@ def test_a_grid_is_environments_times_variants_times_seeds(write_experiment):
     assert experiment.with_timesteps(500).runs[0].eval_freq == 25
 
 
+WITH_A_BASE = """
+    environments: [{env}]
+    seeds: [1]
+    n_timesteps: 200
+    variants: {{a: {{algo: dqn, base: mine.yml}}}}
+"""
+
+
 def test_another_file_can_be_the_base(write_experiment, tmp_path):
-    (tmp_path / "mine.yml").write_text("default: {n_timesteps: 100, policy: MlpPolicy}")
-    text = """
-        environments: [CartPole-v1]
-        seeds: [1]
-        n_timesteps: 200
-        variants: {a: {algo: dqn, base: mine.yml}}
-    """
-    (run,) = load_experiment(write_experiment(text)).runs
+    (tmp_path / "mine.yml").write_text("default: {n_timesteps: 100, policy: MlpPolicy, env_kwargs: {sutton: 1}}")
+    (run,) = load_experiment(write_experiment(WITH_A_BASE.format(env="CartPole-v1"))).runs
     assert run.base == str((tmp_path / "mine.yml").resolve())
-    (tmp_path / "mine.yml").write_text("Acrobot-v1: {n_timesteps: 100, policy: MlpPolicy}")
-    with pytest.raises(ExperimentError, match=r"variants\.a\.base: .*mine\.yml has no hyperparameters for CartPole-v1"):
-        load_experiment(write_experiment(text))
+    assert run.base_hyperparams["n_timesteps"] == 100
+    # rl_zoo3 itself would give them to the training only
+    assert run.env_kwargs == {"sutton": 1} and "env_kwargs" not in run.hyperparams
+
+
+@pytest.mark.parametrize(
+    ("base", "env", "message"),
+    [
+        (
+            "Acrobot-v1: {n_timesteps: 1}",
+            "CartPole-v1",
+            r"variants\.a\.base: .*mine\.yml has no hyperparameters for CartP",
+        ),
+        (
+            "default: {n_timesteps: 1}",
+            "ALE/Pong-v5",
+            r"variants\.a\.base: .*mine\.yml has no hyperparameters for ALE/Pong",
+        ),
+        (
+            "default: {learnig_rate: 1}",
+            "CartPole-v1",
+            r"variants\.a\.base .*: default\.learnig_rate: dqn's parameter .*",
+        ),
+        ("default: {learnig_rate: 1", "CartPole-v1", r"variants\.a\.base: .*mine\.yml is no YAML file"),
+        ("[1]", "CartPole-v1", r"variants\.a\.base: \[1\] must be a mapping"),
+    ],
+)
+def test_a_base_that_rl_zoo3_could_not_use(write_experiment, tmp_path, base, env, message):
+    if env.startswith("ALE"):
+        pytest.importorskip("ale_py")
+    (tmp_path / "mine.yml").write_text(base)
+    with pytest.raises(ExperimentError, match=message):
+        load_experiment(write_experiment(WITH_A_BASE.format(env=env)))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("algo: dqn", "algo: dqm", r"variants\.stock\.algo\.dqm: algorithm 'dqm' is not known: did you mean 'dqn'\?"),
-        ("algo: double_dqn", "hyperparams: {}", r"variants\.double: has no algo"),
+        ("algo: dqn", "algo: dqm", r"variants\.stock\.algo: algorithm 'dqm' is not known: did you mean 'dqn'\?"),
+        ("algo: double_dqn, ", "", r"variants\.double: has no algo"),
         ("CartPole-v1", "CartPole-v9", r"environments\.CartPole-v9: environment .* did you mean 'CartPole-v1'\?"),
         ("CartPole-v1", "Nowhere-v0", r"environments\.Nowhere-v0: environment 'Nowhere-v0' is not known: .*"),
         (
             "buffer_size: 1000",
             "bufer_size: 1000",
-            r"variants\.stock\.hyperparams\.bufer_size: dqn's parameter 'bufer_size' .* did you mean 'buffer_size'\?",
+            r": hyperparams\.bufer_size: dqn's parameter 'bufer_size' .* did you mean 'buffer_size'\?",
         ),
         ("policy: MlpPolicy, ", "", r"variants\.stock\.hyperparams: policy is missing"),
         ("buffer_size: 1000", "n_critics: 2", r"dqn's parameter 'n_critics' is not known"),
+        (
+            "dueling=True)",
+            'dueling=True)", buffer: "1',
+            r"variants\.double\.hyperparams\.buffer: double_dqn's parameter",
+        ),
+        ("buffer_size: 1000", "env_kwargs: {}", r"hyperparams\.env_kwargs: dqn's parameter 'env_kwargs' is not known"),
+        ("algo: dqn", "algo: 5", r"variants\.stock\.algo: algorithm 5 is not known: allowed are"),
+        ("double:", "stock:", r"YAML: 'stock' is there twice"),
         ("buffer_size: 1000", "seed: 2", r"dqn's parameter 'seed' is not known"),
         ("eval_freq: 100", "eval_fraq: 100", r"eval_fraq: key 'eval_fraq' is not known: did you mean 'eval_freq'\?"),
         ("eval_freq: 100", "eval_freq: 300", r"eval_freq: 300 must be at most n_timesteps=200"),
@@ -96,6 +136,7 @@ def test_another_file_can_be_the_base(write_experiment, tmp_path):
         ("[CartPole-v1]", "[CartPole-v1, CartPole-v1]", r"environments: .* has an entry twice"),
         ("base: none", "base: nowhere.yml", r"base: there is no file .*nowhere\.yml"),
         ("base: none", "gym_packages: [no_such_module]", r"gym_packages\.no_such_module: cannot be imported"),
+        ("base: none", "gym_packages: ale_py", r"gym_packages: 'ale_py' must be a list of modules"),
         ("base: none", "score_range: {CartPole-v1: [500, 0]}", r"score_range\.CartPole-v1: \[500, 0\] must be two"),
         ("base: none", "score_range: {CartPole-v2: [0, 500]}", r"score_range\.CartPole-v2: environment"),
         ("stock:", "a/b:", r"variants\.a/b: names are made of"),

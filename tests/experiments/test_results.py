@@ -80,6 +80,7 @@ def test_the_probability_of_improvement_counts_pairs():
 def test_the_table_shows_every_seed():
     lines = results.table(CURVES).splitlines()
     assert lines[2] == "| a | one | 3 | 20 | 10 to 30 | 1: 10, 2: 20, 3: 30 | 30 |"
+    assert lines[4] == "| a | three | 1 | 50 | - | 1: 50 | 30 |"  # of one run nobody knows
     assert lines[-1].startswith("| b | two | 2 | -3.5 | -4 to -3 | 1: -4, 2: -3 |")
     assert len(lines) == 2 + 5
 
@@ -101,6 +102,14 @@ def test_figures_are_the_same_from_the_same_numbers(tmp_path):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
     # One variant alone has nothing to be compared with
     assert {path.stem for path in figures.draw_all(CURVES[:3], {}, tmp_path / "few")} == {"curves"}
+    # Nor have single seeds
+    single = [curve("a", "one", 1, 1.0), curve("a", "two", 1, 1.01)]
+    assert {path.stem for path in figures.draw_all(single, {}, tmp_path / "single")} == {"curves"}
+
+
+def test_no_two_of_many_variants_look_alike():
+    looks = figures.styles(str(number) for number in range(21))
+    assert len({(look["color"], str(look["linestyle"])) for look in looks.values()}) == 21
 
 
 def finished(root: Path, write_experiment) -> list[RunFolder]:
@@ -136,12 +145,23 @@ def test_results_survive_the_way_through_the_csv_file(tmp_path, write_experiment
         results.read_curves(tmp_path / "runs.csv")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "other arrays", "NaN", "missing"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "one bit", "foreign", "one array", "other arrays", "text", "NaN", "missing"]
+)
 def test_a_result_that_cannot_be_read_is_named_and_left_out(tmp_path, write_experiment, damage):
     folders = finished(tmp_path / "logs", write_experiment)
     path = folders[1].training_folder() / "evaluations.npz"
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:150])
+    elif damage == "one bit":
+        content = bytearray(path.read_bytes())
+        content[content.index(b"PK\x01\x02") + 6] ^= 128  # a ZIP file of a version to come
+        path.write_bytes(content)
+    elif damage == "one array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif damage == "text":
+        np.savez(path, timesteps=[1], results=[["a", "b"]])
     elif damage == "foreign":
         path.write_text("timesteps")
     elif damage == "other arrays":
@@ -164,3 +184,18 @@ def test_finished_runs_with_other_settings_are_not_taken_for_these(tmp_path, wri
     changed = load_experiment(write_experiment(text)).runs[0]
     with pytest.raises(ValueError, match=r"seed_1 is finished with other settings \(hyperparams\): take another"):
         RunFolder(tmp_path / "logs", changed).check_settings()
+
+
+def test_the_settings_of_the_base_count_and_not_where_it_lies(tmp_path, write_experiment):
+    def load(rate: float) -> RunFolder:
+        (tmp_path / "mine.yml").write_text(f"default: {{n_timesteps: 100, policy: MlpPolicy, learning_rate: {rate}}}")
+        text = "{environments: [CartPole-v1], seeds: [1], n_timesteps: 9, variants: {a: {algo: dqn, base: mine.yml}}}"
+        return RunFolder(tmp_path / "logs", load_experiment(write_experiment(text)).runs[0])
+
+    folder = load(0.1)
+    folder.prepare()
+    content = {**folder.run.as_dict(), "base": "/elsewhere/mine.yml"}
+    (folder.path / "finished.json").write_text(json.dumps({"run": content}))
+    load(0.1).check_settings()
+    with pytest.raises(ValueError, match=r"other settings \(base_hyperparams\)"):
+        load(0.2).check_settings()
