@@ -63,7 +63,7 @@ class Progress:
         """
         :param message: printed above the bar
         """
-        self._bar.write(message)
+        self._bar.write(message, file=sys.stderr)
 
     def close(self) -> None:
         """

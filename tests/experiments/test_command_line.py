@@ -52,7 +52,14 @@ def test_a_killed_grid_goes_on_and_no_run_is_done_twice(tmp_path, write_experime
         file.write_text(file.read_text().replace("seeds: [1, 2]", "seeds: [1]"))
     n_runs = 4 if how is signal.SIGKILL else 2
     root = tmp_path / "logs" / "experiments" / "small"
-    process = subprocess.Popen(command("run", file), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    # A shell in the background starts processes that ignore SIGINT, tests among them, and what is ignored is inherited
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command("run", file), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     # One is finished, the next one under way
     wait_for(lambda: finished_files(root) and len(list(root.glob("*/*/*/training"))) == 2)
     (under_way,) = [
