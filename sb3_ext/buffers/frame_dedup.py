@@ -12,7 +12,7 @@ from gymnasium import spaces
 from sb3_ext.buffers.base import LazyReplayBuffer
 from sb3_ext.buffers.frames import COMPRESSIONS, Frames, LZ4Frames, RawFrames, import_lz4
 from sb3_ext.buffers.memory import RAM, MappedFile, check_disk_space, check_memory
-from sb3_ext.buffers.stacks import StackLayout, StackStore, possible_layouts
+from sb3_ext.buffers.stacks import SLOTS_BETWEEN_LOOKS, StackLayout, StackStore, possible_layouts
 from sb3_ext.checks import check_choice, check_integer
 
 # Transitions of each environment after which a choice is made between layouts that fit all of them: a black or frozen
@@ -115,9 +115,10 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         return StackLayout(shape or (1,), 0, 1)
 
     def _expected_frames(self, layout: StackLayout) -> int:
-        # The buffer's, the older frames of the oldest stacks, the chunks that are not full or not given back yet, the
-        # frame of zeros. The end of an episode costs one more
-        return (self.buffer_size + layout.n_stack + 3 * RawFrames.rows_per_chunk) * self.n_envs + 1
+        # The buffer's, the older frames of the oldest stacks, those that wait for the next look, the chunks that are not
+        # full, the frame of zeros. The end of an episode costs one more
+        n_waiting = layout.n_stack + SLOTS_BETWEEN_LOOKS + 2 * RawFrames.rows_per_chunk
+        return (self.buffer_size + n_waiting) * self.n_envs + 1
 
     def _make_store(self, key: str, space: spaces.Space) -> StackStore:
         layouts = self._layouts(key)

@@ -13,6 +13,8 @@ from sb3_ext.buffers.pickling import full_length
 
 # Stacks deeper than this are taken for something else, unless `n_stack` says so
 _DEEPEST_STACK = 32
+# How often is looked for chunks that no stack needs any more: a look costs more than the few frames that wait for it
+SLOTS_BETWEEN_LOOKS = 4
 
 
 class Flat(NamedTuple):
@@ -237,7 +239,7 @@ class StackStore:
                     rows[env, depth:] = self._write_stack(env, next_observations)
         is_overwritten = slot < self._n_filled
         self.rows[slot] = rows
-        if is_overwritten and slot % self.frames.rows_per_chunk == 0:  # about as often as a chunk becomes free
+        if is_overwritten and slot % SLOTS_BETWEEN_LOOKS == 0:
             self._give_back(self.rows[(slot + 1) % len(self.rows)])
         self._remember(after)
         self._last_rows = rows[:, depth:]
