@@ -115,8 +115,8 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         return StackLayout(shape or (1,), 0, 1)
 
     def _expected_frames(self, layout: StackLayout) -> int:
-        # The buffer's, the older frames of the oldest stacks, those that wait for the next look, the rest of chunks that
-        # are not full, the frame of zeros. The end of an episode costs one more
+        # The buffer's, the older frames of the oldest stacks, those that wait for the next look, the rest of chunks
+        # that are not full, the frame of zeros. The end of an episode costs one more
         n_waiting = layout.n_stack + SLOTS_BETWEEN_LOOKS + 2 * RawFrames.rows_per_chunk
         return (self.buffer_size + n_waiting) * self.n_envs + 1
 
