@@ -178,6 +178,7 @@ class _Reader:
         except yaml.YAMLError as error:
             raise ExperimentError(path, "YAML", str(error).replace("\n", " ")) from error
         self.content = self.mapping(content, "the file")
+        self.gym_packages: tuple[str, ...] = ()
 
     def error(self, key: str, problem: str) -> ExperimentError:
         return ExperimentError(self.path, key, problem)
@@ -194,9 +195,7 @@ class _Reader:
         allowed = sorted(allowed)
         for name in names:
             if name not in allowed:
-                near = difflib.get_close_matches(name, allowed, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(allowed)}"
-                raise self.error(f"{key}.{name}" if key else name, f"{what} {name!r} is not known: {hint}")
+                raise self.error(f"{key}.{name}" if key else name, f"{what} {_not_known(name, allowed)}")
 
     def named(self, key: str) -> dict[str, dict[str, Any]]:
         """
@@ -221,7 +220,10 @@ class _Reader:
             raise self.error("seeds", f"{value!r} must be a list of different integers, 0 or more")
         return value
 
-    def packages(self) -> list[str]:
+    def import_packages(self) -> None:
+        """
+        So that their environments are registered.
+        """
         value = self.content.get("gym_packages", [])
         if not isinstance(value, list):
             raise self.error("gym_packages", f"{value!r} must be a list of modules")
@@ -230,7 +232,7 @@ class _Reader:
                 importlib.import_module(str(package))
             except ImportError as error:
                 raise self.error(f"gym_packages.{package}", f"cannot be imported: {error}") from error
-        return [str(package) for package in value]
+        self.gym_packages = tuple(str(package) for package in value)
 
     def run(self, variant: str, env: str, seed: int, settings: list[tuple[str, dict[str, Any]]]) -> Run:
         """
@@ -272,7 +274,7 @@ class _Reader:
             base_hyperparams=base_hyperparams,
             hyperparams=hyperparams,
             env_kwargs=env_kwargs,
-            gym_packages=tuple(self.content.get("gym_packages", ())),
+            gym_packages=self.gym_packages,
             **merged,
         )
 
@@ -299,13 +301,10 @@ class _Reader:
         from rl_zoo3.utils import ALGOS
 
         if algo not in ALGOS:
-            near = difflib.get_close_matches(str(algo), ALGOS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(ALGOS)}"
-            raise self.error(place["algo"], f"algorithm {algo!r} is not known: {hint}")
+            raise self.error(place["algo"], f"algorithm {_not_known(algo, ALGOS)}")
         if env not in gym.registry:
-            near = difflib.get_close_matches(env, gym.registry, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "is its package installed, or missing in gym_packages?"
-            raise self.error(f"environments.{env}", f"environment {env!r} is not known: {hint}")
+            otherwise = "is its package installed, or missing in gym_packages?"
+            raise self.error(f"environments.{env}", f"environment {_not_known(env, gym.registry, otherwise)}")
 
     def base_hyperparams(self, merged: dict[str, Any], env: str, place: dict[str, str]) -> dict[str, Any]:
         """
@@ -355,7 +354,7 @@ def load_experiment(path: Path) -> Experiment:
             raise reader.error(f"variants.{name}", "names are made of letters, digits and _ - + = .")
     for name, entry in environments.items():
         reader.known(entry, _OF_RUNS, f"environments.{name}", "key")
-    reader.packages()
+    reader.import_packages()
     runs = [
         reader.run(
             variant,
@@ -378,6 +377,18 @@ def _score_ranges(reader: _Reader, environments: Iterable[str]) -> dict[str, tup
         if not is_pair or not value[0] < value[1]:
             raise reader.error(f"score_range.{env}", f"{value!r} must be two returns, the lower one first")
     return {env: (float(low), float(high)) for env, (low, high) in ranges.items()}
+
+
+def _not_known(name: Any, allowed: Iterable[str], otherwise: str | None = None) -> str:
+    """
+    :param name: that is not allowed
+    :param allowed: names
+    :param otherwise: said where none of them is near, by default what is allowed
+    :return: the end of a message
+    """
+    near = difflib.get_close_matches(str(name), allowed, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else otherwise or f"allowed are {', '.join(allowed)}"
+    return f"{name!r} is not known: {hint}"
 
 
 def _arguments(algorithm: type) -> set[str]:

@@ -1,6 +1,7 @@
 """From runs to numbers: returns as CSV, scores, and what rliable makes of them."""
 
 import csv
+import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -90,12 +91,12 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) 
     :param columns: its head
     :param rows: with these keys
     """
-    lines = [",".join(columns)]
-    for row in rows:
-        fields = [str(row[column]) for column in columns]
-        lines.append(",".join('"' + f.replace('"', '""') + '"' if set(f) & set(',"\n') else f for f in fields))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     with replaced_when_complete(path) as file:
-        file.write(("\n".join(lines) + "\n").encode())
+        file.write(text.getvalue().encode())
 
 
 def read_curves(path: Path) -> list[Curve]:
