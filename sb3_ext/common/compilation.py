@@ -38,31 +38,32 @@ class CompiledFunctions:
 
 def compiled_or_plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """
-    Compilation happens at the first call, which is too late for a constructor to find out that there is no compiler: if
-    that call fails where the plain function does not, the plain function it is, with a warning. (Raises torch's limit
-    of compiled versions, for the whole process.)
+    Compilation happens at the first call, and again where the shapes are new: too late for a constructor to find out
+    that there is no compiler. If a call fails where the plain function does not, it is the plain function from then on,
+    with a warning. (Raises torch's limit of compiled versions, for the whole process.)
 
     :param function: of tensors
     :return: the same, faster after its first call
     """
-    chosen: list[Callable[..., Any]] = []
+    chosen: Callable[..., Any] | None = None
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if chosen:
-            return chosen[0](*args, **kwargs)
+        nonlocal chosen
+        if chosen is function:
+            return function(*args, **kwargs)
         try:
-            config = th._dynamo.config
-            config.recompile_limit = max(config.recompile_limit, _N_COMPILED_VERSIONS)
-            compiled = th.compile(function, dynamic=False)
-            result = compiled(*args, **kwargs)
+            if chosen is None:
+                config = th._dynamo.config
+                config.recompile_limit = max(config.recompile_limit, _N_COMPILED_VERSIONS)
+                chosen = th.compile(function, dynamic=False)
+            return chosen(*args, **kwargs)
         except Exception as error:
             result = function(*args, **kwargs)  # raises what is wrong with the arguments, if that was it
-            compiled = function
+            chosen = function
             reason = next(iter(str(error).strip().splitlines()), "")
             warnings.warn(
                 f"compile=True has no effect: torch.compile failed with {type(error).__name__}: {reason}", stacklevel=2
             )
-        chosen.append(compiled)
-        return result
+            return result
 
     return call

@@ -725,7 +725,18 @@ def failing_at_once(function: Callable[..., th.Tensor], **kwargs: Any) -> Callab
     raise RuntimeError("no C++ compiler\nand a long explanation")
 
 
-@pytest.mark.parametrize("compiler", [failing_at_call, failing_at_once])
+def failing_at_second_call(function: Callable[..., th.Tensor], **kwargs: Any) -> Callable[..., th.Tensor]:
+    # As where another shape of the arguments is compiled
+    calls: list[int] = []
+
+    def compiled(*args: Any) -> th.Tensor:
+        calls.append(1)
+        return function(*args) if len(calls) == 1 else failing_at_call(function)(*args)
+
+    return compiled
+
+
+@pytest.mark.parametrize("compiler", [failing_at_call, failing_at_once, failing_at_second_call])
 def test_without_a_compiler_it_is_the_plain_function(compiler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(th, "compile", compiler)
     with pytest.warns(UserWarning) as caught:
