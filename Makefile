@@ -13,7 +13,7 @@ help:
 	@echo "make test       run the tests (test-slow: the slow learning runs too)"
 	@echo "make check      lint and types"
 	@echo "make bench      measure updates per second against SB3 and SBX, replay buffers against those of other packages"
-	@echo "make figures    draw the learning curves of the documentation from its CSV files"
+	@echo "make figures    draw the learning curves of the documentation, and their tables, from its CSV files"
 	@echo "make docs       build the documentation, with an API reference, into site/: open site/index.html"
 
 install: $(STAMP)
@@ -58,6 +58,7 @@ figures: install
 	$(BIN)/python benchmarks/learning_curves.py plot docs/results/redq_sac --figure docs/figures/redq_sac.png
 	$(BIN)/python benchmarks/learning_curves.py plot docs/results/value_based --figure docs/figures/value_based.png
 	$(BIN)/python benchmarks/learning_curves.py plot docs/results/atari --figure docs/figures/atari.png --bin 50000
+	$(BIN)/python -m sb3_ext.experiments redraw docs/results/cart_pole
 
 clean:
 	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,9 @@ lives in a process of its own with one torch thread, is filled once beyond its c
 bursts: only one works at a time, and the ratios of one run hold where the machine's clock drifts. Run nothing else
 meanwhile.
 
+``fill`` is ``add`` until the buffer is full for the first time, whose memory the system hands out meanwhile; that
+happens once. ``add`` is what it costs from then on.
+
 Bytes per transition are the growth of the resident memory, from before the buffer is made to when it is full. Pages of
 a mapped file are in it as far as they are mapped just then, and in a column of their own: the system may take them
 back.
@@ -55,7 +58,7 @@ N_STACK = 4
 REFERENCE = "sb3"
 # Batch size, and whether the observations are made floats
 SAMPLES = {"sample_32": (32, False), "sample_256": (256, False), "sample_32_float": (32, True)}
-METRICS = ("add_steps_per_s", *(f"{name}_per_s" for name in SAMPLES))
+METRICS = ("fill_steps_per_s", "add_steps_per_s", *(f"{name}_per_s" for name in SAMPLES))
 
 
 class RandomEnv(gym.Env):
@@ -486,7 +489,8 @@ class Worker:
     def fill(self, n_steps: int) -> list[float]:
         """
         :param n_steps: steps to store, more than fit
-        :return: resident bytes per stored transition, and file-backed ones among them
+        :return: resident bytes per stored transition, file-backed ones among them, and the seconds it took to store
+            the first ones, until the buffer was full
         """
         warm_up = self._make(16 * self.n_envs)  # imports, compiles, and lets the allocators settle
         for number in range(40):
@@ -497,9 +501,10 @@ class Worker:
         return_free_memory()
         before = resident()
         self.contestant = self._make(self.capacity)
-        for number in range(n_steps):
-            self.contestant.add(self.recording.step(number))
-        return list((resident() - before) / self.capacity)
+        n_filling = self.capacity // self.n_envs
+        seconds = self.add(0, n_filling)
+        self.add(n_filling, n_steps - n_filling)
+        return [*((resident() - before) / self.capacity), seconds]
 
     def add(self, first: int, n_steps: int) -> float:
         """
@@ -664,9 +669,11 @@ def measure(names: list[str], args: argparse.Namespace, folder: Path) -> list[di
         constants: dict[str, dict[str, Any]] = {}
         for remote in remotes:
             progress.set_description(f"fill {remote.name}")
-            rss, file_backed = remote.ask("fill", n_steps)
+            rss, file_backed, seconds = remote.ask("fill", n_steps)
             constants[remote.name] = dict(
-                rss_bytes_per_transition=f"{rss:.1f}", file_backed_bytes_per_transition=f"{file_backed:.1f}"
+                fill_steps_per_s=f"{args.capacity / args.n_envs / seconds:.6g}",
+                rss_bytes_per_transition=f"{rss:.1f}",
+                file_backed_bytes_per_transition=f"{file_backed:.1f}",
             )
             progress.update()
         repeats = []

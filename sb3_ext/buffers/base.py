@@ -183,6 +183,14 @@ class LazyReplayBuffer(ReplayBuffer):
             return dict(self.observation_space.spaces)
         return {"": self.observation_space}
 
+    @cached_property
+    def _shapes_and_dtypes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """
+        :return: of the observations of all environments
+        """
+        subspaces = self._subspaces.items()
+        return {key: ((self.n_envs, *self._shape_of(key)), np.dtype(space.dtype)) for key, space in subspaces}
+
     def _shape_of(self, key: str) -> tuple[int, ...]:
         return self.obs_shape[key] if isinstance(self.obs_shape, dict) else self.obs_shape
 
@@ -208,16 +216,15 @@ class LazyReplayBuffer(ReplayBuffer):
         :raises ValueError: if they are not what the space says
         """
         arrays = {}
-        for key, space in self._subspaces.items():
+        for key, (shape, dtype) in self._shapes_and_dtypes.items():
             array = np.asarray(observations[key] if key else observations)
-            shape = (self.n_envs, *self._shape_of(key))
-            if array.shape == (self.n_envs,) and isinstance(space, spaces.Discrete):
+            if array.shape == (self.n_envs,) and isinstance(self._subspaces[key], spaces.Discrete):
                 array = array.reshape(shape)
-            if array.shape != shape or array.dtype != space.dtype:
+            if array.shape != shape or array.dtype != dtype:
                 name = f"{what}[{key!r}]" if key else what
                 raise ValueError(
                     f"{name} has shape {array.shape} and dtype {array.dtype}: the observation space and "
-                    f"n_envs={self.n_envs} allow {shape} and {space.dtype} only"
+                    f"n_envs={self.n_envs} allow {shape} and {dtype} only"
                 )
             arrays[key] = array
         return arrays

@@ -181,10 +181,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         """
         Find out what the observations are stacks of, and go on with a store for that as soon as it is clear.
         """
-        before, after = np.ascontiguousarray(observations), np.ascontiguousarray(next_observations)
-        fitting = [
-            layout for layout in self._candidates[key] if layout.moved_on(layout.flat(before), layout.flat(after)).all()
-        ]
+        fitting = [layout for layout in self._candidates[key] if layout.moved_on(observations, next_observations).all()]
         if len(fitting) > 1 and self.size() < _MOST_UNDECIDED:
             self._candidates[key] = fitting
             return

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,55 +99,86 @@ class StackLayout:
             observations = np.ascontiguousarray(observations.transpose(self._axis_to_the_end))
         return Flat(observations.reshape(len(observations), -1).view(np.uint8), run * observations.itemsize)
 
-    def moved_on(self, before: Flat, after: Flat, scratch: np.ndarray | None = None) -> np.ndarray:
+    def both_flat(self, before: np.ndarray, after: np.ndarray) -> tuple[Flat, Flat]:
+        """
+        :param before: observations of n environments
+        :param after: those of the next time step
+        :return: both as bytes, in the same order
+        """
+        earlier, later = self.flat(before), self.flat(after)
+        if earlier.run != later.run:  # the caller changed its order in memory
+            earlier, later = self.flat(np.ascontiguousarray(before)), self.flat(np.ascontiguousarray(after))
+        return earlier, later
+
+    def moved_on(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """
         Whether stacks are those of the step before with one frame more: all but their newest frames are the earlier
         ones without the oldest. In bits: -0.0 is not 0.0 here, and NaN is itself.
 
         :param before: observations of n environments
-        :param after: those of the next time step, in the same order in memory
-        :param scratch: from :meth:`scratch`
+        :param after: those of the next time step
         :return: booleans, shape (n,)
         """
-        if self.n_stack == 1:
-            return np.ones(len(before.data), dtype=bool)
-        differing = self.scratch(before) if scratch is None else scratch
-        run, period, n_bytes = before.run, before.run * self.n_stack, differing.shape[1]
-        # Two long rows, one of them begun a frame later, are compared at once, whatever the order in memory. Where the
-        # runs of all frames end, this compares the newest frame with an unrelated one: that does not count.
-        np.bitwise_xor(after.data[:, :-run], before.data[:, run:], out=differing[:, :-run])
-        if n_bytes % 8 == 0 and (period == n_bytes or 8 % period == 0):
-            words, older = differing.view(np.uint64), _older(run, period)
-            if np.bitwise_or.reduce(words, axis=None) & older == 0:  # nearly always, and all of them at once is faster
-                return np.ones(len(words), dtype=bool)
-            return np.bitwise_or.reduce(words, axis=1) & older == 0
-        return ~((differing != 0) & ~_newest(n_bytes, run, period)).any(axis=1)
+        earlier, later = self.both_flat(before, after)
+        last = LastStacks(self.n_stack)
+        last.replace(earlier)
+        last.move_on(later)
+        return ~last.differing(later)
 
-    @staticmethod
-    def scratch(observations: Flat) -> np.ndarray:
+
+class LastStacks:
+    """
+    The last next observations of all environments, as bytes. A copy: whoever made them may write the next ones into the
+    same array.
+
+    :param n_stack: number of frames of each
+    """
+
+    def __init__(self, n_stack: int) -> None:
+        self._n_stack = n_stack
+        # Its comparison is the fastest there is, and it loses its first bytes without moving the others
+        self._bytes = bytearray()
+        self._run = 0
+
+    def replace(self, stacks: Flat) -> None:
         """
-        :param observations: as they will be compared
-        :return: memory for :meth:`moved_on`, which is faster if it need not be found anew
+        :param stacks: what they are from now on
         """
-        return np.zeros(observations.data.shape, dtype=np.uint8)
+        self._bytes, self._run = bytearray(stacks.data), stacks.run
 
+    def equal(self, stacks: Flat) -> bool:
+        """
+        :param stacks: of all environments
+        :return: whether these are the same, bit for bit
+        """
+        return self._run == stacks.run and self._bytes == stacks.data
 
-@lru_cache(maxsize=32)
-def _newest(length: int, run: int, period: int) -> np.ndarray:
-    """
-    :return: where in a row of ``length`` bytes the newest frame of each ``period`` lies
-    """
-    return np.arange(length) % period >= period - run
+    def differing(self, stacks: Flat) -> np.ndarray:
+        """
+        :param stacks: of all environments
+        :return: whether the stack of an environment is another one than here, shape (n_envs,)
+        """
+        if self._run != stacks.run:  # nothing there yet, or another order in memory than the last time
+            return np.ones(len(stacks.data), dtype=bool)
+        return (np.frombuffer(self._bytes, dtype=np.uint8).reshape(stacks.data.shape) != stacks.data).any(axis=1)
 
+    def move_on(self, stacks: Flat) -> None:
+        """
+        Drop the oldest frame of each stack and append a new one.
 
-@lru_cache(maxsize=32)
-def _older(run: int, period: int) -> np.uint64:
-    """
-    :return: 8 bytes with all bits set but in the newest frame of each ``period``. One longer than that is a whole row,
-        at whose end the newest frame stands, and is not compared
-    """
-    is_newest = _newest(8, run, period) if period <= 8 else np.zeros(8, dtype=bool)
-    return np.where(is_newest, 0, 255).astype(np.uint8).view(np.uint64)[0]
+        :param stacks: whose newest frames are to be appended, in the order in memory of those here
+        """
+        # Each frame takes the place of the one before it, as they follow each other in memory. What comes to lie where
+        # the newest belongs is overwritten.
+        del self._bytes[: self._run]
+        self._bytes += bytes(self._run)
+        own = np.frombuffer(self._bytes, dtype=np.uint8).reshape(stacks.data.shape)
+        self._newest(own)[...] = self._newest(stacks.data)
+
+    def _newest(self, data: np.ndarray) -> np.ndarray:
+        # Runs as one item each are copied faster than their bytes
+        items = data if self._run == 1 else data.view(f"V{self._run}")
+        return items.reshape(len(data), -1, self._n_stack)[..., -1]
 
 
 def possible_layouts(shape: tuple[int, ...], n_stack: int | None) -> list[StackLayout]:
@@ -199,12 +230,8 @@ class StackStore:
         # Whether every next observation has been its observation moved on by one frame
         self.only_stacks = True
         self._n_filled = 0
-        # The last next observations, a copy: SB3's VecFrameStack writes the next ones into the same array
-        self._last = bytearray()
-        self._last_run = 0
+        self._last = LastStacks(layout.n_stack)
         self._last_rows = np.zeros((n_envs, layout.n_stack), dtype=np.int32)
-        self._scratch: np.ndarray | None = None
-        self._scratch_run = 0
         frames.write(np.zeros(1, dtype=np.int32), np.zeros((1, frames.frame_bytes), dtype=np.uint8))
 
     def add(self, slot: int, observations: np.ndarray, next_observations: np.ndarray) -> None:
@@ -213,36 +240,36 @@ class StackStore:
         :param observations: of all environments, shape (n_envs, ``*shape``)
         :param next_observations: those of the next time step, of the same episode
         """
-        before, after = self.layout.flat(observations), self.layout.flat(next_observations)
-        if before.run != after.run:  # the caller changed its order in memory
-            before = self.layout.flat(np.ascontiguousarray(observations))
-            after = self.layout.flat(np.ascontiguousarray(next_observations))
+        before, after = self.layout.both_flat(observations, next_observations)
         depth = self.layout.n_stack
         rows = np.empty_like(self.rows[slot])
         rows[:, :depth] = self._last_rows
-        # In most steps nothing but the newest frames is new. A bytearray has the fastest comparison there is
-        if before.run != self._last_run or self._last != before.data:
-            for env in np.flatnonzero(~self._continues(before)).tolist():
+        # Until all is stored, nothing is known of what came last: whatever interrupts this costs memory only
+        last, self._last = self._last, LastStacks(depth)
+        # In most steps nothing but the newest frames is new
+        if not last.equal(before):
+            for env in np.flatnonzero(last.differing(before)).tolist():
                 rows[env, :depth] = self._write_stack(env, observations)
+            last.replace(before)
         rows[:, depth:-1] = rows[:, 1:depth]
-        moved_on = self.layout.moved_on(before, after, self._scratch_for(before))
-        if moved_on.all():
+        last.move_on(after)
+        if last.equal(after):
             rows[:, -1] = self.book.take_for_all()
             self._write_newest(rows[:, -1], next_observations)
         else:
             self.only_stacks = False
-            for env in range(len(rows)):
-                if moved_on[env]:
+            for env, is_whole in enumerate(last.differing(after).tolist()):
+                if is_whole:
+                    rows[env, depth:] = self._write_stack(env, next_observations)
+                else:
                     rows[env, -1] = self.book.take(env)
                     self._write_newest(rows[env, -1:], next_observations[env : env + 1])
-                else:
-                    rows[env, depth:] = self._write_stack(env, next_observations)
+            last.replace(after)
         is_overwritten = slot < self._n_filled
         self.rows[slot] = rows
         if is_overwritten and slot % SLOTS_BETWEEN_LOOKS == 0:
             self._give_back(self.rows[(slot + 1) % len(self.rows)])
-        self._remember(after)
-        self._last_rows = rows[:, depth:]
+        self._last, self._last_rows = last, rows[:, depth:]
         self._n_filled = max(self._n_filled, slot + 1)
 
     def _give_back(self, oldest: np.ndarray) -> None:
@@ -253,29 +280,6 @@ class StackStore:
         if not first.all():  # frames of zeros in front
             first = oldest[np.arange(len(oldest)), (oldest != 0).argmax(axis=1)]
         self.frames.discard(self.book.give_back_before(first))
-
-    def _scratch_for(self, observations: Flat) -> np.ndarray:
-        if self._scratch is None or self._scratch_run != observations.run:
-            self._scratch, self._scratch_run = self.layout.scratch(observations), observations.run
-        return self._scratch
-
-    def _remember(self, observations: Flat) -> None:
-        if len(self._last) != observations.data.size:
-            self._last = bytearray(observations.data.size)
-        np.copyto(self._last_data(observations), observations.data)
-        self._last_run = observations.run
-
-    def _last_data(self, like: Flat) -> np.ndarray:
-        return np.frombuffer(self._last, dtype=np.uint8).reshape(like.data.shape)
-
-    def _continues(self, given: Flat) -> np.ndarray:
-        """
-        :return: for each environment whether its observation is the last next observation, all of it: a static screen
-            would deceive a look at the newest frame only
-        """
-        if given.run != self._last_run:  # nothing there yet, or another order in memory than the last time
-            return np.zeros(len(given.data), dtype=bool)
-        return (self._last_data(given) == given.data).all(axis=1)
 
     def _write_newest(self, rows: np.ndarray, observations: np.ndarray) -> None:
         newest = self.layout.frames(observations)[:, -1]
@@ -324,7 +328,7 @@ class StackStore:
 
     def __getstate__(self) -> dict[str, Any]:
         filled = self.rows[: self._n_filled]
-        return {**self.__dict__, "rows": filled, "capacity": len(self.rows), "_scratch": None}
+        return {**self.__dict__, "rows": filled, "capacity": len(self.rows)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state["rows"] = full_length(state["rows"], state.pop("capacity"))

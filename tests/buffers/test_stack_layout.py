@@ -55,9 +55,9 @@ def test_every_byte_counts_but_those_of_the_newest_frames(
         after.view(np.uint8).reshape(3, -1)[1, byte] ^= 1  # one bit in the second of three environments
         expected = [has_moved_on(*pair, layout) for pair in zip(before, after, strict=True)]
         if transposed:
-            flat = [layout.flat(as_vec_transpose_image_gives_it(array)) for array in (before, after)]
+            before_given, after_given = as_vec_transpose_image_gives_it(before), as_vec_transpose_image_gives_it(after)
         else:
-            flat = [layout.flat(array) for array in (before, after)]
-        assert layout.moved_on(*flat).tolist() == expected
+            before_given, after_given = before, after
+        assert layout.moved_on(before_given, after_given).tolist() == expected
         seen.add(expected[1])
     assert seen == {True, False}
