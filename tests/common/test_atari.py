@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -459,7 +460,7 @@ def zoo(*arguments: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_rl_zoo3_trains_evaluates_and_enjoys(tmp_path: Path) -> None:
+def test_rl_zoo3_trains_evaluates_enjoys_and_records(tmp_path: Path) -> None:
     (tmp_path / "fast.yml").write_text(yaml.safe_dump({"ALE/Boxing-v5": CONFIGURATION}))
     names = ("--algo", "dqn", "--env", "ALE/Boxing-v5")
     options = ("-n", "600", "--seed", "3", "--eval-freq", "400", "--eval-episodes", "1")
@@ -474,6 +475,14 @@ def test_rl_zoo3_trains_evaluates_and_enjoys(tmp_path: Path) -> None:
     assert ((lengths >= 400) & (lengths <= 403)).all()
     output = zoo("rl_zoo3.enjoy", *names, "-f", "logs", "--no-render", "-n", "150", folder=tmp_path)
     assert "Atari Episode Score" in output
+    zoo("rl_zoo3.record_video", *names, "-f", "logs", "-n", "40", "--seed", "0", folder=tmp_path)
+    (video,) = (run / "videos").glob("*.mp4")
+    recording = cv2.VideoCapture(str(video))
+    frames = [frame for found, frame in iter(recording.read, (False, None)) if found]
+    assert len(frames) >= 40
+    # The game's own colours and size, and it moves
+    assert frames[0].shape == (210, 160, 3) and frames[0].std() > 10
+    assert any((frame != frames[0]).any() for frame in frames)
 
 
 def test_the_wrapper_needs_nothing_of_the_zoo() -> None:
