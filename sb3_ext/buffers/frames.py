@@ -14,6 +14,8 @@ _SEGMENT_BYTES = 2**22
 # What LZ4Frames takes of its memory at once: at least this, and a quarter of what it has. Each part of a mapped file
 # costs a file descriptor
 _EXTENT_BYTES = 2**24
+# In place of the number of a segment: the chunk is in none
+_NOWHERE = -1
 
 Memory = RAM | MappedFile
 
@@ -127,7 +129,7 @@ class LZ4Frames:
         # Not yet full: their frames as they are
         self._open: dict[int, np.ndarray] = {}
         # Where each chunk lies: segment, start, end
-        self._places = np.zeros((n_expected // self.rows_per_chunk + 1, 3), dtype=np.int32)
+        self._places = _nowhere(n_expected // self.rows_per_chunk + 1)
         self._segments: list[np.ndarray] = []
         self._n_chunks_in: list[int] = []
         self._filled: list[int] = []
@@ -138,7 +140,8 @@ class LZ4Frames:
     def write(self, rows: np.ndarray, frames: np.ndarray) -> None:
         for row, frame in zip(rows.tolist(), frames, strict=True):
             chunk, position = divmod(row, self.rows_per_chunk)
-            if position == 0:
+            # (Whatever interrupted an earlier write may have skipped the chunk's first row)
+            if position == 0 or chunk not in self._open:
                 self._open[chunk] = np.empty((self.rows_per_chunk, self.frame_bytes), dtype=np.uint8)
             self._open[chunk][position] = frame
             if position == self.rows_per_chunk - 1:
@@ -157,7 +160,8 @@ class LZ4Frames:
         self._segments[segment][start:end] = np.frombuffer(payload, dtype=np.uint8)
         self._n_chunks_in[segment] += 1
         if chunk >= len(self._places):
-            self._places = np.resize(self._places, (chunk + chunk // 8 + 1, 3))
+            more = _nowhere(chunk + chunk // 8 + 1 - len(self._places))
+            self._places = np.concatenate([self._places, more])
         self._places[chunk] = segment, start, end
 
     def _next_segment(self, n_bytes: int) -> int:
@@ -197,7 +201,12 @@ class LZ4Frames:
         return np.frombuffer(data, dtype=np.uint8).reshape(self.rows_per_chunk, self.frame_bytes)
 
     def discard(self, chunks: list[int]) -> None:
-        for segment in self._places[chunks, 0].tolist():
+        for chunk in chunks:
+            self._open.pop(chunk, None)  # it never became full, if its last write was interrupted
+            segment = int(self._places[chunk, 0]) if chunk < len(self._places) else _NOWHERE
+            if segment == _NOWHERE:
+                continue
+            self._places[chunk, 0] = _NOWHERE
             self._n_chunks_in[segment] -= 1
             if self._n_chunks_in[segment] == 0:
                 self._filled[segment] = 0
@@ -230,6 +239,13 @@ class LZ4Frames:
         :param lengths: of the segments that a pickle will fill
         """
         self._segments = [self._cut(length) for length in lengths]
+
+
+def _nowhere(n_chunks: int) -> np.ndarray:
+    """
+    :return: places of chunks that are not stored
+    """
+    return np.full((n_chunks, 3), _NOWHERE, dtype=np.int32)
 
 
 def _lz4_frames_with_segments(frame_bytes: int, memory: Memory, lengths: list[int]) -> LZ4Frames:

@@ -136,7 +136,8 @@ class LastStacks:
 
     def __init__(self, n_stack: int) -> None:
         self._n_stack = n_stack
-        # Its comparison is the fastest there is, and it loses its first bytes without moving the others
+        # Its comparison is the fastest there is, and it loses its first bytes, and mostly gets new last ones, without
+        # moving the others
         self._bytes = bytearray()
         self._run = 0
 
@@ -244,7 +245,7 @@ class StackStore:
         depth = self.layout.n_stack
         rows = np.empty_like(self.rows[slot])
         rows[:, :depth] = self._last_rows
-        # Until all is stored, nothing is known of what came last: whatever interrupts this costs memory only
+        # Until all is stored, nothing is known of what came last: after an interruption the next stacks are stored whole
         last, self._last = self._last, LastStacks(depth)
         # In most steps nothing but the newest frames is new
         if not last.equal(before):

@@ -39,8 +39,8 @@ class CompiledFunctions:
 def compiled_or_plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     Compilation happens at the first call, and again where the shapes are new: too late for a constructor to find out
-    that there is no compiler. If a call fails where the plain function does not, it is the plain function from then on,
-    with a warning. (Raises torch's limit of compiled versions, for the whole process.)
+    that there is no compiler. If a call fails where the plain function does not, and not for want of GPU memory, it is
+    the plain function from then on, with a warning. (Raises torch's limit of compiled versions, for the whole process.)
 
     :param function: of tensors
     :return: the same, faster after its first call
@@ -57,13 +57,14 @@ def compiled_or_plain(function: Callable[..., Any]) -> Callable[..., Any]:
                 config.recompile_limit = max(config.recompile_limit, _N_COMPILED_VERSIONS)
                 chosen = th.compile(function, dynamic=False)
             return chosen(*args, **kwargs)
+        except th.OutOfMemoryError:
+            raise
         except Exception as error:
             result = function(*args, **kwargs)  # raises what is wrong with the arguments, if that was it
             chosen = function
             reason = next(iter(str(error).strip().splitlines()), "")
-            warnings.warn(
-                f"compile=True has no effect: torch.compile failed with {type(error).__name__}: {reason}", stacklevel=2
-            )
+            what = f"torch.compile failed with {type(error).__name__}: {reason}"
+            warnings.warn(f"compile=True has no effect from here on: {what}", stacklevel=2)
             return result
 
     return call

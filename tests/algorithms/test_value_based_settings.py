@@ -744,7 +744,7 @@ def test_without_a_compiler_it_is_the_plain_function(compiler: Any, monkeypatch:
         results = [function(th.tensor(1.0), th.tensor(float(i))).item() for i in range(3)]
     assert results == [1.0, 3.0, 5.0]
     (message,) = [str(w.message) for w in caught]
-    assert message == "compile=True has no effect: torch.compile failed with RuntimeError: no C++ compiler"
+    assert message == "compile=True has no effect from here on: torch.compile failed with RuntimeError: no C++ compiler"
 
 
 def test_wrong_arguments_are_not_taken_for_a_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from sb3_ext import (
     estimate_memory,
 )
 from sb3_ext.buffers import memory
-from sb3_ext.buffers.frames import LZ4Frames
+from sb3_ext.buffers.frames import LZ4Frames, RawFrames
 
 OURS = (FrameDedupReplayBuffer, PrioritizedReplayBuffer, PrioritizedFrameDedupReplayBuffer)
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -301,6 +301,50 @@ def test_frames_stay_readable_when_there_is_no_room_for_more() -> None:
         with pytest.raises(OSError, match="no room"):
             frames.write(np.array([3]), data[3:])
         assert (frames.read(np.arange(3)) == data[:3]).all()
+
+
+@pytest.mark.parametrize("compression", [None, "lz4"])
+def test_an_interrupted_step_can_be_stored_again(compression: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Small, so that many segments become free and are used again
+    monkeypatch.setattr("sb3_ext.buffers.frames._SEGMENT_BYTES", 1000)
+    monkeypatch.setattr("sb3_ext.buffers.frames._EXTENT_BYTES", 1000)
+    buffer = make(n_stack=3, compression=compression)
+    frames_class = RawFrames if compression is None else LZ4Frames
+    write, n_calls = frames_class.write, 0
+
+    def interrupted(self: Any, rows: np.ndarray, frames: np.ndarray) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls % 5 == 0:
+            write(self, rows[:1], frames[:1])  # some of them
+        if n_calls % 5 in (0, 2):
+            raise KeyboardInterrupt
+        write(self, rows, frames)
+
+    rng = np.random.default_rng(0)
+    obs = rng.integers(1, 255, (2, 3, 5, 7), dtype=np.uint8)
+    stored: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    n_interruptions = 0
+    for step in range(300):
+        next_obs = np.concatenate([obs[:, 1:], rng.integers(1, 255, (2, 1, 5, 7), dtype=np.uint8)], axis=1)
+        slot = buffer.pos
+        with monkeypatch.context() as patch:
+            if step % 3 == 2:
+                patch.setattr(frames_class, "write", interrupted)
+            try:
+                buffer.add(obs, next_obs, np.zeros((2, 1), dtype=int), np.ones(2), np.zeros(2, dtype=bool), [{}] * 2)
+            except KeyboardInterrupt:
+                n_interruptions += 1
+        if buffer.pos == slot:
+            buffer.add(obs, next_obs, np.zeros((2, 1), dtype=int), np.ones(2), np.zeros(2, dtype=bool), [{}] * 2)
+        stored[slot] = (obs, next_obs)
+        for env in range(2):
+            got = buffer.samples_at(np.array([*stored]), np.full(len(stored), env))
+            assert (got.observations.numpy() == [pair[0][env] for pair in stored.values()]).all()
+            assert (got.next_observations.numpy() == [pair[1][env] for pair in stored.values()]).all()
+        buffer.check_valid()
+        obs = next_obs
+    assert n_interruptions > 30
 
 
 def test_refused_infos_leave_no_trace() -> None:

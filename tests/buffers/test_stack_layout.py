@@ -23,16 +23,16 @@ def as_vec_transpose_image_gives_it(observations: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("layout", "dtype", "transposed"),
     [
-        (StackLayout((4, 6, 8), 0, 4), np.uint8, False),  # words of 8 bytes, each frame in one piece
-        (StackLayout((4, 6, 8), 0, 4), np.uint8, True),  # words, frames interleaved
+        (StackLayout((4, 6, 8), 0, 4), np.uint8, False),  # each frame in one piece
+        (StackLayout((4, 6, 8), 0, 4), np.uint8, True),  # frames interleaved
         (StackLayout((6, 8, 4), -1, 4), np.uint8, False),
         (StackLayout((6, 8, 2), -1, 2), np.uint8, False),
         (StackLayout((6, 8, 8), -1, 8), np.uint8, False),
         (StackLayout((6, 8, 12), -1, 4), np.uint8, False),  # RGB
-        (StackLayout((3, 5, 7), 0, 3), np.uint8, False),  # no multiple of 8 bytes
+        (StackLayout((3, 5, 7), 0, 3), np.uint8, False),  # odd
         (StackLayout((5, 7, 3), -1, 3), np.uint8, False),
         (StackLayout((4, 3), 0, 4), np.float32, False),
-        # Frames shorter than a word, in rows of several words
+        # Small frames
         (StackLayout((4, 1), 0, 4), np.float32, False),
         (StackLayout((8, 2), 0, 8), np.uint8, False),
         (StackLayout((4, 2, 2), 0, 4), np.uint8, False),
@@ -59,5 +59,6 @@ def test_every_byte_counts_but_those_of_the_newest_frames(
         else:
             before_given, after_given = before, after
         assert layout.moved_on(before_given, after_given).tolist() == expected
+        assert layout.moved_on(before, after_given).tolist() == expected
         seen.add(expected[1])
     assert seen == {True, False}
