@@ -245,7 +245,7 @@ class StackStore:
         depth = self.layout.n_stack
         rows = np.empty_like(self.rows[slot])
         rows[:, :depth] = self._last_rows
-        # Until all is stored, nothing is known of what came last: after an interruption the next stacks are stored whole
+        # Until all is stored, nothing is known of what came last: after an interruption the next stacks go in whole
         last, self._last = self._last, LastStacks(depth)
         # In most steps nothing but the newest frames is new
         if not last.equal(before):
