@@ -181,24 +181,24 @@ class LZ4Frames:
         return segment
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        flat = rows.ravel()
-        frames = np.empty((len(flat), self.frame_bytes), dtype=np.uint8)
+        flat, size = rows.ravel(), self.frame_bytes
+        frames = np.empty((len(flat), size), dtype=np.uint8)
         chunks, positions = np.divmod(flat, self.rows_per_chunk)
         # Runs of consecutive rows of one chunk: each is decompressed once and copied in one go
-        starts = np.flatnonzero(np.diff(flat, prepend=-2) != 1)
-        starts = np.union1d(starts, np.flatnonzero(positions == 0))
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(flat)], strict=True):
-            first = int(positions[start])
-            frames[start:stop] = self._chunk(int(chunks[start]))[first : first + stop - start]
-        return frames.reshape(*rows.shape, self.frame_bytes)
+        starts = np.flatnonzero((np.diff(flat, prepend=-2) != 1) | (positions == 0))
+        lengths = np.diff(starts, append=len(flat))
+        target = frames.reshape(-1).data  # its slices cost less than numpy's
+        runs = zip(*((x * size).tolist() for x in (starts, positions[starts], lengths)), strict=True)
+        for chunk, (start, first, length) in zip(chunks[starts].tolist(), runs, strict=True):
+            target[start : start + length] = self._chunk(chunk)[first : first + length]
+        return frames.reshape(*rows.shape, size)
 
-    def _chunk(self, chunk: int) -> np.ndarray:
+    def _chunk(self, chunk: int) -> memoryview:
         if chunk in self._open:
-            return self._open[chunk]
+            return self._open[chunk].reshape(-1).data
         segment, start, end = self._places[chunk].tolist()
         size = self.rows_per_chunk * self.frame_bytes
-        data = self._codec.decompress(self._segments[segment][start:end], uncompressed_size=size)
-        return np.frombuffer(data, dtype=np.uint8).reshape(self.rows_per_chunk, self.frame_bytes)
+        return memoryview(self._codec.decompress(self._segments[segment][start:end], uncompressed_size=size))
 
     def discard(self, chunks: list[int]) -> None:
         for chunk in chunks:
