@@ -167,7 +167,7 @@ def plot(results: Path, figure: Path, bin_size: int = 1) -> None:
     """
     by_env = curves_by_variant(read_csv(results / "returns.csv"), bin_size)
     published = read_csv(results / "published.csv") if (results / "published.csv").exists() else []
-    fig, axes = plt.subplots(1, len(by_env), figsize=(5.2 * len(by_env), 4.0), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(1, len(by_env), figsize=(5.2 * len(by_env), 4.4), squeeze=False, layout="constrained")
     for axis, (env, variants) in zip(axes[0], sorted(by_env.items()), strict=True):
         last_step = 0
         for (color, style), (variant, seeds) in zip(itertools.cycle(STYLES), sorted(variants.items()), strict=False):
@@ -196,7 +196,11 @@ def plot(results: Path, figure: Path, bin_size: int = 1) -> None:
             xlim=(0, last_step * 1.02),
         )
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="best")
+        # Many lines leave no room for it among them
+        if len(axis.lines) > 10:
+            axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
+        else:
+            axis.legend(fontsize=8, loc="best")
     figure.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(figure, dpi=120)
     print(f"wrote {figure}")
