@@ -59,6 +59,7 @@ figures: install
 	$(BIN)/python benchmarks/learning_curves.py plot docs/results/value_based --figure docs/figures/value_based.png
 	$(BIN)/python benchmarks/learning_curves.py plot docs/results/atari --figure docs/figures/atari.png --bin 50000
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/cart_pole
+	$(BIN)/python -m sb3_ext.experiments redraw docs/results/lunar_lander
 
 clean:
 	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
