@@ -199,10 +199,15 @@ def main(arguments: list[str] | None = None) -> int:
     """
     args = parser().parse_args(arguments)
     try:
-        return args.function(args)
+        status = args.function(args)
+        sys.stdout.flush()  # not at Python's exit, where a pipe that was closed is an error
+        return status
     except KeyboardInterrupt:
         print("interrupted: the same command goes on with what is not finished", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head` has read enough. All files are written before anything is printed of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # a shell's status for it
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

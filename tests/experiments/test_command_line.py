@@ -127,6 +127,14 @@ def test_a_run_that_fails_is_reported_and_the_others_are_not_kept_from_running(t
     assert (tmp_path / "report" / "curves.png").read_bytes() == before
 
 
+def test_a_reader_that_has_read_enough_is_no_error(tmp_path, write_experiment):
+    process = subprocess.Popen(
+        command("status", write_experiment()), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()  # as `| head -n 0` does
+    assert process.stderr.read() == "" and process.wait() == 141
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
