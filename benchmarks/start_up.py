@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,11 @@ def measure(label: str, repeat: int) -> dict[str, Any]:
     """
     module, name, arguments = CONTESTANTS[label]
     program = PROGRAM.format(module=module, name=name, arguments=arguments, folder=str(Path(__file__).parent))
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as nothing_compiled_yet:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": nothing_compiled_yet}
+        result = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+        )
     if result.returncode:
         raise SystemExit(f"{label} failed:\n{result.stderr[-4000:]}")
     values = json.loads(result.stdout.strip().splitlines()[-1])
