@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sb3_ext.common.saving import replaced_when_complete
+from sb3_ext.experiments.diagnoses import DIAGNOSIS_COLUMNS, collect_diagnoses, draw_all_diagnoses
 from sb3_ext.experiments.figures import draw_all
 from sb3_ext.experiments.grid import Experiment, load_experiment
 from sb3_ext.experiments.local import run_locally
@@ -120,6 +121,8 @@ def plot_grid(grid: Grid, output: Path | None) -> int:
     """
     output = output or grid.root / "report"
     rows, runs, problems = collect(grid.folders)
+    diagnoses, unreadable = collect_diagnoses(grid.folders)
+    problems += unreadable
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     if not rows:
@@ -128,13 +131,15 @@ def plot_grid(grid: Grid, output: Path | None) -> int:
     write_csv(output / "returns.csv", COLUMNS, rows)
     write_csv(output / "runs.csv", RUN_COLUMNS, runs)
     write_json(output / "score_range.json", grid.experiment.score_range)
+    if diagnoses or (output / "diagnosis.csv").exists():
+        write_csv(output / "diagnosis.csv", DIAGNOSIS_COLUMNS, diagnoses)
     draw(output)
     return 1 if problems else 0
 
 
 def draw(folder: Path) -> None:
     """
-    :param folder: with ``returns.csv`` and perhaps ``score_range.json``, for the figures and the table
+    :param folder: with ``returns.csv`` and perhaps ``score_range.json`` and ``diagnosis.csv``, for figures and table
     """
     curves = read_curves(folder / "returns.csv")
     ranges = read_json(folder / "score_range.json") if (folder / "score_range.json").exists() else {}
@@ -142,6 +147,8 @@ def draw(folder: Path) -> None:
     with replaced_when_complete(folder / "table.md") as file:
         file.write(text.encode())
     paths = [folder / "table.md", *draw_all(curves, ranges, folder)]
+    if (folder / "diagnosis.csv").exists():
+        paths += draw_all_diagnoses(folder / "diagnosis.csv")
     print(text)
     print("wrote", *paths)
 

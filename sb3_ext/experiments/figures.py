@@ -26,7 +26,13 @@ STYLES = [
 _N_THRESHOLDS = 101
 
 
-def _new_figure(n_panels: int, width: float = 5.2, height: float = 4.0) -> tuple["Figure", list["Axes"]]:
+def new_figure(n_panels: int, width: float = 5.2, height: float = 4.0) -> tuple["Figure", list["Axes"]]:
+    """
+    :param n_panels: side by side, three in a row
+    :param width: of a panel, in inches
+    :param height: of a panel, in inches
+    :return: an empty figure, and its panels
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -95,7 +101,7 @@ def draw_curves(curves: list[Curve], looks: dict[str, dict[str, Any]]) -> "Figur
     :return: the figure
     """
     environments = list(dict.fromkeys(curve.environment for curve in curves))
-    figure, axes = _new_figure(len(environments))
+    figure, axes = new_figure(len(environments))
     for axis, env in zip(axes, environments, strict=True):
         for variant, look in looks.items():
             mine = [curve for curve in curves if (curve.environment, curve.variant) == (env, variant)]
@@ -132,7 +138,7 @@ def draw_profiles(matrices: dict[str, np.ndarray], looks: dict[str, dict[str, An
     thresholds = np.linspace(low, high, _N_THRESHOLDS)
     with same_bootstrap():
         profiles, intervals = library.create_performance_profile(matrices, thresholds)
-    figure, (axis,) = _new_figure(1)
+    figure, (axis,) = new_figure(1)
     for variant, look in ((variant, looks[variant]) for variant in matrices):
         axis.plot(thresholds, profiles[variant], **look, linewidth=2.0, label=variant)
         axis.fill_between(thresholds, *intervals[variant], color=look["color"], alpha=0.15, linewidth=0)
@@ -149,7 +155,7 @@ def draw_improvement(probabilities: dict[tuple[str, str], tuple[float, float, fl
     :param probabilities: of each pair that the first beats the second, with the ends of its interval
     :return: the figure
     """
-    figure, (axis,) = _new_figure(1, width=6.0, height=1.0 + 0.45 * len(probabilities))
+    figure, (axis,) = new_figure(1, width=6.0, height=1.0 + 0.45 * len(probabilities))
     for row, (middle, low, high) in enumerate(probabilities.values()):
         axis.plot([low, high], [row, row], color="#0072B2", linewidth=6, alpha=0.3, solid_capstyle="butt")
         axis.plot([middle], [row], marker="o", color="#0072B2")

@@ -188,6 +188,12 @@ class RunFolder:
             )
         return steps, results
 
+    def diagnosis_files(self) -> list[Path]:
+        """
+        :return: what a ``DiagnosisCallback`` without a ``csv_path`` wrote, beside TensorBoard's files
+        """
+        return sorted(self._file("training").rglob("diagnosis.csv"))
+
     def finished(self) -> dict[str, Any]:
         """
         :return: what the worker wrote when it was done: the run as it was then, command, seconds, versions

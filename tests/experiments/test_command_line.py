@@ -105,11 +105,15 @@ def test_a_killed_grid_goes_on_and_no_run_is_done_twice(tmp_path, write_experime
 def test_a_run_that_fails_is_reported_and_the_others_are_not_kept_from_running(tmp_path, write_experiment):
     file = write_experiment()
     text = file.read_text().replace("seeds: [1, 2]", "seeds: [1]").replace("eval_episodes: 2", "eval_episodes: 1")
+    diagnosis = "[{sb3_ext.diagnosis.DiagnosisCallback: {eval_freq: 100, n_episodes: 1, max_steps: 10}}]"
+    text = text.replace("policy: MlpPolicy", f"policy: MlpPolicy, callback: {diagnosis}")
     file.write_text(text.replace("algo: dqn}", "algo: dqn, hyperparams: {gamma: '0.5 or so'}}"))
     _, stderr = run(tmp_path, "run", file, "-f", "out", "-o", "report", status=1)
     assert "stock/CartPole-v1/seed_1: failed: " in stderr and "not finished: stock/CartPole-v1/seed_1: failed" in stderr
     assert [path.parent.parent.parent.name for path in finished_files(tmp_path / "out")] == ["double"]
     assert (tmp_path / "report" / "curves.svg").exists()
+    measured = (tmp_path / "report" / "diagnosis.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[:4] for line in measured] == [["CartPole-v1", "double", "1", f"{n}"] for n in (100, 200)]
     stdout, _ = run(tmp_path, "status", file, "-f", "out")
     assert "1 failed, 1 finished" in stdout
     assert "Traceback" in (tmp_path / "out" / "stock" / "CartPole-v1" / "seed_1" / "output.log").read_text()
@@ -121,10 +125,12 @@ def test_a_run_that_fails_is_reported_and_the_others_are_not_kept_from_running(t
     _, stderr = run(tmp_path, "run", file, "-f", "out", "-o", "report", status=1)
     assert "left out: double/CartPole-v1/seed_1" in stderr and "not finished" not in stderr
     assert "stock" in (tmp_path / "report" / "table.md").read_text()
-    before = (tmp_path / "report" / "curves.png").read_bytes()
-    (tmp_path / "report" / "curves.png").unlink()
+    figures = [tmp_path / "report" / name for name in ("curves.png", "diagnosis_CartPole-v1.png")]
+    before = [figure.read_bytes() for figure in figures]
+    for figure in figures:
+        figure.unlink()
     run(tmp_path, "redraw", "report")
-    assert (tmp_path / "report" / "curves.png").read_bytes() == before
+    assert [figure.read_bytes() for figure in figures] == before
 
 
 def test_a_reader_that_has_read_enough_is_no_error(tmp_path, write_experiment):
