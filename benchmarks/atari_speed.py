@@ -2,7 +2,8 @@
 Environment steps per second of whole Atari trainings through rl_zoo3: ours beside SB3's and sb3-contrib's.
 
 Every run is ``python -m rl_zoo3.train`` in a process of its own, as a user starts it, with each algorithm's own
-``atari`` settings; batch size, ``train_freq``, ``learning_starts`` and the number of environments are the same for all.
+``atari`` settings; batch size, ``train_freq``, ``learning_starts`` and the updates per step are the same for all. Ours
+play eight games at once, the others one; ``one environment`` has ``soft_dqn`` do that, too.
 The runs are interleaved and medians count: absolute figures drift with the machine, the ratios of one run do not.
 The rate is that of the steps after learning began, compilation (where a YAML file asks for it) and the first update
 included; how long that first update took stands beside it. Run nothing else meanwhile.
@@ -32,6 +33,7 @@ CONTESTANTS = {
     "dqn": ("dqn", "", "dqn"),
     "double_dqn": ("double_dqn", "", "dqn"),
     "soft_dqn": ("soft_dqn", "", "dqn"),
+    "soft_dqn, one environment": ("soft_dqn", "n_envs:1 gradient_steps:1", "dqn"),
     "qrdqn": ("qrdqn", "", "qrdqn"),
     "iqn 8/8/32": ("iqn", SAMPLES.format(8), "qrdqn"),
     "iqn 8/8/32, the paper's network": ("iqn", f"{SAMPLES.format(8)} {PAPERS_NETWORK}", "qrdqn"),
@@ -39,7 +41,7 @@ CONTESTANTS = {
 }
 # Those of rl_zoo3's dqn.yml, but for `learning_starts` (100,000 there), which would only make everybody wait, and the
 # buffers' size, in which a short run stores next to nothing
-SHARED = "batch_size:32 train_freq:4 gradient_steps:1 buffer_size:10000"
+SHARED = "batch_size:32 train_freq:4 buffer_size:10000"
 PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "ale-py", "numpy")
 
 
@@ -62,7 +64,8 @@ class StepTimer(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._marks.append((self.model.num_timesteps, time.perf_counter()))
-        Path(os.environ["ATARI_SPEED_FILE"]).write_text(json.dumps(self._marks))
+        content = {"marks": self._marks, "updates": self.model._n_updates}
+        Path(os.environ["ATARI_SPEED_FILE"]).write_text(json.dumps(content))
 
 
 def command(name: str, args: argparse.Namespace) -> list[str]:
@@ -94,13 +97,15 @@ def measure(name: str, repeat: int, args: argparse.Namespace) -> dict[str, Any]:
         )
         if result.returncode or not marks_file.exists():
             raise SystemExit(f"{shlex.join(line)} failed:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}")
-        (first_step, began), (_, after_first), *_, (last_step, ended) = json.loads(marks_file.read_text())
+        content = json.loads(marks_file.read_text())
+    (first_step, began), (_, after_first), *_, (last_step, ended) = content["marks"]
     return {
         "contestant": name,
         "repeat": repeat,
         "steps_per_s": round((last_step - first_step) / (ended - began), 2),
         "first_update_s": round(after_first - began, 3),
         "steps": last_step - first_step,
+        "updates": content["updates"],
         "threads": args.threads,
         "command": shlex.join(["python", *line[1:]]),
     }
