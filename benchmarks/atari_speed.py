@@ -5,8 +5,9 @@ Every run is ``python -m rl_zoo3.train`` in a process of its own, as a user star
 ``atari`` settings; batch size, ``train_freq``, ``learning_starts`` and the updates per step are the same for all. Ours
 play eight games at once, the others one; ``one environment`` has ``soft_dqn`` do that, too.
 The runs are interleaved and medians count: absolute figures drift with the machine, the ratios of one run do not.
-The rate is that of the steps after learning began, compilation (where a YAML file asks for it) and the first update
-included; how long that first update took stands beside it. Run nothing else meanwhile.
+The rate is that of the steps after learning began, compilation (where a YAML file asks for it) and the first updates
+included; how long the first rollout with its updates took (one, of ours eight) stands beside it. Run nothing else
+meanwhile.
 
     python benchmarks/atari_speed.py --output benchmarks/results/atari_speed.csv
 """
@@ -55,8 +56,9 @@ class StepTimer(BaseCallback):
         self._marks: list[tuple[int, float]] = []
 
     def _on_rollout_start(self) -> None:
-        # Updates happen between rollouts: the first one that is over makes two marks, before and after
-        if self.model.num_timesteps >= self.model.learning_starts and len(self._marks) < 3:
+        # Updates happen between rollouts: before the rollout that is followed by the first ones, and after these
+        ahead = self.model.train_freq.frequency * self.training_env.num_envs
+        if self.model.num_timesteps + ahead > self.model.learning_starts and len(self._marks) < 3:
             self._marks.append((self.model.num_timesteps, time.perf_counter()))
 
     def _on_step(self) -> bool:
@@ -103,7 +105,7 @@ def measure(name: str, repeat: int, args: argparse.Namespace) -> dict[str, Any]:
         "contestant": name,
         "repeat": repeat,
         "steps_per_s": round((last_step - first_step) / (ended - began), 2),
-        "first_update_s": round(after_first - began, 3),
+        "first_updates_s": round(after_first - began, 3),
         "steps": last_step - first_step,
         "updates": content["updates"],
         "threads": args.threads,
@@ -120,12 +122,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     def median(name: str, column: str) -> float:
         return statistics.median(row[column] for row in rows if row["contestant"] == name)
 
-    lines = ["| | steps/s | | first update |", "|---|---|---|---|"]
+    lines = ["| | steps/s | | first updates |", "|---|---|---|---|"]
     for name in dict.fromkeys(row["contestant"] for row in rows):
         reference = CONTESTANTS[name][2]
         rate = median(name, "steps_per_s")
         ratio = f"{rate / median(reference, 'steps_per_s'):.2f}x `{reference}`"
-        lines.append(f"| `{name}` | {rate:.0f} | {ratio} | {median(name, 'first_update_s'):.2f} s |")
+        lines.append(f"| `{name}` | {rate:.0f} | {ratio} | {median(name, 'first_updates_s'):.2f} s |")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ Run Stable-Baselines3's own tests with our classes in the place of their parents
     python tests/sb3_suite.py IQN run    # one of them, and of the tests only those in test_run.py
 
 The tests come from the source distribution of the installed SB3, downloaded by pip into a temporary folder; nothing of
-them is kept. Only those that concern the parent are run. It takes about 15 minutes, most of them for REDQSAC, which
+them is kept. Only those that concern the parent are run. It takes about 20 minutes, most of them for REDQSAC, which
 makes 20 updates of 10 critics where SAC makes one of 2, and downloads, so it is no part of ``make test``.
 
 This file is the script and, for the pytest that it starts, the plugin that does the substitution.

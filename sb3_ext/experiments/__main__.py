@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sb3_ext.common.saving import replaced_when_complete
-from sb3_ext.experiments.diagnoses import DIAGNOSIS_COLUMNS, collect_diagnoses, draw_all_diagnoses
-from sb3_ext.experiments.figures import draw_all
+from sb3_ext.experiments.diagnoses import DIAGNOSIS_COLUMNS, collect_diagnoses, draw_all_diagnoses, read_diagnoses
+from sb3_ext.experiments.figures import draw_all, styles
 from sb3_ext.experiments.grid import Experiment, load_experiment
 from sb3_ext.experiments.local import run_locally
 from sb3_ext.experiments.results import COLUMNS, RUN_COLUMNS, collect, read_curves, table, write_csv
@@ -61,6 +61,19 @@ def load(args: argparse.Namespace) -> Grid:
     return grid
 
 
+def show(*parts: object) -> None:
+    """
+    Print. A reader that has read enough, as ``| head``, is no error, and stops nothing.
+
+    :param parts: as of ``print``
+    """
+    try:
+        print(*parts, flush=True)
+    except BrokenPipeError:  # what is still to be printed goes nowhere: Python would try once more at its exit
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def run(args: argparse.Namespace) -> int:
     """
     :param args: the command line
@@ -98,8 +111,8 @@ def status(args: argparse.Namespace) -> int:
         detail = folder.reason_of_failure() if state is Status.FAILED else ""
         if state is Status.RUNNING:
             detail = f"{folder.n_steps_seen():,} of {folder.run.n_timesteps:,} time steps at the last evaluation"
-        print(f"{folder.run.name:{width}}  {state.value:11}  {detail}".rstrip())
-    print(", ".join(f"{states.count(state)} {state.value}" for state in Status if state in states))
+        show(f"{folder.run.name:{width}}  {state.value:11}  {detail}".rstrip())
+    show(", ".join(f"{states.count(state)} {state.value}" for state in Status if state in states))
     return 0
 
 
@@ -131,8 +144,10 @@ def plot_grid(grid: Grid, output: Path | None) -> int:
     write_csv(output / "returns.csv", COLUMNS, rows)
     write_csv(output / "runs.csv", RUN_COLUMNS, runs)
     write_json(output / "score_range.json", grid.experiment.score_range)
-    if diagnoses or (output / "diagnosis.csv").exists():
+    if diagnoses:
         write_csv(output / "diagnosis.csv", DIAGNOSIS_COLUMNS, diagnoses)
+    else:  # of runs with other settings, perhaps
+        (output / "diagnosis.csv").unlink(missing_ok=True)
     draw(output)
     return 1 if problems else 0
 
@@ -146,11 +161,17 @@ def draw(folder: Path) -> None:
     text = table(curves)
     with replaced_when_complete(folder / "table.md") as file:
         file.write(text.encode())
-    paths = [folder / "table.md", *draw_all(curves, ranges, folder)]
-    if (folder / "diagnosis.csv").exists():
-        paths += draw_all_diagnoses(folder / "diagnosis.csv")
-    print(text)
-    print("wrote", *paths)
+    diagnoses = read_diagnoses(folder / "diagnosis.csv") if (folder / "diagnosis.csv").exists() else {}
+    # The same in all figures
+    measured = [variant for by_variant in diagnoses.values() for variant in by_variant]
+    looks = styles(dict.fromkeys([*(curve.variant for curve in curves), *measured]))
+    paths = [
+        folder / "table.md",
+        *draw_all(curves, ranges, looks, folder),
+        *draw_all_diagnoses(diagnoses, looks, folder),
+    ]
+    show(text)
+    show("wrote", *paths)
 
 
 def redraw(args: argparse.Namespace) -> int:
@@ -206,15 +227,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     args = parser().parse_args(arguments)
     try:
-        status = args.function(args)
-        sys.stdout.flush()  # not at Python's exit, where a pipe that was closed is an error
-        return status
+        return args.function(args)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on with what is not finished", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `| head` has read enough. All files are written before anything is printed of them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # a shell's status for it
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,7 @@
 """What ``DiagnosisCallback`` wrote in the runs of an experiment: one CSV file of it, and a figure an environment."""
 
 import csv
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sb3_ext.diagnosis.callback import COLUMNS
-from sb3_ext.experiments.figures import new_figure, save, styles
+from sb3_ext.experiments.figures import new_figure, save
 from sb3_ext.experiments.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _PANELS = (
     ("effective rank of the features", "feature_rank", None, "linear"),
 )
 # variant -> seed -> column -> values, shape (T,), NaN where nothing was measured
-Diagnoses = dict[str, dict[int, dict[str, np.ndarray]]]
+Diagnoses = dict[str, dict[str, dict[str, np.ndarray]]]
 
 
 def collect_diagnoses(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -46,48 +47,61 @@ def collect_diagnoses(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]
         if not folder.is_finished():
             continue
         identity = {"environment": folder.run.env, "variant": folder.run.variant, "seed": folder.run.seed}
-        for path in folder.diagnosis_files():
-            try:
-                rows += [{**identity, **row} for row in _checked_rows(path)]
-            except (OSError, ValueError) as error:
-                problems.append(f"{folder.run.name}: {path.name}: {error}")
+        try:
+            measured = [row for path in folder.diagnosis_files() for row in _checked_rows(path, COLUMNS)]
+            _check_order(measured)
+        except (OSError, ValueError) as error:
+            problems.append(f"{folder.run.name}: {error}")
+            continue
+        rows += [{**identity, **row} for row in measured]
     return rows, problems
 
 
-def _checked_rows(path: Path) -> list[dict[str, str]]:
+def _checked_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """
-    :param path: of a file that ``DiagnosisCallback`` wrote
-    :return: its rows
-    :raises ValueError: if it is not one, or damaged
+    :param path: of a CSV file with measurements
+    :param columns: its head
+    :return: its rows, with a number or nothing in each of :data:`COLUMNS`
+    :raises ValueError: if it is another file, or damaged
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, strict=True)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"it has the columns {reader.fieldnames}, {list(COLUMNS)} are expected")
-        rows = list(reader)
-    for row in rows:
-        if None in row or None in row.values():
-            raise ValueError(f"a row has not {len(COLUMNS)} fields: {list(row.values())}")
-        for value in row.values():
-            float(value or 0)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            if tuple(reader.fieldnames or ()) != columns:
+                raise ValueError(f"it has the columns {reader.fieldnames}, {list(columns)} are expected")
+            rows = list(reader)
+        for row in rows:
+            if None in row or None in row.values():
+                raise ValueError(f"a row has not {len(columns)} fields: {list(row.values())}")
+            for column in COLUMNS:
+                float(row[column] or 0)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path.name}: {error}") from error
     return rows
+
+
+def _check_order(rows: list[dict[str, str]]) -> None:
+    """
+    :param rows: of one run
+    :raises ValueError: if its time steps do not increase: two callbacks wrote into one file, or there are two files
+    """
+    steps = [float(row["timesteps"] or math.nan) for row in rows]
+    for one, other in itertools.pairwise([0.0, *steps]):
+        if not one < other:
+            raise ValueError(f"diagnosis.csv: the time steps of a run must increase, and {other:g} comes after {one:g}")
 
 
 def read_diagnoses(path: Path) -> dict[str, Diagnoses]:
     """
     :param path: of a CSV file with the rows of :func:`collect_diagnoses`
     :return: environment -> what was measured there
-    :raises ValueError: if it has other columns
+    :raises ValueError: if it has other columns, or is damaged
     """
     values: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list))))
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != DIAGNOSIS_COLUMNS:
-            raise ValueError(f"{path} has the columns {reader.fieldnames}, {list(DIAGNOSIS_COLUMNS)} are expected")
-        for row in reader:
-            run = values[row["environment"]][row["variant"]][int(row["seed"])]
-            for column in COLUMNS:
-                run[column].append(float(row[column] or math.nan))
+    for row in _checked_rows(path, DIAGNOSIS_COLUMNS):
+        run = values[row["environment"]][row["variant"]][row["seed"]]
+        for column in COLUMNS:
+            run[column].append(float(row[column] or math.nan))
     return {
         env: {
             variant: {seed: {name: np.array(x) for name, x in run.items()} for seed, run in by_seed.items()}
@@ -103,10 +117,10 @@ def draw_diagnoses(diagnoses: Diagnoses, looks: dict[str, dict[str, Any]]) -> "F
 
     :param diagnoses: of one environment
     :param looks: of the variants, from :func:`sb3_ext.experiments.figures.styles`
-    :return: the figure
+    :return: the figure; with one panel that is empty, if nothing was measured
     """
     runs = [run for by_seed in diagnoses.values() for run in by_seed.values()]
-    panels = [panel for panel in _PANELS if any(np.isfinite(run[panel[1]]).any() for run in runs)]
+    panels = [panel for panel in _PANELS if any(np.isfinite(run[panel[1]]).any() for run in runs)] or _PANELS[:1]
     figure, axes = new_figure(len(panels), height=3.4)
     for axis, (title, line, dots, scale) in zip(axes, panels, strict=True):
         for variant, by_seed in diagnoses.items():
@@ -122,19 +136,23 @@ def draw_diagnoses(diagnoses: Diagnoses, looks: dict[str, dict[str, Any]]) -> "F
 
 
 def _draw_run(axis: "Axes", run: dict[str, np.ndarray], line: str, dots: str | None, look: dict[str, Any]) -> None:
-    axis.plot(run["timesteps"], run[line], **look, linewidth=1.4, alpha=0.8)
+    # The marker is for a measurement by itself, which is no line
+    axis.plot(run["timesteps"], run[line], **look, linewidth=1.4, alpha=0.8, marker=".", markersize=2)
     if dots is not None:
         axis.plot(run["timesteps"], run[dots], color=look["color"], linestyle="", marker="o", markersize=3, alpha=0.8)
 
 
-def draw_all_diagnoses(path: Path) -> list[Path]:
+def draw_all_diagnoses(diagnoses: dict[str, Diagnoses], looks: dict[str, dict[str, Any]], folder: Path) -> list[Path]:
     """
-    :param path: of the CSV file; the figures go beside it
+    :param diagnoses: from :func:`read_diagnoses`
+    :param looks: of the variants, from :func:`sb3_ext.experiments.figures.styles`
+    :param folder: for the figures; those of environments that are no longer measured are removed from it
     :return: the files
     """
-    by_environment = read_diagnoses(path)
-    looks = styles(dict.fromkeys(variant for diagnoses in by_environment.values() for variant in diagnoses))
     paths = []
-    for env, diagnoses in by_environment.items():
-        paths += save(draw_diagnoses(diagnoses, looks), path.with_name(f"diagnosis_{env.replace('/', '-')}"))
+    for env, by_variant in diagnoses.items():
+        paths += save(draw_diagnoses(by_variant, looks), folder / f"diagnosis_{env.replace('/', '-')}")
+    for path in folder.glob("diagnosis_*"):
+        if path.suffix in (".png", ".svg") and path not in paths:
+            path.unlink()
     return paths

@@ -171,15 +171,17 @@ def draw_improvement(probabilities: dict[tuple[str, str], tuple[float, float, fl
     return figure
 
 
-def draw_all(curves: list[Curve], ranges: dict[str, tuple[float, float]], folder: Path) -> list[Path]:
+def draw_all(
+    curves: list[Curve], ranges: dict[str, tuple[float, float]], looks: dict[str, dict[str, Any]], folder: Path
+) -> list[Path]:
     """
     :param curves: of runs, one at least
     :param ranges: of the scores, by environment
+    :param looks: of the variants, from :func:`styles`
     :param folder: for the figures
     :return: the files
     """
     folder.mkdir(parents=True, exist_ok=True)
-    looks = styles(dict.fromkeys(curve.variant for curve in curves))
     paths = save(draw_curves(curves, looks), folder / "curves")
     # Of one run nobody can say how certain it is
     matrices = {

@@ -45,13 +45,16 @@ def test_measurements_survive_the_way_through_the_csv_file(tmp_path, folders):
     write_csv(tmp_path / "diagnosis.csv", DIAGNOSIS_COLUMNS, rows)
     ((env, by_variant),) = read_diagnoses(tmp_path / "diagnosis.csv").items()
     assert env == "CartPole-v1"
-    assert {name: list(by_seed) for name, by_seed in by_variant.items()} == {"stock": [1, 2], "double": [1]}
-    run = by_variant["double"][1]
+    assert {name: list(by_seed) for name, by_seed in by_variant.items()} == {"stock": ["1", "2"], "double": ["1"]}
+    run = by_variant["double"]["1"]
     assert run["timesteps"].tolist() == [100.0, 200.0] and run["critic_grad_norm"].tolist() == [1.5, 2.5]
     np.testing.assert_array_equal(run["normalised_bias_mean"], [0.5, math.nan])
-    with pytest.raises(ValueError, match=r"other\.csv has the columns \['a'\]"):
+    with pytest.raises(ValueError, match=r"other\.csv: it has the columns \['a'\]"):
         (tmp_path / "other.csv").write_text("a\n1\n")
         read_diagnoses(tmp_path / "other.csv")
+    (tmp_path / "diagnosis.csv").write_text((tmp_path / "diagnosis.csv").read_text()[:-10])
+    with pytest.raises(ValueError, match=r"diagnosis\.csv: a row has not 16 fields"):
+        read_diagnoses(tmp_path / "diagnosis.csv")
 
 
 def test_there_is_a_panel_for_each_kind_of_measurement_and_a_line_for_each_seed(tmp_path, folders):
@@ -67,14 +70,23 @@ def test_there_is_a_panel_for_each_kind_of_measurement_and_a_line_for_each_seed(
     np.testing.assert_array_equal([line.get_ydata() for line in q_values.lines[:2]], [[3.0, 4.0], [2.0, math.nan]])
 
 
-def test_figures_are_the_same_from_the_same_numbers(tmp_path, folders):
+def test_where_nothing_was_measured_there_is_nothing_to_see():
+    nothing = {"some": {"1": {name: np.array([math.nan]) for name in COLUMNS}}}
+    (axis,) = draw_diagnoses(nothing, styles(nothing)).axes
+    assert not np.isfinite(axis.lines[0].get_ydata()).any()
+
+
+def test_figures_are_the_same_from_the_same_numbers_and_old_ones_go(tmp_path, folders):
     rows, _ = collect_diagnoses(folders)
     rows += [{**row, "environment": "ALE/Pong-v5"} for row in rows]
     contents = []
     for name in ("one", "other"):
-        write_csv(tmp_path / name / "diagnosis.csv", DIAGNOSIS_COLUMNS, rows)
-        paths = draw_all_diagnoses(tmp_path / name / "diagnosis.csv")
+        folder = tmp_path / name
+        write_csv(folder / "diagnosis.csv", DIAGNOSIS_COLUMNS, rows)
+        (folder / "diagnosis_Old-v1.svg").write_text("old")
+        paths = draw_all_diagnoses(read_diagnoses(folder / "diagnosis.csv"), styles(["stock", "double"]), folder)
         contents.append({path.name: path.read_bytes() for path in paths})
+        assert {path.name for path in folder.iterdir()} == {"diagnosis.csv", *contents[0]}
     assert contents[0] == contents[1]
     stems = ("diagnosis_CartPole-v1", "diagnosis_ALE-Pong-v5")
     assert set(contents[0]) == {f"{stem}.{ending}" for stem in stems for ending in ("png", "svg")}
@@ -89,6 +101,9 @@ def test_figures_are_the_same_from_the_same_numbers(tmp_path, folders):
         (HEADER + ROWS[0].replace("0.5", "0,5"), "a row has not 13 fields"),
         (HEADER + ROWS[0].replace("0.5", "half"), "could not convert string to float: 'half'"),
         (HEADER + "\udcff", "can't decode"),
+        (HEADER + '"1', "unexpected end of data"),
+        (HEADER + ROWS[0] * 2, "must increase, and 100 comes after 100"),
+        (HEADER + ROWS[0].replace("100", ""), "must increase, and nan comes after 0"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_and_left_out(folders, content, message):

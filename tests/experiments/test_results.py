@@ -29,6 +29,7 @@ CURVES = [
     curve("b", "two", 2, 0, 0, -3),
     curve("a", "three", 1, 0, 0, 50),
 ]
+LOOKS = figures.styles(["one", "two", "three"])
 
 
 def test_the_score_is_the_mean_over_the_last_tenth():
@@ -96,15 +97,15 @@ def test_figures_are_the_same_from_the_same_numbers(tmp_path):
     folders = [tmp_path / "one", tmp_path / "other"]
     for folder in folders:
         np.random.seed(len(folder.name))
-        paths = figures.draw_all(CURVES, {}, folder)
+        paths = figures.draw_all(CURVES, {}, LOOKS, folder)
         assert {path.name for path in paths} == names == {path.name for path in folder.iterdir()}
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
     # One variant alone has nothing to be compared with
-    assert {path.stem for path in figures.draw_all(CURVES[:3], {}, tmp_path / "few")} == {"curves"}
+    assert {path.stem for path in figures.draw_all(CURVES[:3], {}, LOOKS, tmp_path / "few")} == {"curves"}
     # Nor have single seeds
     single = [curve("a", "one", 1, 1.0), curve("a", "two", 1, 1.01)]
-    assert {path.stem for path in figures.draw_all(single, {}, tmp_path / "single")} == {"curves"}
+    assert {path.stem for path in figures.draw_all(single, {}, LOOKS, tmp_path / "single")} == {"curves"}
 
 
 def test_no_two_of_many_variants_look_alike():

@@ -67,6 +67,13 @@ def yaml_entries(algos=tuple(ZOO_ALGORITHMS)):
     ]
 
 
+@pytest.mark.parametrize("algo", ["double_dqn", "soft_dqn", "iqn"])
+def test_atari_entries_make_an_update_for_four_steps_as_stock_dqn(algo):
+    for env_id in ("atari", "MsPacmanNoFrameskip-v4"):
+        entry = entries_of(algo)[env_id]
+        assert entry["gradient_steps"] / (entry["train_freq"] * entry["n_envs"]) == 0.25
+
+
 def looks_like_a_number(text):
     try:
         float(text)
