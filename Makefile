@@ -60,6 +60,8 @@ figures: install
 	$(BIN)/python benchmarks/learning_curves.py plot docs/results/atari --figure docs/figures/atari.png --bin 50000
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/cart_pole
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/lunar_lander
+	$(BIN)/python -m sb3_ext.experiments redraw docs/results/lunar_lander_trials
+	$(BIN)/python -m sb3_ext.experiments redraw docs/results/inverted_pendulum_actor_gradients
 
 clean:
 	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
