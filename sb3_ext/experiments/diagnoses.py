@@ -31,6 +31,7 @@ _PANELS = (
     ("dormant units (lines), dead ones (dots)", "dormant_units", "dead_units", "linear"),
     ("effective rank of the features", "feature_rank", None, "linear"),
 )
+_LINEAR_UP_TO = 10.0
 # variant -> seed -> column -> values, shape (T,), NaN where nothing was measured
 Diagnoses = dict[str, dict[str, dict[str, np.ndarray]]]
 
@@ -126,10 +127,12 @@ def draw_diagnoses(diagnoses: Diagnoses, looks: dict[str, dict[str, Any]]) -> "F
         for variant, by_seed in diagnoses.items():
             for index, run in enumerate(by_seed.values()):
                 _draw_run(axis, run, line, dots, {**looks[variant], "label": variant if index == 0 else None})
-        axis.set(title=title, xlabel="time steps", yscale=scale)
+        # A symmetrical logarithm has hardly any ticks where values are small
+        is_small = scale == "symlog" and max(abs(bound) for bound in axis.get_ylim()) < _LINEAR_UP_TO
+        axis.set(title=title, xlabel="time steps", yscale="linear" if is_small else scale)
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
-        if scale == "symlog":
+        if line == "normalised_bias_mean":
             axis.axhline(0, color="0.4", linewidth=0.8)
     axes[0].legend(fontsize=8)
     return figure
