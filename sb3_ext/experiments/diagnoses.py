@@ -31,6 +31,7 @@ _PANELS = (
     ("dormant units (lines), dead ones (dots)", "dormant_units", "dead_units", "linear"),
     ("effective rank of the features", "feature_rank", None, "linear"),
 )
+# Where nothing is larger, a scale that says symlog is linear
 _LINEAR_UP_TO = 10.0
 # variant -> seed -> column -> values, shape (T,), NaN where nothing was measured
 Diagnoses = dict[str, dict[str, dict[str, np.ndarray]]]

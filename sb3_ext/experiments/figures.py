@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sb3_ext.common.saving import replaced_when_complete
-from sb3_ext.experiments.results import Curve, improvement, iqm_with_interval, same_bootstrap, score_matrices, scores
+from sb3_ext.experiments.results import (
+    Curve,
+    improvement,
+    iqm_with_interval,
+    performance_profiles,
+    score_matrices,
+    scores,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,13 +138,10 @@ def draw_profiles(matrices: dict[str, np.ndarray], looks: dict[str, dict[str, An
     :param looks: from :func:`styles`
     :return: the figure
     """
-    from rliable import library
-
     low = min(0.0, *(float(matrix.min()) for matrix in matrices.values()))
     high = max(1.0, *(float(matrix.max()) for matrix in matrices.values()))
     thresholds = np.linspace(low, high, _N_THRESHOLDS)
-    with same_bootstrap():
-        profiles, intervals = library.create_performance_profile(matrices, thresholds)
+    profiles, intervals = performance_profiles(matrices, thresholds)
     figure, (axis,) = new_figure(1)
     for variant, look in ((variant, looks[variant]) for variant in matrices):
         axis.plot(thresholds, profiles[variant], **look, linewidth=2.0, label=variant)

@@ -233,6 +233,24 @@ def improvement(matrices: dict[str, np.ndarray]) -> dict[tuple[str, str], tuple[
     return result
 
 
+def performance_profiles(
+    matrices: dict[str, np.ndarray], thresholds: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """
+    The share of runs whose score is above a threshold; Agarwal et al. 2021.
+
+    :param matrices: from :func:`score_matrices`
+    :param thresholds: scores, shape (K,)
+    :return: of each variant the shares, shape (K,), and the ends of their intervals, shape (2, K)
+    """
+    from rliable import library
+
+    with same_bootstrap():
+        return library.create_performance_profile(
+            matrices, thresholds, reps=N_BOOTSTRAP, confidence_interval_size=CONFIDENCE
+        )
+
+
 def table(curves: list[Curve]) -> str:
     """
     :param curves: of runs
