@@ -133,7 +133,7 @@ def draw_diagnoses(diagnoses: Diagnoses, looks: dict[str, dict[str, Any]]) -> "F
         axis.set(title=title, xlabel="time steps", yscale="linear" if is_small else scale)
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
-        if line == "normalised_bias_mean":
+        if scale == "symlog":
             axis.axhline(0, color="0.4", linewidth=0.8)
     axes[0].legend(fontsize=8)
     return figure
