@@ -1,6 +1,5 @@
 """What ``DiagnosisCallback`` wrote in the runs of an experiment: one CSV file of it, and a figure an environment."""
 
-import csv
 import itertools
 import math
 from collections import defaultdict
@@ -12,6 +11,7 @@ import numpy as np
 
 from sb3_ext.diagnosis.callback import COLUMNS
 from sb3_ext.experiments.figures import new_figure, save
+from sb3_ext.experiments.results import read_csv
 from sb3_ext.experiments.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -37,6 +37,17 @@ _LINEAR_UP_TO = 10.0
 Diagnoses = dict[str, dict[str, dict[str, np.ndarray]]]
 
 
+def _number(text: str) -> float:
+    """
+    :param text: a field of the CSV file
+    :return: its number; NaN where nothing was measured
+    """
+    return float(text or math.nan)
+
+
+_KINDS = dict.fromkeys(COLUMNS, _number)
+
+
 def collect_diagnoses(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]], list[str]]:
     """
     :param folders: of runs, of which the finished ones are taken
@@ -50,7 +61,7 @@ def collect_diagnoses(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]
             continue
         identity = {"environment": folder.run.env, "variant": folder.run.variant, "seed": folder.run.seed}
         try:
-            measured = [row for path in folder.diagnosis_files() for row in _checked_rows(path, COLUMNS)]
+            measured = [row for path in folder.diagnosis_files() for row in read_csv(path, COLUMNS, _KINDS)]
             _check_order(measured)
         except (OSError, ValueError) as error:
             problems.append(f"{folder.run.name}: {error}")
@@ -59,35 +70,12 @@ def collect_diagnoses(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]
     return rows, problems
 
 
-def _checked_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """
-    :param path: of a CSV file with measurements
-    :param columns: its head
-    :return: its rows, with a number or nothing in each of :data:`COLUMNS`
-    :raises ValueError: if it is another file, or damaged
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            if tuple(reader.fieldnames or ()) != columns:
-                raise ValueError(f"it has the columns {reader.fieldnames}, {list(columns)} are expected")
-            rows = list(reader)
-        for row in rows:
-            if None in row or None in row.values():
-                raise ValueError(f"a row has not {len(columns)} fields: {list(row.values())}")
-            for column in COLUMNS:
-                float(row[column] or 0)
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path.name}: {error}") from error
-    return rows
-
-
 def _check_order(rows: list[dict[str, str]]) -> None:
     """
     :param rows: of one run
     :raises ValueError: if its time steps do not increase: two callbacks wrote into one file, or there are two files
     """
-    steps = [float(row["timesteps"] or math.nan) for row in rows]
+    steps = [_number(row["timesteps"]) for row in rows]
     for one, other in itertools.pairwise([0.0, *steps]):
         if not one < other:
             raise ValueError(f"diagnosis.csv: the time steps of a run must increase, and {other:g} comes after {one:g}")
@@ -100,10 +88,10 @@ def read_diagnoses(path: Path) -> dict[str, Diagnoses]:
     :raises ValueError: if it has other columns, or is damaged
     """
     values: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list))))
-    for row in _checked_rows(path, DIAGNOSIS_COLUMNS):
+    for row in read_csv(path, DIAGNOSIS_COLUMNS, _KINDS):
         run = values[row["environment"]][row["variant"]][row["seed"]]
         for column in COLUMNS:
-            run[column].append(float(row[column] or math.nan))
+            run[column].append(_number(row[column]))
     return {
         env: {
             variant: {seed: {name: np.array(x) for name, x in run.items()} for seed, run in by_seed.items()}

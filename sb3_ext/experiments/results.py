@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,20 +99,40 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) 
         file.write(text.getvalue().encode())
 
 
+def read_csv(path: Path, columns: tuple[str, ...], kinds: Mapping[str, Callable[[str], Any]]) -> list[dict[str, str]]:
+    """
+    :param path: of a CSV file
+    :param columns: its head
+    :param kinds: what reads the fields of a column, such as ``float``; other columns may hold any text
+    :return: its rows, as text
+    :raises ValueError: if it is another file, or damaged
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            if tuple(reader.fieldnames or ()) != columns:
+                raise ValueError(f"it has the columns {reader.fieldnames}, {list(columns)} are expected")
+            rows = list(reader)
+        for row in rows:
+            if None in row or None in row.values():
+                raise ValueError(f"a row has not {len(columns)} fields: {list(row.values())}")
+            for column, kind in kinds.items():
+                kind(row[column])
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    return rows
+
+
 def read_curves(path: Path) -> list[Curve]:
     """
     :param path: of a CSV file that :func:`collect` filled
     :return: one curve a run, in the order of the file
-    :raises ValueError: if it has other columns
+    :raises ValueError: if it has other columns, or is damaged
     """
     episodes: dict[tuple[str, str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path} has the columns {reader.fieldnames}, {list(COLUMNS)} are expected")
-        for row in reader:
-            key = (row["environment"], row["variant"], int(row["seed"]))
-            episodes[key][int(row["timesteps"])].append(float(row["return"]))
+    for row in read_csv(path, COLUMNS, {"seed": int, "timesteps": int, "return": float}):
+        key = (row["environment"], row["variant"], int(row["seed"]))
+        episodes[key][int(row["timesteps"])].append(float(row["return"]))
     return [
         Curve(*key, np.array(sorted(by_step)), np.array([np.mean(by_step[step]) for step in sorted(by_step)]))
         for key, by_step in episodes.items()

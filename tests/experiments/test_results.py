@@ -148,8 +148,24 @@ def test_results_survive_the_way_through_the_csv_file(tmp_path, write_experiment
         ("stock", 2, 21.0),
     ]
     assert all(c.timesteps.tolist() == [100, 200] and c.returns[0] == 2.0 for c in curves)
-    with pytest.raises(ValueError, match=r"runs\.csv has the columns"):
+    with pytest.raises(ValueError, match=r"runs\.csv: it has the columns"):
         results.read_curves(tmp_path / "runs.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("CartPole-v1,stock,1,100", "a row has not 6 fields"),
+        ("CartPole-v1,stock,,100,0,1.0", "invalid literal for int"),
+        ("CartPole-v1,stock,1,100,0,", "could not convert string to float: ''"),
+        ('"CartPole-v1', "unexpected end of data"),
+    ],
+)
+def test_damaged_curves_are_not_drawn(tmp_path, row, message):
+    (tmp_path / "returns.csv").write_text(",".join(results.COLUMNS) + "\n" + row)
+    with pytest.raises(ValueError, match=r"returns\.csv: ") as error:
+        results.read_curves(tmp_path / "returns.csv")
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
