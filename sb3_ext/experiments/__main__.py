@@ -19,6 +19,7 @@ from sb3_ext.experiments.diagnoses import DIAGNOSIS_COLUMNS, collect_diagnoses, 
 from sb3_ext.experiments.figures import draw_all, styles
 from sb3_ext.experiments.grid import Experiment, load_experiment
 from sb3_ext.experiments.local import run_locally
+from sb3_ext.experiments.rehearsal import rehearse
 from sb3_ext.experiments.results import COLUMNS, RUN_COLUMNS, collect, read_curves, table, write_csv
 from sb3_ext.experiments.runs import RunFolder, Status, read_json, write_json
 
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if args.gpus < 0 or (args.gpus and args.backend != "ray"):
         raise ValueError(f"--gpus {args.gpus} must be 0 or more, and is for --backend ray")
     grid = load(args)
+    rehearse(args.file, [folder.run for folder in grid.folders if not folder.is_finished()])
     if args.backend == "ray":
         from sb3_ext.experiments.ray_backend import run_on_ray
 

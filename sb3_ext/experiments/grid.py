@@ -300,7 +300,7 @@ class _Reader:
         """
         from rl_zoo3.utils import ALGOS
 
-        if algo not in ALGOS:
+        if not isinstance(algo, str) or algo not in ALGOS:
             raise self.error(place["algo"], f"algorithm {_not_known(algo, ALGOS)}")
         if env not in gym.registry:
             otherwise = "is its package installed, or missing in gym_packages?"

@@ -122,6 +122,7 @@ def test_a_base_that_rl_zoo3_could_not_use(write_experiment, tmp_path, base, env
         ),
         ("buffer_size: 1000", "env_kwargs: {}", r"hyperparams\.env_kwargs: dqn's parameter 'env_kwargs' is not known"),
         ("algo: dqn", "algo: 5", r"variants\.stock\.algo: algorithm 5 is not known: allowed are"),
+        ("algo: dqn", "algo: [dqn]", r"variants\.stock\.algo: algorithm \['dqn'\] is not known: did you mean 'dqn'"),
         ("double:", "stock:", r"YAML: 'stock' is there twice"),
         ("buffer_size: 1000", "seed: 2", r"dqn's parameter 'seed' is not known"),
         ("eval_freq: 100", "eval_fraq: 100", r"eval_fraq: key 'eval_fraq' is not known: did you mean 'eval_freq'\?"),
