@@ -18,12 +18,10 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
 from sb3_ext.common.compilation import CompiledFunctions
+from sb3_ext.common.precision import AUTOCAST_DTYPES, autocast_dtype_on
 from sb3_ext.common.saving import load_replay_buffer, save_replay_buffer
 
 Evaluated = TypeVar("Evaluated", th.Tensor, tuple[th.Tensor, ...])
-
-#: What ``autocast_dtype`` may be. (float16 would need its gradients scaled.)
-AUTOCAST_DTYPES: dict[str, th.dtype] = {"bfloat16": th.bfloat16}
 
 _AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, DeviceReplayBuffer)
 
@@ -34,10 +32,11 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     at another value, ``n_steps`` for any replay buffer that knows them, an error where the environment gives NaN, and
     networks that are compiled or of lower precision while training:
 
-    - ``compile=True`` runs them through ``torch.compile``. It costs some ten seconds at the first update and needs a
+    - ``compile=True`` runs them through ``torch.compile``. It costs up to half a minute at the first update and needs a
       C++ compiler; without one there is a warning, and no compilation.
-    - ``autocast_dtype="bfloat16"`` evaluates them in that precision, losses and optimisers stay in float32. It pays on
-      GPUs and on CPUs with AVX512-BF16 or AMX.
+    - ``autocast_dtype="bfloat16"`` evaluates them in that precision; their last layers, losses and optimisers stay in
+      float32. It pays on GPUs and on CPUs with AVX512-BF16 or AMX: ``"auto"`` is ``"bfloat16"`` there and ``None``
+      elsewhere.
 
     Put it before the SB3 class. ``load()`` writes saved arguments into ``__dict__``, past the constructor, so that
     checks and everything derived belong into ``_setup_model``.
@@ -73,7 +72,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                 )
         check_integer("gradient_steps", self.gradient_steps, minimum=-1)
         check_choice("compile", self.compile, (True, False))
-        check_choice("autocast_dtype", self.autocast_dtype, (None, *AUTOCAST_DTYPES))
+        check_choice("autocast_dtype", self.autocast_dtype, (None, "auto", *AUTOCAST_DTYPES))
 
     def _setup_model(self) -> None:
         self._check_arguments()
@@ -140,9 +139,10 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         """
         if self.compile:
             function = self._compiled.of(function)
-        if self.autocast_dtype is None:
+        dtype = autocast_dtype_on(self.autocast_dtype, self.device.type)
+        if dtype is None:
             return function(*args, **kwargs)
-        with th.autocast(self.device.type, dtype=AUTOCAST_DTYPES[self.autocast_dtype]):
+        with th.autocast(self.device.type, dtype=dtype):
             result = function(*args, **kwargs)
         if isinstance(result, th.Tensor):
             return result.float()

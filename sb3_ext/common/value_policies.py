@@ -9,7 +9,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_choice
-from sb3_ext.nets import DuelingMLP
+from sb3_ext.nets import DuelingMLP, with_output_linear
 
 
 class ValueNetwork(QNetwork):
@@ -39,6 +39,8 @@ class ValueNetwork(QNetwork):
         self.dueling = dueling
         if dueling:
             self.q_net = nn.Sequential(DuelingMLP(features_dim, int(action_space.n), self.net_arch, activation_fn))
+        else:
+            self.q_net = with_output_linear(self.q_net)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "dueling": self.dueling}

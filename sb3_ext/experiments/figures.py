@@ -167,7 +167,7 @@ def draw_improvement(probabilities: dict[tuple[str, str], tuple[float, float, fl
     axis.set_yticks(range(len(probabilities)), [f"{one} > {other}" for one, other in probabilities])
     axis.set(
         xlim=(-0.02, 1.02),
-        xlabel="probability that a run of the first is better",
+        xlabel="probability of improvement",
         ylim=(-0.6, len(probabilities) - 0.4),
     )
     axis.invert_yaxis()

@@ -13,7 +13,7 @@ from sb3_ext.checks import check_choice, check_integer
 from sb3_ext.common.optimizers import with_fused_adam
 from sb3_ext.common.value_policies import ValuePolicy
 from sb3_ext.functional.quantile import check_risk, distort_taus, quantile_midpoints
-from sb3_ext.nets import CosineEmbedding, DuelingMLP, NatureConvolutions
+from sb3_ext.nets import CosineEmbedding, DuelingMLP, NatureConvolutions, with_output_linear
 
 
 class ImplicitQuantileNetwork(QNetwork):
@@ -69,7 +69,7 @@ class ImplicitQuantileNetwork(QNetwork):
         if dueling:
             self.f: nn.Module = DuelingMLP(n_features, n_actions, after, activation_fn)
         else:
-            self.f = nn.Sequential(*create_mlp(n_features, n_actions, after, activation_fn))
+            self.f = with_output_linear(nn.Sequential(*create_mlp(n_features, n_actions, after, activation_fn)))
 
     def choose_actions_by(self, n_action_quantile_samples: int, risk_measure: str, risk_eta: float) -> None:
         """

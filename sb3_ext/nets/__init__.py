@@ -4,6 +4,7 @@ from sb3_ext.nets.convolutions import ChannelsLastCNN, NatureConvolutions
 from sb3_ext.nets.dueling import DuelingMLP
 from sb3_ext.nets.ensemble import EnsembleLayerNorm, EnsembleLinear, EnsembleMLP
 from sb3_ext.nets.implicit_quantile import CosineEmbedding
+from sb3_ext.nets.precision import OutputLinear, with_output_linear
 
 __all__ = [
     "ChannelsLastCNN",
@@ -13,4 +14,6 @@ __all__ = [
     "EnsembleLinear",
     "EnsembleMLP",
     "NatureConvolutions",
+    "OutputLinear",
+    "with_output_linear",
 ]

@@ -8,6 +8,8 @@ import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
+from sb3_ext.nets.precision import with_output_linear
+
 
 class DuelingMLP(nn.Module):
     """
@@ -27,8 +29,8 @@ class DuelingMLP(nn.Module):
         shared, stream = net_arch[:-1], net_arch[-1:]
         trunk_dim = shared[-1] if shared else input_dim
         self.trunk = nn.Sequential(*create_mlp(input_dim, -1, shared, activation_fn))
-        self.value = nn.Sequential(*create_mlp(trunk_dim, 1, stream, activation_fn))
-        self.advantage = nn.Sequential(*create_mlp(trunk_dim, n_actions, stream, activation_fn))
+        self.value = with_output_linear(nn.Sequential(*create_mlp(trunk_dim, 1, stream, activation_fn)))
+        self.advantage = with_output_linear(nn.Sequential(*create_mlp(trunk_dim, n_actions, stream, activation_fn)))
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """

@@ -172,10 +172,10 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param random_steps: number of first steps with uniformly random actions. ``None``: until ``learning_starts``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: with it, the fraction of the training after which it has arrived there, in (0, 1]
-    :param compile: run the networks through ``torch.compile`` while training. Costs some ten seconds at the first
+    :param compile: run the networks through ``torch.compile`` while training. Costs up to half a minute at the first
         update, and needs a C++ compiler; without one there is a warning, and no compilation
-    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training; it pays on CPUs with
-        AVX512-BF16 or AMX and on GPUs. ``None``: float32
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
+        excepted; it pays on CPUs with AVX512-BF16 or AMX and on GPUs. ``"auto"``: where it pays. ``None``: float32
     :param cuda_graphs: on a GPU, record the updates between two rollouts once and repeat the recording, which launches
         them at once; where that is not possible there is a warning. No effect on a CPU. Not yet tried on a GPU
     :param buffer_device: where minibatches are gathered. ``"auto"``: on a GPU as SB3's buffer with a copy there

@@ -282,7 +282,7 @@ def test_lower_precision_is_near_and_leaves_parameters_alone() -> None:
     ("settings", "message"),
     [
         (dict(compile="yes"), r"compile='yes' is not one of True, False"),
-        (dict(autocast_dtype="float16"), r"autocast_dtype='float16' is not one of None, 'bfloat16'"),
+        (dict(autocast_dtype="float16"), r"autocast_dtype='float16' is not one of None, 'auto', 'bfloat16'"),
         (dict(cuda_graphs=None), r"cuda_graphs=None is not one of True, False"),
         (dict(buffer_device="cuda"), r"buffer_device='cuda' is not one of 'auto', 'cpu'"),
     ],

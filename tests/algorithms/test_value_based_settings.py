@@ -90,7 +90,7 @@ BAD_FOR_ALL: list[tuple[dict[str, Any], str]] = [
     (dict(target_clip=NAN), r"target_clip=nan must be"),
     (dict(target_clip=INF), r"target_clip=inf must be"),
     (dict(target_clip="1"), r"target_clip='1' must be"),
-    (dict(autocast_dtype="float64"), r"autocast_dtype='float64' is not one of None, 'bfloat16'"),
+    (dict(autocast_dtype="float64"), r"autocast_dtype='float64' is not one of None, 'auto', 'bfloat16'"),
     (dict(autocast_dtype=th.bfloat16), r"autocast_dtype=torch.bfloat16 is not one of"),
     (dict(tau=1.5), r"tau=1.5 must be in \[0, 1\]"),
     (dict(tau=-0.1), r"tau=-0.1 must be in \[0, 1\]"),

@@ -1,0 +1,71 @@
+"""Values keep float32 where networks run in bfloat16."""
+
+import pytest
+import torch as th
+from stable_baselines3.common.torch_layers import create_mlp
+from torch import nn
+
+from sb3_ext.common.precision import autocast_dtype_on, computes_in_bfloat16
+from sb3_ext.nets import DuelingMLP, EnsembleMLP, OutputLinear, with_output_linear
+
+
+def test_it_is_the_same_layer() -> None:
+    layers = nn.Sequential(*create_mlp(5, 3, [7]))
+    last, inputs = layers[-1], th.rand(11, 5)
+    expected, state = layers(inputs), th.get_rng_state()
+    assert with_output_linear(layers) is layers
+    assert layers[-1].weight is last.weight and layers[-1].bias is last.bias
+    assert th.equal(layers(inputs), expected)
+    assert th.equal(th.get_rng_state(), state)
+    assert list(layers.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert layers.double()(inputs.double()).dtype == th.float64
+    no_bias = OutputLinear.of(nn.Linear(5, 3, bias=False))
+    assert no_bias.bias is None and no_bias(inputs).shape == (11, 3)
+
+
+NETWORKS = {
+    "linear": lambda: with_output_linear(nn.Sequential(*create_mlp(5, 3, [64, 64]))),
+    "dueling": lambda: DuelingMLP(5, 3, [64, 64]),
+    "ensemble": lambda: EnsembleMLP(3, 5, [64, 64]),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_values_near_a_thousand_are_told_apart(name: str) -> None:
+    """bfloat16 knows 1000 and 1004, and nothing between them."""
+    th.manual_seed(0)
+    network, inputs = NETWORKS[name](), th.rand(256, 5)
+    biases = [module.bias for module in network.modules() if getattr(module, "bias", None) is not None]
+    with th.no_grad():
+        # The last layer's, of the dueling network that of V: whatever else has a single output is no bias of values
+        last = network.value[-1].bias if name == "dueling" else biases[-1]
+        last += 1001.5
+        exact = network(inputs)
+        with th.autocast("cpu", dtype=th.bfloat16):
+            lower = network(inputs)
+    assert lower.dtype == th.float32
+    assert not th.equal(lower, exact), "nothing ran in bfloat16"
+    assert (lower - exact).abs().max() < 0.02
+    assert (exact.bfloat16().float() - exact).abs().min() > 1.0
+
+
+def test_gradients_reach_all_parameters_in_float32() -> None:
+    network = with_output_linear(nn.Sequential(*create_mlp(5, 3, [7])))
+    with th.autocast("cpu", dtype=th.bfloat16):
+        network(th.rand(11, 5)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == th.float32 and p.grad.any() for p in network.parameters())
+
+
+def test_auto_asks_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    computes_in_bfloat16.cache_clear()
+    for avx, amx in ((True, False), (False, True), (False, False)):
+        monkeypatch.setattr(th.cpu, "_is_avx512_bf16_supported", lambda value=avx: value)
+        monkeypatch.setattr(th.cpu, "_is_amx_tile_supported", lambda value=amx: value)
+        assert autocast_dtype_on("auto", "cpu") == (th.bfloat16 if avx or amx else None)
+        assert autocast_dtype_on("bfloat16", "cpu") == th.bfloat16
+        assert autocast_dtype_on(None, "cpu") is None
+        computes_in_bfloat16.cache_clear()
+    monkeypatch.setattr(th.cuda, "is_available", lambda: False)
+    assert autocast_dtype_on("auto", "cuda") is None
+    assert autocast_dtype_on("auto", "mps") is None
+    computes_in_bfloat16.cache_clear()
