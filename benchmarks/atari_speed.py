@@ -3,7 +3,8 @@ Environment steps per second of whole Atari trainings through rl_zoo3: ours besi
 
 Every run is ``python -m rl_zoo3.train`` in a process of its own, as a user starts it, with each algorithm's own
 ``atari`` settings; batch size, ``train_freq``, ``learning_starts`` and the updates per step are the same for all. Ours
-play eight games at once, the others one; ``one environment`` has ``soft_dqn`` do that, too.
+play eight games at once, the others one; ``one environment`` has ``soft_dqn`` do that, too, ``float32`` leaves out
+bfloat16, which it has otherwise where the hardware computes in it, and ``compiled`` adds ``compile=True``.
 The runs are interleaved and medians count: absolute figures drift with the machine, the ratios of one run do not.
 The rate is that of the steps after learning began, compilation (where a YAML file asks for it) and the first updates
 included; how long the first rollout with its updates took (one, of ours eight) stands beside it. Run nothing else
@@ -35,6 +36,8 @@ CONTESTANTS = {
     "double_dqn": ("double_dqn", "", "dqn"),
     "soft_dqn": ("soft_dqn", "", "dqn"),
     "soft_dqn, one environment": ("soft_dqn", "n_envs:1 gradient_steps:1", "dqn"),
+    "soft_dqn, float32": ("soft_dqn", "autocast_dtype:None", "dqn"),
+    "soft_dqn, compiled": ("soft_dqn", "compile:True", "dqn"),
     "qrdqn": ("qrdqn", "", "qrdqn"),
     "iqn 8/8/32": ("iqn", SAMPLES.format(8), "qrdqn"),
     "iqn 8/8/32, the paper's network": ("iqn", f"{SAMPLES.format(8)} {PAPERS_NETWORK}", "qrdqn"),

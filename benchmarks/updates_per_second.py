@@ -134,8 +134,8 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     models = {label: make(RandomEnv(*DIMENSIONS[name])) for label, make in contestants(args).items()}
     for model in tqdm(models.values(), desc=f"{name}: warm-up"):
         model.learn(args.stored)
-        for _ in range(5):  # compiles, records CUDA graphs, and lets the allocators settle
-            model.train(UTD, BATCH_SIZE)
+        for _ in range(5):  # compiles (SBX for each number of updates), records CUDA graphs, lets the allocators settle
+            model.train(args.updates, BATCH_SIZE)
         model.learn(2, reset_num_timesteps=False)
     rows: list[dict[str, Any]] = []
 
