@@ -1,6 +1,6 @@
 """
-What training costs besides time per update: seconds until the package is imported, the model made and its first 20 updates
-done (compilation included, where there is any), and the largest memory of the process.
+What training costs besides time per update: seconds until the package is imported, the model made and its first 20
+updates done (compilation included, where there is any), and the largest memory of the process.
 
 Every measurement is a process of its own. Run nothing else meanwhile.
 

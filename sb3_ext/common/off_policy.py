@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
+from sb3_ext.common.allocator import keep_freed_memory
 from sb3_ext.common.compilation import CompiledFunctions
 from sb3_ext.common.precision import AUTOCAST_DTYPES, autocast_dtype_on
 from sb3_ext.common.saving import load_replay_buffer, save_replay_buffer
@@ -30,7 +31,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     """
     Mix-in for SB3's off-policy algorithms: arguments checked whenever a model is set up, a learning rate that may end
     at another value, ``n_steps`` for any replay buffer that knows them, an error where the environment gives NaN, and
-    networks that are compiled or of lower precision while training:
+    networks that are compiled or of lower precision while training (and on a CPU memory that stays with the process
+    between updates, see :func:`~sb3_ext.common.allocator.keep_freed_memory`):
 
     - ``compile=True`` runs them through ``torch.compile``. It costs up to half a minute at the first update and needs a
       C++ compiler; without one there is a warning, and no compilation.
@@ -76,6 +78,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         # What is saved with the model must be what was asked for, not what SB3 or the lines below make of it: only then
         # can `load(n_steps=...)` or `load(gamma=...)` change it.
         requested_kwargs = self.replay_buffer_kwargs
