@@ -6,7 +6,7 @@ Every run is ``python -m rl_zoo3.train`` in a process of its own, as a user star
 play eight games at once, the others one; ``one environment`` has ``soft_dqn`` do that, too, ``float32`` leaves out
 bfloat16, which it has otherwise where the hardware computes in it, and ``compiled`` adds ``compile=True``.
 The runs are interleaved and medians count: absolute figures drift with the machine, the ratios of one run do not.
-The rate is that of the steps after learning began, compilation (where a YAML file asks for it) and the first updates
+The rate is that of the steps after learning began, compilation (where there is any) and the first updates
 included; how long the first rollout with its updates took (one, of ours eight) stands beside it. Run nothing else
 meanwhile.
 

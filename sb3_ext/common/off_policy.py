@@ -37,8 +37,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     - ``compile=True`` runs them through ``torch.compile``. It costs up to half a minute at the first update and needs a
       C++ compiler; without one there is a warning, and no compilation.
     - ``autocast_dtype="bfloat16"`` evaluates them in that precision; their last layers, losses and optimisers stay in
-      float32. It pays on GPUs and on CPUs with AVX512-BF16 or AMX: ``"auto"`` is ``"bfloat16"`` there and ``None``
-      elsewhere.
+      float32. It pays on CPUs with AVX512-BF16 or AMX: ``"auto"`` is ``"bfloat16"`` there and ``None`` elsewhere,
+      also on GPUs, where it has not been measured.
 
     Put it before the SB3 class. ``load()`` writes saved arguments into ``__dict__``, past the constructor, so that
     checks and everything derived belong into ``_setup_model``.

@@ -12,21 +12,20 @@ def autocast_dtype_on(name: str | None, device_type: str) -> th.dtype | None:
     """
     :param name: ``None``, ``"auto"`` or a key of ``AUTOCAST_DTYPES``
     :param device_type: ``"cpu"``, ``"cuda"``, ...
-    :return: the lower precision to evaluate networks in, ``None`` for that of their parameters
+    :return: the lower precision to evaluate networks in, ``None`` for that of their parameters. ``"auto"``: bfloat16 on
+        a CPU that computes in it; on GPUs ``None``, as what it brings there has not been measured
     """
     if name == "auto":
-        return th.bfloat16 if computes_in_bfloat16(device_type) else None
+        return th.bfloat16 if device_type == "cpu" and cpu_computes_in_bfloat16() else None
     return None if name is None else AUTOCAST_DTYPES[name]
 
 
 @cache
-def computes_in_bfloat16(device_type: str) -> bool:
+def cpu_computes_in_bfloat16() -> bool:
     """
-    :param device_type: ``"cpu"``, ``"cuda"``, ...
-    :return: whether it has instructions for matrix products in bfloat16. (Without them they are emulated, far slower
-        than float32.)
+    :return: whether the processor has instructions for matrix products in bfloat16 (AVX512-BF16 or AMX). Without them
+        they are emulated, far slower than float32
     """
-    if device_type == "cuda":
-        return th.cuda.is_available() and th.cuda.is_bf16_supported(including_emulation=False)
-    # torch's own look at the processor; on others than x86-64 these say no
-    return device_type == "cpu" and (th.cpu._is_avx512_bf16_supported() or th.cpu._is_amx_tile_supported())
+    # torch's own look at the processor, which it does not promise to keep; on others than x86-64 it says no
+    looks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(th.cpu, look, bool)() for look in looks)

@@ -104,8 +104,8 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
     :param learning_rate_fraction: with it, the fraction of the training after which it has arrived there, in (0, 1]
     :param compile: run the networks through ``torch.compile`` while training, see
         :class:`~sb3_ext.common.off_policy.OffPolicyExtension`
-    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, ``"auto"`` where
-        the hardware computes in it, see there
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, ``"auto"`` on
+        CPUs that compute in it, see there
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :param kwargs: arguments of SB3's ``DQN``, see :class:`DQNKwargs`
     :raises ValueError: naming the argument, its value and what is allowed

@@ -53,7 +53,7 @@ class EnsembleLinear(StackedLayer):
     def forward(self, x: th.Tensor, pick: Pick = _as_it_is) -> th.Tensor:
         weight, bias = pick(self.weight), pick(self.bias)
         if weight.shape[-1] == 1:
-            # A dot product: matrix products with one column are slow. These are values, see `OutputLinear`
+            # A dot product: matrix products with one column are slow. Its results are values, see `OutputLinear`
             with th.autocast(x.device.type, enabled=False):
                 return th.linalg.vecdot(x.to(weight.dtype), weight.mT).unsqueeze(-1) + bias
         return th.baddbmm(bias, x, weight)

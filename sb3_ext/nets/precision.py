@@ -2,15 +2,16 @@
 
 import torch as th
 from torch import nn
+from torch.nn import functional as F
 
 
 class OutputLinear(nn.Linear):
     """
     ``nn.Linear`` in the precision of its own weights, even under ``th.autocast``.
 
-    For the layer whose outputs are values: bfloat16 has 8 bits, so that near 100 it would round a value to a multiple
-    of 0.5, more than the actions differ, than a temperature, and than a reward. As the layer is small, this costs next
-    to nothing.
+    For layers whose outputs are values or the parameters of a distribution: bfloat16 has 8 bits, so that near 100 it
+    would round a value to a multiple of 0.5, more than actions, temperatures and rewards differ. As these layers are
+    small, this costs next to nothing.
     """
 
     @classmethod
@@ -26,8 +27,10 @@ class OutputLinear(nn.Linear):
         return output
 
     def forward(self, x: th.Tensor) -> th.Tensor:
+        if not th.is_autocast_enabled(x.device.type):
+            return F.linear(x, self.weight, self.bias)
         with th.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype))
+            return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
 def with_output_linear(layers: nn.Sequential) -> nn.Sequential:

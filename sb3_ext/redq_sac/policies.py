@@ -8,12 +8,12 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
 from sb3_ext.common.optimizers import with_fused_adam
-from sb3_ext.nets import EnsembleMLP
+from sb3_ext.nets import EnsembleMLP, OutputLinear
 
 
 class EnsembleCritic(ContinuousCritic):
@@ -140,6 +140,14 @@ class REDQSACPolicy(SACPolicy):
             **self.regularisation,
             "share_features_extractor": self.share_features_extractor,
         }
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
+        actor = super().make_actor(features_extractor)
+        for name in ("mu", "log_std"):  # with gSDE other modules, which always run in float32
+            layer = getattr(actor, name)
+            if isinstance(layer, nn.Linear):
+                setattr(actor, name, OutputLinear.of(layer))
+        return actor
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:
         critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)

@@ -175,7 +175,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param compile: run the networks through ``torch.compile`` while training. Costs up to half a minute at the first
         update, and needs a C++ compiler; without one there is a warning, and no compilation
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
-        excepted; it pays on CPUs with AVX512-BF16 or AMX and on GPUs. ``"auto"``: where it pays. ``None``: float32
+        excepted; it pays on CPUs with AVX512-BF16 or AMX, which ``"auto"`` looks for. ``None``: float32
     :param cuda_graphs: on a GPU, record the updates between two rollouts once and repeat the recording, which launches
         them at once; where that is not possible there is a warning. No effect on a CPU. Not yet tried on a GPU
     :param buffer_device: where minibatches are gathered. ``"auto"``: on a GPU as SB3's buffer with a copy there

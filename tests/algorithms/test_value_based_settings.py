@@ -31,6 +31,7 @@ from sb3_ext import (
     PrioritizedReplayBuffer,
     SoftDQN,
 )
+from sb3_ext.common import precision
 from sb3_ext.common.compilation import compiled_or_plain
 from sb3_ext.common.value_based import DQNKwargs, ValueBasedAlgorithm, ValueBasedKwargs
 from sb3_ext.iqn.policies import MlpPolicy as IQNPolicy
@@ -658,6 +659,35 @@ def test_lower_precision_is_close(cls: Any, double_q: bool) -> None:
     assert (gradients_of(model, actual.losses) - gradient).norm() < 0.05 * gradient.norm()
     model.learn(60)
     assert all(value.dtype in (th.float32, th.int64) for value in model.policy.state_dict().values())
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+@each_class
+def test_values_keep_their_digits_in_lower_precision(cls: Any, dueling: bool) -> None:
+    """bfloat16 knows 1000 and 1004, and nothing between them."""
+    model = make(cls, autocast_dtype="bfloat16", policy_kwargs=dict(net_arch=[64], dueling=dueling))
+    network = model.q_net
+    head = network.f if cls is IQN else network.q_net
+    if dueling:
+        head = (head if cls is IQN else head[0]).value
+    with th.no_grad():
+        head[-1].bias += 1001.5
+        obs = th.rand(256, 4)
+        exact, lower = network(obs), model._evaluate(network, obs)
+    assert lower.dtype == th.float32 and not th.equal(lower, exact)
+    assert (lower - exact).abs().max() < 0.05
+    assert (exact.bfloat16().float() - exact).abs().min() > 0.5
+
+
+@each_class
+def test_auto_is_what_the_processor_computes_in(cls: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for has_bfloat16, same in ((True, "bfloat16"), (False, None)):
+        monkeypatch.setattr(precision, "cpu_computes_in_bfloat16", lambda value=has_bfloat16: value)
+        automatic, named = make(cls, autocast_dtype="auto").learn(40), make(cls, autocast_dtype=same).learn(40)
+        for name, value in named.policy.state_dict().items():
+            assert th.equal(automatic.policy.state_dict()[name], value), name
+        automatic.save(tmp_path / "model")
+        assert cls.load(tmp_path / "model").autocast_dtype == copy.deepcopy(automatic).autocast_dtype == "auto"
 
 
 @pytest.fixture

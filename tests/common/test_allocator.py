@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -37,7 +38,8 @@ print(faults() - before)
 
 
 def page_faults(whose: str, **variables: str) -> int:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    others = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PAGE_FAULTS, whose],
         env={**environment, **variables},
@@ -51,23 +53,32 @@ def page_faults(whose: str, **variables: str) -> int:
 @needs_glibc
 def test_memory_is_kept_from_one_update_to_the_next() -> None:
     n_pages = 10 * 8 * 4 * 2**20 // os.sysconf("SC_PAGE_SIZE")
+    # Where the last block on the heap happens to be in use, nothing before it is given back: one run in six
+    without = next(filter(None, (page_faults("SB3's") for _ in range(6))), 0)
+    if without == 0:
+        pytest.skip("this system does not count page faults")
     # With huge pages there may be fewer faults than pages
-    without = page_faults("SB3's")
     assert without > n_pages / 600
     assert page_faults("ours") < min(without / 10, n_pages / 100)
     # Whoever has settings of their own keeps them
-    assert page_faults("ours", MALLOC_TRIM_THRESHOLD_="131072") > without / 2
+    assert any(page_faults("ours", MALLOC_TRIM_THRESHOLD_="131072") > without / 2 for _ in range(6))
+
+
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    keep_freed_memory.cache_clear()
+    yield
+    keep_freed_memory.cache_clear()
 
 
 @needs_glibc
+@pytest.mark.usefixtures("asked_anew")
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
 def test_settings_of_the_environment_are_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in [variable for variable in os.environ if variable.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
         monkeypatch.delenv(variable)
-    keep_freed_memory.cache_clear()
     assert keep_freed_memory()
     monkeypatch.setenv(name, "1")
     assert keep_freed_memory(), "asked once a process"
     keep_freed_memory.cache_clear()
     assert not keep_freed_memory()
-    keep_freed_memory.cache_clear()

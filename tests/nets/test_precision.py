@@ -1,11 +1,13 @@
 """Values keep float32 where networks run in bfloat16."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
-from sb3_ext.common.precision import autocast_dtype_on, computes_in_bfloat16
+from sb3_ext.common.precision import autocast_dtype_on, cpu_computes_in_bfloat16
 from sb3_ext.nets import DuelingMLP, EnsembleMLP, OutputLinear, with_output_linear
 
 
@@ -56,16 +58,26 @@ def test_gradients_reach_all_parameters_in_float32() -> None:
     assert all(p.grad is not None and p.grad.dtype == th.float32 and p.grad.any() for p in network.parameters())
 
 
-def test_auto_asks_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
-    computes_in_bfloat16.cache_clear()
-    for avx, amx in ((True, False), (False, True), (False, False)):
-        monkeypatch.setattr(th.cpu, "_is_avx512_bf16_supported", lambda value=avx: value)
-        monkeypatch.setattr(th.cpu, "_is_amx_tile_supported", lambda value=amx: value)
-        assert autocast_dtype_on("auto", "cpu") == (th.bfloat16 if avx or amx else None)
-        assert autocast_dtype_on("bfloat16", "cpu") == th.bfloat16
-        assert autocast_dtype_on(None, "cpu") is None
-        computes_in_bfloat16.cache_clear()
-    monkeypatch.setattr(th.cuda, "is_available", lambda: False)
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    cpu_computes_in_bfloat16.cache_clear()
+    yield
+    cpu_computes_in_bfloat16.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+@pytest.mark.parametrize(("avx", "amx"), [(True, False), (False, True), (False, False)])
+def test_auto_asks_the_processor(avx: bool, amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(th.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    monkeypatch.setattr(th.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert autocast_dtype_on("auto", "cpu") == (th.bfloat16 if avx or amx else None)
+    assert autocast_dtype_on("bfloat16", "cpu") == th.bfloat16
+    assert autocast_dtype_on(None, "cpu") is None
     assert autocast_dtype_on("auto", "cuda") is None
-    assert autocast_dtype_on("auto", "mps") is None
-    computes_in_bfloat16.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_a_torch_that_does_not_look_at_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(th.cpu, "_is_avx512_bf16_supported")
+    monkeypatch.delattr(th.cpu, "_is_amx_tile_supported")
+    assert autocast_dtype_on("auto", "cpu") is None
