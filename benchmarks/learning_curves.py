@@ -33,6 +33,7 @@ PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium",
 ATARI_FRAME_SKIP = 4
 # Okabe and Ito's palette, told apart by colour-blind readers; the line style says it once more
 STYLES = [("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", "-"), ("#56B4E9", "--")]
+STYLES += [("#000000", "-."), ("#7F4F24", ":")]
 
 
 class _ArgsLoader(yaml.SafeLoader):
@@ -150,14 +151,22 @@ def curves_by_variant(rows: list[dict[str, str]], bin_size: int = 1) -> dict[str
     """
     :param rows: of ``returns.csv``
     :param bin_size: time steps are rounded up to a multiple of it
-    :return: environment -> variant -> seed -> time step -> returns of the episodes
+    :return: environment -> variant -> seed -> time step -> returns of the episodes; without a last bin that the run
+        has not got half through: an episode or two
     """
     result: dict[str, dict[str, dict[int, Curve]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     )
+    last_steps: dict[tuple[str, str, int], int] = defaultdict(int)
     for row in rows:
         step = -(-int(row["timesteps"]) // bin_size) * bin_size
         result[row["env"]][row["variant"]][int(row["seed"])][step].append(float(row["return"]))
+        run = (row["env"], row["variant"], int(row["seed"]))
+        last_steps[run] = max(last_steps[run], int(row["timesteps"]))
+    for (env, variant, seed), last_step in last_steps.items():
+        curve = result[env][variant][seed]
+        if len(curve) > 1 and last_step <= max(curve) - bin_size / 2:
+            del curve[max(curve)]
     return result
 
 
