@@ -31,6 +31,7 @@ from stable_baselines3 import SAC
 from tqdm import tqdm
 
 from sb3_ext import REDQSAC
+from sb3_ext.common.precision import cpu_computes_in_bfloat16
 
 DIMENSIONS = {"humanoid": (376, 17), "hopper": (11, 3)}
 BATCH_SIZE = 256
@@ -204,10 +205,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--stored", type=int, default=20_000, help="transitions in the replay buffer")
     parser.add_argument("--dimensions", nargs="+", choices=list(DIMENSIONS), default=list(DIMENSIONS))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--no-bfloat16", action="store_true", help="on CPUs that are slow in it")
+    parser.add_argument("--no-bfloat16", action="store_true", help="always so on CPUs that only emulate it")
     args = parser.parse_args()
     if args.repeats < 1 or args.updates < UTD or args.updates % UTD:
         parser.error(f"--repeats {args.repeats} must be at least 1, --updates {args.updates} a positive multiple of 20")
+    # Emulated, these lines alone would take hours
+    args.no_bfloat16 |= args.device == "cpu" and not cpu_computes_in_bfloat16()
     if args.device == "cuda" and not th.cuda.is_available():
         parser.error("--device cuda: there is no GPU that PyTorch can use")
     return args
