@@ -31,9 +31,11 @@ import yaml
 
 PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "mujoco", "ale-py", "numpy")
 ATARI_FRAME_SKIP = 4
-# Okabe and Ito's palette, told apart by colour-blind readers; the line style says it once more
-STYLES = [("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", "-"), ("#56B4E9", "--")]
-STYLES += [("#000000", "-."), ("#7F4F24", ":")]
+# Okabe and Ito's palette and a brown, told apart by colour-blind readers; the line style says it once more
+STYLES = [
+    *(("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":")),
+    *(("#E69F00", "-"), ("#56B4E9", "--"), ("#000000", "-."), ("#7F4F24", ":")),
+]
 
 
 class _ArgsLoader(yaml.SafeLoader):

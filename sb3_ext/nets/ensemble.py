@@ -10,6 +10,8 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_ext.nets.precision import in_own_precision
+
 # What becomes of a stacked parameter, whose first axis is the network, before a layer uses it
 Pick = Callable[[th.Tensor], th.Tensor]
 
@@ -54,8 +56,9 @@ class EnsembleLinear(StackedLayer):
         weight, bias = pick(self.weight), pick(self.bias)
         if weight.shape[-1] == 1:
             # A dot product: matrix products with one column are slow. Its results are values, see `OutputLinear`
-            with th.autocast(x.device.type, enabled=False):
-                return th.linalg.vecdot(x.to(weight.dtype), weight.mT).unsqueeze(-1) + bias
+            return in_own_precision(
+                lambda inputs: th.linalg.vecdot(inputs, weight.mT).unsqueeze(-1) + bias, x, weight.dtype
+            )
         return th.baddbmm(bias, x, weight)
 
 

@@ -1,8 +1,23 @@
 """Layers that keep their precision where the rest of a network runs in a lower one."""
 
+from collections.abc import Callable
+
 import torch as th
 from torch import nn
 from torch.nn import functional as F
+
+
+def in_own_precision(layer: Callable[[th.Tensor], th.Tensor], x: th.Tensor, dtype: th.dtype) -> th.Tensor:
+    """
+    :param layer: a function of ``x``
+    :param x: its input; under ``th.autocast`` it may be of lower precision
+    :param dtype: of the layer's weights
+    :return: ``layer(x)``, computed in ``dtype`` even under ``th.autocast``
+    """
+    if not th.is_autocast_enabled(x.device.type):
+        return layer(x)
+    with th.autocast(x.device.type, enabled=False):
+        return layer(x.to(dtype))
 
 
 class OutputLinear(nn.Linear):
@@ -27,10 +42,7 @@ class OutputLinear(nn.Linear):
         return output
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        if not th.is_autocast_enabled(x.device.type):
-            return F.linear(x, self.weight, self.bias)
-        with th.autocast(x.device.type, enabled=False):
-            return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        return in_own_precision(lambda inputs: F.linear(inputs, self.weight, self.bias), x, self.weight.dtype)
 
 
 def with_output_linear(layers: nn.Sequential) -> nn.Sequential:
