@@ -21,6 +21,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch as th
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 from reporting import installed_versions, write_csv
 from roofline import Work, matrix_flops
 from tqdm import tqdm
@@ -135,6 +136,8 @@ def draw(rows: list[dict[str, Any]], figure: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel=LABELS[name], ylabel="ms per environment step")
         axis.set_xticks(values, [str(value) for value in values])
         axis.minorticks_off()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.axvline(DEFAULTS[name], color="0.7", linestyle=":", linewidth=1)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
