@@ -5,10 +5,10 @@ From runs of rl_zoo3 to the committed results: raw returns and commands as CSV, 
     python benchmarks/learning_curves.py plot docs/results/redq_sac --figure docs/figures/redq_sac.png
 
 ``collect`` writes ``returns.csv`` (every evaluation episode of every run that it is given) and ``runs.csv`` (command,
-seed and versions of each; so collect in the environment that they ran in). A run's variant is what ``--log-folder``
-ended in, without the seed: ``logs/hopper_redq_1`` is seed 1 of ``hopper_redq``. With ``--training`` the returns are
-those of the training episodes, from the monitor files, as Atari results are published. ``plot`` reads nothing else than
-these files and, if it is there, ``published.csv``; ``--bin`` averages over so many steps.
+seed, versions and processor of each; so collect in the environment that they ran in). A run's variant is what
+``--log-folder`` ended in, without the seed: ``logs/hopper_redq_1`` is seed 1 of ``hopper_redq``. With ``--training``
+the returns are those of the training episodes, from the monitor files, as Atari results are published. ``plot`` reads
+nothing else than these files and, if it is there, ``published.csv``; ``--bin`` averages over so many steps.
 """
 
 import argparse
@@ -28,6 +28,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import yaml
+
+from sb3_ext.common.precision import cpu_capability
 
 PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "mujoco", "ale-py", "numpy")
 ATARI_FRAME_SKIP = 4
@@ -101,7 +103,8 @@ def read_run(folder: Path, training: bool = False) -> tuple[list[dict[str, Any]]
     start = words.index("-m") if "-m" in words else 1
     command = shlex.join(["python" if "-m" in words else "rl_zoo3", *words[start:]])
     versions = " ".join(f"{name}={metadata.version(name)}" for name in PACKAGES if installed(name))
-    return rows, identity | {"command": command, "versions": f"python={platform.python_version()} {versions}"}
+    machine = f"python={platform.python_version()} cpu={cpu_capability()}"
+    return rows, identity | {"command": command, "versions": f"{machine} {versions}"}
 
 
 def installed(package: str) -> bool:

@@ -29,3 +29,11 @@ def cpu_computes_in_bfloat16() -> bool:
     # torch's own look at the processor, which it does not promise to keep; on others than x86-64 it says no
     looks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(th.cpu, look, bool)() for look in looks)
+
+
+def cpu_capability() -> str:
+    """
+    :return: the instructions of this processor that decide how, and how exactly, networks are computed: ``AVX512`` or
+        ``AVX2``, say, with ``+BF16`` where ``autocast_dtype="auto"`` means bfloat16
+    """
+    return th.backends.cpu.get_cpu_capability() + ("+BF16" if cpu_computes_in_bfloat16() else "")

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from sb3_ext.common.precision import cpu_capability
 from sb3_ext.experiments.runs import ALREADY_RUNNING, read_json, write_json
 from sb3_ext.zoo import register
 
@@ -24,9 +25,9 @@ PACKAGES = ("sb3-ext", "torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "
 
 def versions() -> dict[str, str]:
     """
-    :return: of Python and of the packages that a result may depend on
+    :return: of Python, of the packages that a result may depend on, and of the processor what it can do
     """
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "cpu": cpu_capability()}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
-from sb3_ext.common.precision import autocast_dtype_on, cpu_computes_in_bfloat16
+from sb3_ext.common.precision import autocast_dtype_on, cpu_capability, cpu_computes_in_bfloat16
 from sb3_ext.nets import DuelingMLP, EnsembleMLP, OutputLinear, with_output_linear
 
 
@@ -74,6 +74,7 @@ def test_auto_asks_the_processor(avx: bool, amx: bool, monkeypatch: pytest.Monke
     assert autocast_dtype_on("bfloat16", "cpu") == th.bfloat16
     assert autocast_dtype_on(None, "cpu") is None
     assert autocast_dtype_on("auto", "cuda") is None
+    assert cpu_capability() == th.backends.cpu.get_cpu_capability() + ("+BF16" if avx or amx else "")
 
 
 @pytest.mark.usefixtures("asked_anew")
