@@ -62,6 +62,10 @@ figures: install
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/lunar_lander
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/lunar_lander_trials
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/inverted_pendulum_actor_gradients
+	$(BIN)/python -m sb3_ext.experiments redraw docs/results/hopper_redq_mistakes
+	$(BIN)/python -m sb3_ext.experiments redraw docs/results/inverted_pendulum_redq_mistakes
+	$(BIN)/python -m sb3_ext.experiments redraw docs/results/redq_bfloat16
+	$(BIN)/python benchmarks/scaling.py --plot-only --output benchmarks/results/scaling.csv --figure docs/figures/scaling.png
 
 clean:
 	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
