@@ -5,10 +5,11 @@ From runs of rl_zoo3 to the committed results: raw returns and commands as CSV, 
     python benchmarks/learning_curves.py plot docs/results/redq_sac --figure docs/figures/redq_sac.png
 
 ``collect`` writes ``returns.csv`` (every evaluation episode of every run that it is given) and ``runs.csv`` (command,
-seed, versions and processor of each; so collect in the environment that they ran in). A run's variant is what
-``--log-folder`` ended in, without the seed: ``logs/hopper_redq_1`` is seed 1 of ``hopper_redq``. With ``--training``
-the returns are those of the training episodes, from the monitor files, as Atari results are published. ``plot`` reads
-nothing else than these files and, if it is there, ``published.csv``; ``--bin`` averages over so many steps.
+seed, versions and processor of each; so collect in the environment, and on the machine, that they ran in). A run's
+variant is what ``--log-folder`` ended in, without the seed: ``logs/hopper_redq_1`` is seed 1 of ``hopper_redq``. With
+``--training`` the returns are those of the training episodes, from the monitor files, as Atari results are published.
+``plot`` reads nothing else than these files and, if it is there, ``published.csv``; ``--bin`` averages over so many
+steps.
 """
 
 import argparse

@@ -34,6 +34,7 @@ def cpu_computes_in_bfloat16() -> bool:
 def cpu_capability() -> str:
     """
     :return: the instructions of this processor that decide how, and how exactly, networks are computed: ``AVX512`` or
-        ``AVX2``, say, with ``+BF16`` where ``autocast_dtype="auto"`` means bfloat16
+        ``AVX2``, say, in one word, with ``+BF16`` where ``autocast_dtype="auto"`` means bfloat16
     """
-    return th.backends.cpu.get_cpu_capability() + ("+BF16" if cpu_computes_in_bfloat16() else "")
+    instructions = th.backends.cpu.get_cpu_capability().replace(" ", "-")  # "NO AVX", "Z VECTOR"
+    return instructions + ("+BF16" if cpu_computes_in_bfloat16() else "")

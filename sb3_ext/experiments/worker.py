@@ -25,7 +25,7 @@ PACKAGES = ("sb3-ext", "torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "
 
 def versions() -> dict[str, str]:
     """
-    :return: of Python, of the packages that a result may depend on, and of the processor what it can do
+    :return: versions of Python and of the packages that a result may depend on, and what the processor can do
     """
     found = {"python": platform.python_version(), "cpu": cpu_capability()}
     for package in PACKAGES:

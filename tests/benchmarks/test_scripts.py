@@ -15,6 +15,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_ext import REDQSAC
+from sb3_ext.common.precision import cpu_capability
 
 REPOSITORY = Path(__file__).parents[2]
 LEARNING_CURVES = REPOSITORY / "benchmarks" / "learning_curves.py"
@@ -63,7 +64,7 @@ def test_runs_are_collected_and_drawn(tmp_path: Path) -> None:
     runs = read(results / "runs.csv")
     # As one has to type it: the quotes within a parameter survive the shell
     assert shlex.split(runs[0]["command"]) == ["python", "-m", "rl_zoo3.train", "--seed", "1", "-params", "a:'b'"]
-    assert "torch=" in runs[0]["versions"] and f"cpu={th.backends.cpu.get_cpu_capability()}" in runs[0]["versions"]
+    assert "torch=" in runs[0]["versions"] and f" cpu={cpu_capability()} " in runs[0]["versions"]
 
     run(LEARNING_CURVES, "plot", results, "--figure", "figure.png", cwd=tmp_path)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

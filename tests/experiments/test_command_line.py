@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch as th
+
+from sb3_ext.common.precision import cpu_capability
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 
@@ -95,7 +96,7 @@ def test_a_killed_grid_goes_on_and_no_run_is_done_twice(tmp_path, write_experime
     for path, (_, text) in after.items():
         content = json.loads(text)
         assert content["command"].startswith("python -m rl_zoo3.train --algo d") and content["versions"]["torch"]
-        assert content["versions"]["cpu"].startswith(th.backends.cpu.get_cpu_capability())
+        assert content["versions"]["cpu"] == cpu_capability()
         with np.load(next(path.parent.glob("training/*/*/evaluations.npz"))) as evaluations:
             assert evaluations["timesteps"].tolist() == [100, 200] and evaluations["results"].shape == (2, 2)
     # The settings arrived: rl_zoo3 writes down what it used
