@@ -15,11 +15,9 @@ steps.
 import argparse
 import csv
 import itertools
-import platform
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import yaml
 
-from sb3_ext.common.precision import cpu_capability
+from sb3_ext.experiments.worker import versions
 
-PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "mujoco", "ale-py", "numpy")
 ATARI_FRAME_SKIP = 4
 # Okabe and Ito's palette and a brown, told apart by colour-blind readers; the line style says it once more
 STYLES = [
@@ -103,13 +100,8 @@ def read_run(folder: Path, training: bool = False) -> tuple[list[dict[str, Any]]
     words = (folder / env / "command.txt").read_text().split(" ")
     start = words.index("-m") if "-m" in words else 1
     command = shlex.join(["python" if "-m" in words else "rl_zoo3", *words[start:]])
-    versions = " ".join(f"{name}={metadata.version(name)}" for name in PACKAGES if installed(name))
-    machine = f"python={platform.python_version()} cpu={cpu_capability()}"
-    return rows, identity | {"command": command, "versions": f"{machine} {versions}"}
-
-
-def installed(package: str) -> bool:
-    return any(metadata.distributions(name=package))
+    installed = " ".join(f"{name}={version}" for name, version in versions().items())
+    return rows, identity | {"command": command, "versions": installed}
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
