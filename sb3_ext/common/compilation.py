@@ -5,10 +5,38 @@ from collections.abc import Callable
 from typing import Any
 
 import torch as th
+from torch import nn
 
 # Networks of one class share their code, for which torch keeps 8 compiled versions in a process unless told otherwise:
 # too few for the trials of a hyperparameter search
 _N_COMPILED_VERSIONS = 256
+
+
+class LossGradients:
+    """
+    A loss and its gradients as one function, so that both are compiled as one: nothing of autograd is left to do at
+    run time, and what the backward pass needs of the forward pass needs not be kept for long.
+
+    :param loss: a module that returns a tuple of tensors, its loss (a scalar) first. It may change no buffers (such as
+        the statistics of batch normalisation)
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        self.loss = loss
+
+    def of(self, parameters: dict[str, th.Tensor], *args: Any) -> tuple[th.Tensor, ...]:
+        """
+        :param parameters: detached, by their names in the loss. The others are constants
+        :param args: of the loss
+        :return: the gradients, in the order of the parameters, then what the loss returns, detached
+        """
+
+        def evaluate(parameters: dict[str, th.Tensor]) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
+            results = th.func.functional_call(self.loss, parameters, args)
+            return results[0], results
+
+        gradients, results = th.func.grad(evaluate, has_aux=True)(parameters)
+        return *gradients.values(), *results
 
 
 class CompiledFunctions:

@@ -34,8 +34,9 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     networks that are compiled or of lower precision while training (and on a CPU memory that stays with the process
     between updates, see :func:`~sb3_ext.common.allocator.keep_freed_memory`):
 
-    - ``compile=True`` runs them through ``torch.compile``. It costs up to half a minute at the first update and needs a
-      C++ compiler; without one there is a warning, and no compilation.
+    - ``compile=True`` runs them through ``torch.compile``, on a CPU where no gradient is asked for (and a loss together
+      with its gradient, where an algorithm says so). It costs up to half a minute at the first update and needs a C++
+      compiler; without one there is a warning, and no compilation.
     - ``autocast_dtype="bfloat16"`` evaluates them in that precision; their last layers, losses and optimisers stay in
       float32. It pays on CPUs with AVX512-BF16 or AMX: ``"auto"`` is ``"bfloat16"`` there and ``None`` elsewhere,
       also on GPUs, where it has not been measured.
@@ -132,6 +133,10 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_compiled"]
 
+    @property
+    def _compiles(self) -> bool:
+        return self.compile
+
     def _evaluate(self, function: Callable[..., Evaluated], *args: Any, **kwargs: Any) -> Evaluated:
         """
         Evaluate a network as the training does: compiled and in lower precision if asked for.
@@ -141,7 +146,10 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         :param kwargs: its named arguments
         :return: what it returns, a tensor or a tuple of them, always in float32
         """
-        if self.compile:
+        # On a CPU the compiled forward pass of a gradient takes two to three times as long as the plain one: it also
+        # writes, byte by byte, where each activation was positive
+        is_slower = self.device.type == "cpu" and th.is_grad_enabled()
+        if self._compiles and not is_slower:
             function = self._compiled.of(function)
         dtype = autocast_dtype_on(self.autocast_dtype, self.device.type)
         if dtype is None:

@@ -17,30 +17,31 @@ BACKUPS = ("vanilla", "doubleq", "min", "mean", "redq", "rem")
 AGGREGATES = ("mean", "min")
 
 
-def _vanilla(next_q: th.Tensor) -> th.Tensor:
+def _vanilla(next_q: th.Tensor, _: th.Tensor | None) -> th.Tensor:
     return next_q
 
 
-def _doubleq(next_q: th.Tensor) -> th.Tensor:
+def _doubleq(next_q: th.Tensor, _: th.Tensor | None) -> th.Tensor:
     # A cyclic shift, not a reversal: with odd N a reversal would give the middle critic its own value.
     return next_q.roll(-1, dims=0)
 
 
-def _min(next_q: th.Tensor) -> th.Tensor:
+def _min(next_q: th.Tensor, _: th.Tensor | None) -> th.Tensor:
     return next_q.amin(dim=0, keepdim=True)
 
 
-def _mean(next_q: th.Tensor) -> th.Tensor:
+def _mean(next_q: th.Tensor, _: th.Tensor | None) -> th.Tensor:
     return next_q.mean(dim=0, keepdim=True)
 
 
-def _rem(next_q: th.Tensor) -> th.Tensor:
-    weights = random_mixture_weights(next_q.shape[0], next_q.shape[1], dtype=next_q.dtype, device=next_q.device)
-    return (weights * next_q).sum(dim=0, keepdim=True)
+def _rem(next_q: th.Tensor, mixture: th.Tensor | None) -> th.Tensor:
+    if mixture is None:
+        mixture = random_mixture_weights(next_q.shape[0], next_q.shape[1], dtype=next_q.dtype, device=next_q.device)
+    return (mixture * next_q).sum(dim=0, keepdim=True)
 
 
 # ``redq`` is the minimum over the critics it was given: only the subset is ever evaluated.
-_BACKUP_FUNCTIONS: dict[str, Callable[[th.Tensor], th.Tensor]] = {
+_BACKUP_FUNCTIONS: dict[str, Callable[[th.Tensor, th.Tensor | None], th.Tensor]] = {
     "vanilla": _vanilla,
     "doubleq": _doubleq,
     "min": _min,
@@ -50,19 +51,21 @@ _BACKUP_FUNCTIONS: dict[str, Callable[[th.Tensor], th.Tensor]] = {
 }
 
 
-def ensemble_backup(backup: str, next_q: th.Tensor, n_critics: int) -> th.Tensor:
+def ensemble_backup(backup: str, next_q: th.Tensor, n_critics: int, mixture: th.Tensor | None = None) -> th.Tensor:
     """
     The value of the next state-action pair that each critic is to learn.
 
     :param backup: one of ``BACKUPS``
     :param next_q: values of the target critics, shape (N, B); for ``redq`` those of the subset, shape (M, B)
     :param n_critics: N, the number of critics that are to learn
+    :param mixture: for ``rem``: the convex combinations, shape (N, B); ``None``: :func:`random_mixture_weights` draws
+        them. The others do without
     :return: shape (N, B): row i is the value for critic i (a view where all critics share one value)
     :raises ValueError: if ``backup`` is unknown
     """
     if backup not in _BACKUP_FUNCTIONS:
         raise ValueError(f"target_backup={backup!r} is not one of {', '.join(BACKUPS)}")
-    return _BACKUP_FUNCTIONS[backup](next_q).expand(n_critics, -1)
+    return _BACKUP_FUNCTIONS[backup](next_q, mixture).expand(n_critics, -1)
 
 
 def random_mixture_weights(

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_ext import REDQSAC, DeviceReplayBuffer, PrioritizedReplayBuffer
 from sb3_ext.common import cuda_graphs
@@ -261,15 +263,121 @@ def fresh_compiler() -> Iterator[None]:
     th.compiler.reset()
 
 
-@pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("variant", [{}, dict(actor_gradient="reinforce", n_actor_samples=2)], ids=str)
-def test_compiled_updates_are_the_plain_ones(variant: dict[str, Any], tmp_path: Path) -> None:
+@pytest.fixture
+def traced_only(monkeypatch: pytest.MonkeyPatch, fresh_compiler: None) -> None:
+    """All of `torch.compile` but the C++ code at its end, which takes most of the time."""
+    compile_really = th.compile
+    monkeypatch.setattr(
+        th, "compile", lambda function, **kwargs: compile_really(function, backend="aot_eager", **kwargs)
+    )
+
+
+@pytest.fixture
+def no_excuses() -> Iterator[None]:
+    """What cannot be compiled is an error."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True has no effect")
-        compiled = make(compile=True, **variant).learn(24)
+        yield
+
+
+@pytest.mark.usefixtures("fresh_compiler", "no_excuses")
+@pytest.mark.parametrize("variant", [{}, dict(actor_gradient="reinforce", n_actor_samples=2)], ids=str)
+def test_compiled_updates_are_the_plain_ones(variant: dict[str, Any], tmp_path: Path) -> None:
+    compiled = make(compile=True, **variant).learn(24)
     assert_close(compiled, make(**variant).learn(24), atol=1e-4)
     compiled.save(tmp_path / "model")
     assert REDQSAC.load(tmp_path / "model").compile
+
+
+class BatchNormExtractor(FlattenExtractor):
+    """Has buffers that its forward pass changes."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.normalise = th.nn.BatchNorm1d(self.features_dim)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.normalise(super().forward(observations))
+
+
+IMAGES = dict(policy="CnnPolicy", env="images", gradient_steps=2, policy_delay=2)
+SMALL_CNN = dict(net_arch=[8], features_extractor_kwargs=dict(features_dim=8))
+
+
+@pytest.mark.usefixtures("traced_only", "no_excuses")
+@pytest.mark.parametrize(
+    "variant",
+    [
+        dict(target_backup="rem"),
+        dict(target_backup="doubleq", n_steps=3),
+        dict(replay_buffer_class=PrioritizedReplayBuffer),
+        dict(**IMAGES, policy_kwargs=SMALL_CNN),
+        dict(**IMAGES, policy_kwargs=dict(**SMALL_CNN, share_features_extractor=True)),
+        dict(policy="MultiInputPolicy", env="dictionaries"),
+    ],
+    ids=str,
+)
+def test_traced_updates_are_the_plain_ones(variant: dict[str, Any]) -> None:
+    images = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1, discrete=False)
+    images.observation_space.seed(0)
+    envs = {"images": images, "dictionaries": SimpleMultiObsEnv(discrete_actions=False), "Pendulum-v1": "Pendulum-v1"}
+    env = envs[variant.get("env", "Pendulum-v1")]
+    plain, compiled = (make(**{**variant, "env": copy.deepcopy(env)}, compile=c).learn(24) for c in (False, True))
+    assert_close(compiled, plain, atol=1e-4)
+    assert compiled.logger.name_to_value["train/critic_loss"] == pytest.approx(
+        plain.logger.name_to_value["train/critic_loss"], rel=1e-3
+    )
+
+
+def test_batch_normalisation_is_not_compiled() -> None:
+    kwargs = dict(policy_kwargs=dict(net_arch=[8], features_extractor_class=BatchNormExtractor))
+    with pytest.warns(UserWarning, match="compile=True has no effect on networks with batch normalisation"):
+        model = make(compile=True, **kwargs).learn(24)
+    assert_close(model, make(**kwargs).learn(24), atol=0.0)
+
+
+@pytest.mark.usefixtures("traced_only", "no_excuses")
+def test_compiled_updates_leave_frozen_layers_alone() -> None:
+    models = []
+    for is_compiled in (False, True):
+        models.append(make(compile=is_compiled).learn(24))
+        weight = models[-1].critic.ensemble.layers[0].weight.requires_grad_(False)
+        before = weight.clone()
+        models[-1].learn(4, reset_num_timesteps=False)
+        assert th.equal(weight, before)
+    assert_close(*models, atol=1e-4)
+
+
+@pytest.mark.usefixtures("traced_only", "no_excuses")
+def test_compiled_dropout_trains() -> None:
+    model = make(compile=True, policy_kwargs=dict(net_arch=[8], dropout=0.2, layer_norm=True, n_critics=2))
+    before = copy.deepcopy(model.policy.state_dict())
+    model.learn(24)
+    changed = [not th.equal(value, before[name]) for name, value in model.policy.state_dict().items()]
+    assert all(changed) and model._n_updates == 80
+
+
+def test_updates_without_a_compiler_are_the_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(function: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(th, "compile", failing)
+    with pytest.warns(UserWarning, match="compile=True has no effect from here on: .* no C\\+\\+ compiler"):
+        model = make(compile=True).learn(24)
+    assert_close(model, make().learn(24), atol=1e-4)
+
+
+def test_the_loss_trains_what_the_optimizer_has() -> None:
+    """A features extractor that the actor shares learns from the actor's loss alone."""
+    env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1, discrete=False)
+    for is_shared in (False, True):
+        model = make(policy="CnnPolicy", env=env, policy_kwargs=dict(**SMALL_CNN, share_features_extractor=is_shared))
+        trained = model._critic_loss.trained_parameters()
+        expected = {f"critic.{name}": p for name, p in model.critic.named_parameters()}
+        if is_shared:
+            expected = {name: p for name, p in expected.items() if "features_extractor" not in name}
+        assert trained.keys() == expected.keys() and len(trained) > 0
+        assert all(trained[name] is expected[name] for name in trained)
 
 
 def test_lower_precision_is_near_and_leaves_parameters_alone() -> None:

@@ -211,6 +211,12 @@ def test_rem_stays_between_the_critics(n_critics: int, seed: int, scale: float) 
     assert (result == result[:1]).all()
 
 
+def test_rem_takes_the_mixture_that_it_is_given() -> None:
+    mixture = th.tensor([[0.25, 1.0], [0.75, 0.0]])
+    next_q = th.tensor([[4.0, 5.0], [8.0, 7.0]])
+    th.testing.assert_close(ensemble_backup("rem", next_q, 3, mixture), th.tensor([[7.0, 5.0]] * 3))
+
+
 def test_rem_draws_anew() -> None:
     next_q = random_q()
     th.manual_seed(0)
