@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reporting import installed_versions, write_csv
+from reporting import machine, write_csv
 from stable_baselines3.common.callbacks import BaseCallback
 
 SAMPLES = "n_quantile_samples:{0} n_target_quantile_samples:{0} n_action_quantile_samples:32"
@@ -163,7 +163,7 @@ def main() -> None:
             rows.append(measure(name, repeat, args))
             print(f"{repeat + 1}/{args.repeats} {name}: {rows[-1]['steps_per_s']} steps/s", flush=True)
             # Written anew each time: an interruption loses one run
-            write_csv(args.output, rows, f"{installed_versions(PACKAGES)}, {os.cpu_count()} cores")
+            write_csv(args.output, rows, machine(*PACKAGES, n_threads=args.threads))
     print(table(rows))
 
 

@@ -1,12 +1,17 @@
 """How the benchmarks write down what they measured, and with which packages."""
 
 import csv
+import os
 import platform
 import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import torch as th
+
+from sb3_ext.common.precision import cpu_capability
 
 
 def installed_versions(packages: tuple[str, ...]) -> str:
@@ -21,6 +26,18 @@ def installed_versions(packages: tuple[str, ...]) -> str:
         except metadata.PackageNotFoundError:
             continue
     return f"Python {platform.python_version()}, {', '.join(versions)}"
+
+
+def machine(*packages: str, device: str = "cpu", n_threads: int | None = None) -> str:
+    """
+    :param packages: names of distributions
+    :param device: of the measurements
+    :param n_threads: of PyTorch; ``None``: as in this process
+    :return: one line on what the figures were measured with
+    """
+    gpu = f", {th.cuda.get_device_name()}" if device == "cuda" else ""
+    cores = f"{n_threads or th.get_num_threads()} threads, {os.cpu_count()} cores, {cpu_capability()}"
+    return f"{installed_versions(packages)}, {cores}{gpu}"
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]], machine: str) -> None:

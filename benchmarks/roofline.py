@@ -1,5 +1,6 @@
 """
-How fast REDQ could be: the arithmetic that an update cannot do without, and how much of it a machine does in a second.
+How fast REDQ could be: the arithmetic that an update cannot do without, and how much of it a machine does in a second,
+with large matrices (the roofline) and with those of an update.
 
 Only matrix products count, which is nearly everything: activations, losses, optimiser and sampling come on top.
 """
@@ -80,3 +81,63 @@ def matrix_flops(dtype: th.dtype, device: str = "cpu", seconds: float = 0.2) -> 
     while time.perf_counter() < deadline:
         best = min(best, once())
     return 2.0 * size**3 / best
+
+
+class MatrixProducts:
+    """
+    The matrix products of critic updates and nothing else, as PyTorch does them: what of the roofline their shapes
+    leave. (Without the layers that have one output, which are no matrix products in REDQSAC.)
+
+    :param work: of one critic update
+    :param dtype: of the matrices
+    :param device: on which
+    """
+
+    def __init__(self, work: Work, dtype: th.dtype, device: str = "cpu") -> None:
+        def random(*shape: int) -> th.Tensor:
+            return th.rand(*shape, device=device).to(dtype)
+
+        n, rows, width = work.n_critics, work.batch_size, work.width
+        self.work = work
+        self.inputs = random(rows, work.n_observations + work.n_actions).expand(n, -1, -1)
+        self.hidden, self.gradient = random(n, rows, width), random(n, rows, width)
+        self.first, self.second = random(n, self.inputs.shape[-1], width), random(n, width, width)
+        self.actor_layers = [
+            random(work.n_observations, width),
+            random(width, width),
+            random(width, 2 * work.n_actions),
+        ]
+        self.actor_inputs = [random(rows, layer.shape[0]) for layer in self.actor_layers]
+        self.actor_gradients = [random(rows, layer.shape[1]) for layer in self.actor_layers]
+
+    def update(self, n_updates: int) -> None:
+        """
+        :param n_updates: critic updates, a multiple of ``policy_delay``
+        """
+        subset = self.work.subset_size
+        for update in range(1, n_updates + 1):
+            for layer, inputs in zip(self.actor_layers, self.actor_inputs, strict=True):  # the next actions
+                inputs @ layer
+            self.inputs[:subset] @ self.first[:subset]
+            self.hidden[:subset] @ self.second[:subset]
+            self._critics()
+            self.hidden.mT @ self.gradient
+            self.gradient @ self.second.mT
+            self.inputs.mT @ self.gradient
+            if update % self.work.policy_delay == 0:
+                self._actor()
+
+    def _critics(self) -> None:
+        self.inputs @ self.first
+        self.hidden @ self.second
+
+    def _actor(self) -> None:
+        layers = zip(self.actor_layers, self.actor_inputs, self.actor_gradients, strict=True)
+        for index, (layer, inputs, gradient) in enumerate(layers):
+            inputs @ layer
+            inputs.T @ gradient
+            if index > 0:
+                gradient @ layer.T
+        self._critics()
+        self.gradient @ self.second.mT
+        self.gradient @ self.first[:, self.work.n_observations :].mT

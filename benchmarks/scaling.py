@@ -11,7 +11,6 @@ at a time. A measured call is ``train(gradient_steps)`` on a filled replay buffe
 
 import argparse
 import csv
-import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch as th
 from matplotlib.ticker import LogLocator, StrMethodFormatter
-from reporting import installed_versions, write_csv
+from reporting import machine, write_csv
 from roofline import Work, matrix_flops
 from tqdm import tqdm
 from updates_per_second import BATCH_SIZE, DIMENSIONS, UTD, RandomEnv, timed
@@ -93,17 +92,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             seconds = timed(lambda: model.train(settings["gradient_steps"], settings["batch_size"]))  # noqa: B023
             row = {"varied": name, "value": value, "repeat": repeat, "dimensions": args.dimensions}
             rows.append({**row, "step_ms": f"{1e3 * seconds:.5g}", "roofline_ms": f"{1e3 * limit:.5g}"})
-        write_csv(args.output, rows, machine(args.device))
+        write_csv(args.output, rows, machine("torch", "numpy", device=args.device))
     return rows
-
-
-def machine(device: str) -> str:
-    """
-    :param device: of the measurements
-    :return: one line on what the figures were measured with
-    """
-    gpu = f", {th.cuda.get_device_name()}" if device == "cuda" else ""
-    return f"{installed_versions(('torch', 'numpy'))}, {th.get_num_threads()} threads, {os.cpu_count()} cores{gpu}"
 
 
 def read(path: Path) -> list[dict[str, str]]:

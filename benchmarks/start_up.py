@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from reporting import installed_versions, write_csv
+from reporting import machine, write_csv
 from tqdm import tqdm
 
 # Name -> module, class and arguments beside the shared ones
@@ -93,11 +93,11 @@ def main() -> None:
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats} must be at least 1")
     rows = []
-    machine = f"{installed_versions(('torch', 'stable-baselines3', 'sbx-rl', 'jax', 'numpy'))}, {os.cpu_count()} cores"
+    measured_with = machine("torch", "stable-baselines3", "sbx-rl", "jax", "numpy")
     for repeat, label in tqdm([(repeat, label) for repeat in range(args.repeats) for label in args.contestants]):
         rows.append(measure(label, repeat))
-        write_csv(args.output, rows, machine)
-    print(machine)
+        write_csv(args.output, rows, measured_with)
+    print(measured_with)
     print(table(rows))
 
 

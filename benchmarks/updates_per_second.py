@@ -5,15 +5,15 @@ installed, SBX's; and environment steps per second of whole trainings.
 One process, contestants interleaved, medians: absolute figures drift with the machine's clock and its neighbours, the
 ratios of one run do not. Updates: a measured call is ``train()`` on a filled replay buffer: sampling, critic, actor,
 temperature and target updates included. Steps: ``learn()`` in an environment that costs nothing, 20 updates a step.
-Compilation and warm-up are excluded (how long they take: benchmarks/start_up.py). The first row of every repeat is the
-roofline: the arithmetic of an update, at the speed of large matrix products measured then. Run nothing else meanwhile.
+Compilation and warm-up are excluded (how long they take: benchmarks/start_up.py). The first rows of every repeat are
+the roofline, the arithmetic of an update at the speed of large matrix products measured then, and the matrix products
+of an update by themselves. Run nothing else meanwhile.
 
     python benchmarks/updates_per_second.py --output benchmarks/results/updates_per_second.csv
     python benchmarks/updates_per_second.py --output benchmarks/results/updates_per_second_cuda.csv --device cuda
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -25,8 +25,8 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from plain_redq import PlainREDQ
-from reporting import installed_versions, write_csv
-from roofline import Work, matrix_flops
+from reporting import machine, write_csv
+from roofline import MatrixProducts, Work, matrix_flops
 from stable_baselines3 import SAC
 from tqdm import tqdm
 
@@ -37,7 +37,8 @@ DIMENSIONS = {"humanoid": (376, 17), "hopper": (11, 3)}
 BATCH_SIZE = 256
 UTD = 20
 REFERENCE = "SB3 SAC"
-ROOFLINES = {"roofline float32": th.float32, "roofline bfloat16": th.bfloat16}
+DTYPES = {"float32": th.float32, "bfloat16": th.bfloat16}
+PACKAGES = ("torch", "stable-baselines3", "sbx-rl", "jax", "numpy")
 
 
 class RandomEnv(gym.Env):
@@ -105,7 +106,7 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[gym.Env], Any]]
 
 def is_wanted(name: str, args: argparse.Namespace) -> bool:
     """
-    :param name: of a contestant or a roofline
+    :param name: of a contestant or a precision
     :param args: the command line
     :return: whether it is measured
     """
@@ -131,7 +132,8 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     :return: one row for each measured call
     """
     work = Work(*DIMENSIONS[name], n_critics=args.n_critics, batch_size=BATCH_SIZE)
-    rooflines = {label: dtype for label, dtype in ROOFLINES.items() if is_wanted(label, args)}
+    dtypes = {label: dtype for label, dtype in DTYPES.items() if is_wanted(label, args)}
+    products = {label: MatrixProducts(work, dtype, args.device) for label, dtype in dtypes.items()}
     models = {label: make(RandomEnv(*DIMENSIONS[name])) for label, make in contestants(args).items()}
     for model in tqdm(models.values(), desc=f"{name}: warm-up"):
         model.learn(args.stored)
@@ -153,9 +155,12 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 
     n_steps = max(args.updates // UTD, 1)
     for repeat in tqdm(range(args.repeats), desc=f"{name}: measuring"):
-        for label, dtype in rooflines.items():
+        for label, dtype in dtypes.items():
             rate = matrix_flops(dtype, args.device) / work.flops()
-            note(repeat, label, rate, rate / UTD)
+            note(repeat, f"roofline {label}", rate, rate / UTD)
+            products[label].update(UTD)
+            rate = args.updates / timed(lambda label=label: products[label].update(args.updates))
+            note(repeat, f"matrix products {label}", rate, rate / UTD)
         for label, model in models.items():
             seconds = timed(lambda model=model: model.train(args.updates, BATCH_SIZE))
             seconds_of_steps = timed(lambda model=model: model.learn(n_steps, reset_num_timesteps=False))
@@ -176,7 +181,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| | | updates/s | x SB3 | of the roofline | steps/s |", "|---|---|---|---|---|---|"]
     for name, label in dict.fromkeys((row["dimensions"], row["contestant"]) for row in rows):
         rate = median(name, label, "updates_per_s")
-        limit = median(name, list(ROOFLINES)["bfloat16" in label], "updates_per_s")
+        limit = median(name, f"roofline {list(DTYPES)['bfloat16' in label]}", "updates_per_s")
         # The roofline is that of REDQ's work; others do more of it
         share = "" if "SAC" in label.replace("REDQSAC", "") else f"{100 * rate / limit:.0f} %"
         lines.append(
@@ -184,16 +189,6 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{share} | {median(name, label, 'steps_per_s'):.2f} |"
         )
     return "\n".join(lines)
-
-
-def machine(device: str) -> str:
-    """
-    :param device: of the measurements
-    :return: one line on what the figures were measured with
-    """
-    packages = ("torch", "stable-baselines3", "sbx-rl", "jax", "numpy")
-    gpu = f", {th.cuda.get_device_name()}" if device == "cuda" else ""
-    return f"{installed_versions(packages)}, {th.get_num_threads()} threads, {os.cpu_count()} cores{gpu}"
 
 
 def parse() -> argparse.Namespace:
@@ -221,8 +216,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in args.dimensions:
         rows += measure(name, args)
-        write_csv(args.output, rows, machine(args.device))
-    print(machine(args.device))
+        write_csv(args.output, rows, machine(*PACKAGES, device=args.device))
+    print(machine(*PACKAGES, device=args.device))
     print(table(rows))
 
 

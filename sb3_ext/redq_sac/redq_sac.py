@@ -172,10 +172,10 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param random_steps: number of first steps with uniformly random actions. ``None``: until ``learning_starts``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: with it, the fraction of the training after which it has arrived there, in (0, 1]
-    :param compile: make one function of the critics' loss and its gradient by ``torch.compile``, which saves a tenth to a
-        fifth of the time on a CPU, and compile what else needs no gradient. Costs up to half a minute at the first
-        update, and needs a C++ compiler; without one there is a warning, and no compilation. No effect on networks with
-        batch normalisation
+    :param compile: compile the critics' loss and its gradient as one function (``torch.compile``), which saves a tenth
+        to a fifth of the time on a CPU, and what else needs no gradient. Costs up to half a minute at the first update,
+        and needs a C++ compiler; without one there is a warning, and no compilation. No effect on networks with batch
+        normalisation
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
         excepted; it pays on CPUs with AVX512-BF16 or AMX, which ``"auto"`` looks for. ``None``: float32
     :param cuda_graphs: on a GPU, record the updates between two rollouts once and repeat the recording, which launches

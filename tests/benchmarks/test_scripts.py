@@ -103,7 +103,8 @@ def test_updates_per_second_are_measured(tmp_path: Path) -> None:
     first, command, *rest = (tmp_path / "out" / "raw.csv").read_text().splitlines()
     assert first.startswith("# Python") and command.startswith("# python benchmarks/updates_per_second.py")
     rows = list(csv.DictReader(rest))
-    names = {"SB3 SAC", "REDQSAC", "REDQSAC, SAC's work", "REDQSAC, compiled", "plain PyTorch REDQ", "roofline float32"}
+    names = {"SB3 SAC", "REDQSAC", "REDQSAC, SAC's work", "REDQSAC, compiled", "plain PyTorch REDQ"}
+    names |= {"roofline float32", "matrix products float32"}
     assert {row["contestant"] for row in rows} >= names
     assert all(float(row["updates_per_s"]) > 0 and float(row["steps_per_s"]) > 0 for row in rows)
 
@@ -130,6 +131,11 @@ def test_the_roofline_counts_what_the_algorithm_does(monkeypatch: pytest.MonkeyP
     work = roofline.Work(3, 1, n_critics=4, batch_size=32, width=64, policy_delay=5)
     assert 10 * work.flops() == pytest.approx(counter.get_total_flops(), rel=0.06)
     assert roofline.matrix_flops(th.float32, seconds=0.01) > 1e8
+    with FlopCounterMode(display=False) as counter:
+        roofline.MatrixProducts(work, th.float32).update(10)
+    # Forward, gradients of weights and inputs, 4 critics and 2 of them in the target, and the actor's update in five
+    one_output = 2 * 32 * 64 * (3 * 4 + 2 + 2 * 4 / 5)
+    assert counter.get_total_flops() == pytest.approx(10 * (work.flops() - one_output))
 
 
 def test_frames_are_compared(tmp_path: Path) -> None:
