@@ -29,6 +29,7 @@ from sb3_ext.common.cuda_graphs import CudaRecorder, GraphedWork, Recorder
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.replay import (
     AnySamples,
+    map_fields,
     minibatch_rows,
     sample_replay,
     single_precision,
@@ -598,6 +599,10 @@ class REDQSAC(OffPolicyExtension, SAC):
             members = random_subset(n_critics, self._effective_subset_size, self.device)
         elif self.target_backup == "rem":
             mixture = random_mixture_weights(n_critics, len(entropy_bonus), device=self.device)
+        if self._compiles:
+            # Once for all sizes of blocks: their minibatches have different strides, which are compiled in
+            minibatch = map_fields(th.Tensor.contiguous, minibatch)
+            next_actions, entropy_bonus = next_actions.contiguous(), entropy_bonus.contiguous()
         discounts = minibatch.discounts.flatten() if minibatch.discounts is not None else self.gamma
         arguments = minibatch, next_actions, entropy_bonus, discounts, self.target_backup, members, mixture
         loss, *of_transitions = self._differentiate_critic_loss(*arguments)

@@ -314,6 +314,7 @@ SMALL_CNN = dict(net_arch=[8], features_extractor_kwargs=dict(features_dim=8))
         dict(**IMAGES, policy_kwargs=SMALL_CNN),
         dict(**IMAGES, policy_kwargs=dict(**SMALL_CNN, share_features_extractor=True)),
         dict(policy="MultiInputPolicy", env="dictionaries"),
+        dict(use_sde=True, gradient_steps=2),
     ],
     ids=str,
 )
@@ -346,6 +347,32 @@ def test_compiled_updates_leave_frozen_layers_alone() -> None:
         models[-1].learn(4, reset_num_timesteps=False)
         assert th.equal(weight, before)
     assert_close(*models, atol=1e-4)
+
+
+@pytest.mark.usefixtures("fresh_compiler", "no_excuses")
+def test_blocks_of_all_sizes_share_one_compiled_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    compile_really = th.compile
+
+    def counting(function: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
+        def backend(graph: Callable[..., Any], inputs: Any) -> Callable[..., Any]:
+            compiled.append(function.__name__)
+            return graph
+
+        return compile_really(function, backend=backend, **kwargs)
+
+    monkeypatch.setattr(th, "compile", counting)
+    settings = dict(gradient_steps=7, policy_delay=3)  # blocks of 3, 3, 1, 2, ... minibatches
+    model = make(compile=True, **settings).learn(40)
+    assert compiled.count("of") == 1 and model._n_updates == 140
+    assert_close(model, make(**settings).learn(40), atol=1e-4)
+
+
+@pytest.mark.usefixtures("traced_only", "no_excuses")
+def test_compiled_updates_are_recorded() -> None:
+    plain, recorded = make().learn(40), make(Recorded, compile=True).learn(40)
+    assert_close(recorded, plain, atol=1e-4)
+    assert recorded.tape.replays == 17
 
 
 @pytest.mark.usefixtures("traced_only", "no_excuses")
