@@ -14,29 +14,51 @@ _N_COMPILED_VERSIONS = 256
 
 class LossGradients:
     """
-    A loss and its gradients as one function, so that both are compiled as one: nothing of autograd is left to do at
-    run time, and what the backward pass needs of the forward pass needs not be kept for long.
+    A loss and its gradients as one function, so that both are compiled as one: nothing of autograd is left to do at run
+    time. Under ``th.autocast`` the gradients are computed as usual, after it.
 
-    :param loss: a module that returns a tuple of tensors, its loss (a scalar) first. It may change no buffers (such as
-        the statistics of batch normalisation)
+    :param loss: a module that returns a tuple of tensors, its loss (a scalar) first. To be compiled it may not change
+        buffers in place
     """
 
     def __init__(self, loss: nn.Module) -> None:
         self.loss = loss
 
-    def of(self, parameters: dict[str, th.Tensor], *args: Any) -> tuple[th.Tensor, ...]:
+    def in_one(self, parameters: dict[str, nn.Parameter], *args: Any) -> tuple[th.Tensor, ...]:
         """
-        :param parameters: detached, by their names in the loss. The others are constants
+        To be compiled: uncompiled it takes longer than :meth:`by_autograd`.
+
+        :param parameters: of the loss, by their names in it. The others are constants
         :param args: of the loss
-        :return: the gradients, in the order of the parameters, then what the loss returns, detached
+        :return: the gradients, in the order of the parameters and with their strides (zeros where the loss does not
+            depend on one), then what the loss returns, detached
         """
 
-        def evaluate(parameters: dict[str, th.Tensor]) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
-            results = th.func.functional_call(self.loss, parameters, args)
+        def evaluate(values: dict[str, th.Tensor]) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
+            results = th.func.functional_call(self.loss, values, args)
             return results[0], results
 
-        gradients, results = th.func.grad(evaluate, has_aux=True)(parameters)
-        return *gradients.values(), *results
+        values = {name: parameter.detach() for name, parameter in parameters.items()}
+        loss, pull_back, results = th.func.vjp(evaluate, values, has_aux=True)  # type: ignore[misc]
+        with th.autocast(loss.device.type, enabled=False):
+            gradients = pull_back(th.ones_like(loss))[0]
+        # Fused optimisers go through memory without a look at strides
+        return *(_with_strides_of(values[name], gradients[name]) for name in values), *results
+
+    def by_autograd(self, parameters: dict[str, nn.Parameter], *args: Any) -> tuple[th.Tensor, ...]:
+        """
+        The same without compilation in mind.
+        """
+        with th.enable_grad():
+            results = self.loss(*args)
+        with th.autocast(results[0].device.type, enabled=False):
+            gradients = th.autograd.grad(results[0], [*parameters.values()], allow_unused=True, materialize_grads=True)
+        pairs = zip(parameters.values(), gradients, strict=True)
+        return *(_with_strides_of(*pair) for pair in pairs), *(result.detach() for result in results)
+
+
+def _with_strides_of(parameter: th.Tensor, gradient: th.Tensor) -> th.Tensor:
+    return gradient if gradient.stride() == parameter.stride() else th.empty_like(parameter).copy_(gradient)
 
 
 class CompiledFunctions:
@@ -48,13 +70,14 @@ class CompiledFunctions:
     def __init__(self) -> None:
         self._functions: dict[Callable[..., Any], Callable[..., Any]] = {}
 
-    def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def of(self, function: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
         """
-        :param function: a network, or a method of one
+        :param function: a network, or a method of an object
+        :param plain: what is called where compiling fails, see :func:`compiled_or_plain`
         :return: the same, compiled at its first call
         """
         if function not in self._functions:
-            self._functions[function] = compiled_or_plain(function)
+            self._functions[function] = compiled_or_plain(function, plain)
         return self._functions[function]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledFunctions":
@@ -64,21 +87,22 @@ class CompiledFunctions:
         return CompiledFunctions, ()
 
 
-def compiled_or_plain(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled_or_plain(function: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
     """
     Compilation happens at the first call, and again where the shapes are new: too late for a constructor to find out
     that there is no compiler. If a call fails where the plain function does not, and not for want of GPU memory, it is
     the plain function from then on, with a warning. (Raises torch's limit of compiled versions, for the whole process.)
 
     :param function: of tensors
+    :param plain: the function itself, or what does the same faster where nothing is compiled
     :return: the same, faster after its first call
     """
     chosen: Callable[..., Any] | None = None
 
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal chosen
-        if chosen is function:
-            return function(*args, **kwargs)
+        if chosen is plain:
+            return plain(*args, **kwargs)
         try:
             if chosen is None:
                 config = th._dynamo.config
@@ -88,8 +112,8 @@ def compiled_or_plain(function: Callable[..., Any]) -> Callable[..., Any]:
         except th.OutOfMemoryError:
             raise
         except Exception as error:
-            result = function(*args, **kwargs)  # raises what is wrong with the arguments, if that was it
-            chosen = function
+            result = plain(*args, **kwargs)  # raises what is wrong with the arguments, if that was it
+            chosen = plain
             reason = next(iter(str(error).strip().splitlines()), "")
             what = f"torch.compile failed with {type(error).__name__}: {reason}"
             warnings.warn(f"compile=True has no effect from here on: {what}", stacklevel=2)

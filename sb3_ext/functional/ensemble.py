@@ -17,31 +17,31 @@ BACKUPS = ("vanilla", "doubleq", "min", "mean", "redq", "rem")
 AGGREGATES = ("mean", "min")
 
 
-def _vanilla(next_q: th.Tensor, _: th.Tensor | None) -> th.Tensor:
+def _vanilla(next_q: th.Tensor) -> th.Tensor:
     return next_q
 
 
-def _doubleq(next_q: th.Tensor, _: th.Tensor | None) -> th.Tensor:
+def _doubleq(next_q: th.Tensor) -> th.Tensor:
     # A cyclic shift, not a reversal: with odd N a reversal would give the middle critic its own value.
     return next_q.roll(-1, dims=0)
 
 
-def _min(next_q: th.Tensor, _: th.Tensor | None) -> th.Tensor:
+def _min(next_q: th.Tensor) -> th.Tensor:
     return next_q.amin(dim=0, keepdim=True)
 
 
-def _mean(next_q: th.Tensor, _: th.Tensor | None) -> th.Tensor:
+def _mean(next_q: th.Tensor) -> th.Tensor:
     return next_q.mean(dim=0, keepdim=True)
 
 
-def _rem(next_q: th.Tensor, mixture: th.Tensor | None) -> th.Tensor:
+def _rem(next_q: th.Tensor, mixture: th.Tensor | None = None) -> th.Tensor:
     if mixture is None:
         mixture = random_mixture_weights(next_q.shape[0], next_q.shape[1], dtype=next_q.dtype, device=next_q.device)
     return (mixture * next_q).sum(dim=0, keepdim=True)
 
 
 # ``redq`` is the minimum over the critics it was given: only the subset is ever evaluated.
-_BACKUP_FUNCTIONS: dict[str, Callable[[th.Tensor, th.Tensor | None], th.Tensor]] = {
+_BACKUP_FUNCTIONS: dict[str, Callable[..., th.Tensor]] = {
     "vanilla": _vanilla,
     "doubleq": _doubleq,
     "min": _min,
@@ -65,7 +65,8 @@ def ensemble_backup(backup: str, next_q: th.Tensor, n_critics: int, mixture: th.
     """
     if backup not in _BACKUP_FUNCTIONS:
         raise ValueError(f"target_backup={backup!r} is not one of {', '.join(BACKUPS)}")
-    return _BACKUP_FUNCTIONS[backup](next_q, mixture).expand(n_critics, -1)
+    drawn = {"mixture": mixture} if backup == "rem" else {}
+    return _BACKUP_FUNCTIONS[backup](next_q, **drawn).expand(n_critics, -1)
 
 
 def random_mixture_weights(

@@ -1,4 +1,4 @@
-"""The critics' loss as a module: its forward pass is the loss, its parameters are those of the critics."""
+"""The critics' loss as a module: its forward pass is the loss, its parameters are those of all that it evaluates."""
 
 import torch as th
 from torch import nn

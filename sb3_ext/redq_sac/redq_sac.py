@@ -173,10 +173,10 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param random_steps: number of first steps with uniformly random actions. ``None``: until ``learning_starts``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: with it, the fraction of the training after which it has arrived there, in (0, 1]
-    :param compile: compile the critics' loss and its gradient as one function (``torch.compile``), which saves a tenth
-        to a fifth of the time on a CPU, and what else needs no gradient. Costs up to half a minute at the first update,
-        and needs a C++ compiler; without one there is a warning, and no compilation. No effect on networks with batch
-        normalisation
+    :param compile: compile the critics' loss and its gradient as one function (``torch.compile``), which gives 5 to
+        26 % more updates on a CPU (``docs/benchmarks.md``), and what else needs no gradient. Costs about 20 seconds at
+        the first update, and needs a C++ compiler; without one there is a warning, and no compilation. No effect on
+        networks with batch normalisation
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
         excepted; it pays on CPUs with AVX512-BF16 or AMX, which ``"auto"`` looks for. ``None``: float32
     :param cuda_graphs: on a GPU, record the updates between two rollouts once and repeat the recording, which launches
@@ -316,8 +316,8 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     @property
     def _compiles(self) -> bool:
-        # The statistics of batch normalisation would be moved in another way than plain functions do, which autograd
-        # takes for a mistake, and not at all by `LossGradients`
+        # A compiled actor moves the statistics of batch normalisation by an assignment, after which autograd refuses to
+        # differentiate what the plain one has evaluated before ("modified by an inplace operation")
         return super()._compiles and not self._has_statistics
 
     @property
@@ -598,7 +598,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         if self.target_backup == "redq":
             members = random_subset(n_critics, self._effective_subset_size, self.device)
         elif self.target_backup == "rem":
-            mixture = random_mixture_weights(n_critics, len(entropy_bonus), device=self.device)
+            mixture = random_mixture_weights(n_critics, len(entropy_bonus), entropy_bonus.dtype, self.device)
         if self._compiles:
             # Once for all sizes of blocks: their minibatches have different strides, which are compiled in
             minibatch = map_fields(th.Tensor.contiguous, minibatch)
@@ -610,7 +610,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         errors += of_transitions
         return loss
 
-    def _differentiate_critic_loss(self, *arguments: Any) -> list[th.Tensor]:
+    def _differentiate_critic_loss(self, *arguments: Any) -> tuple[th.Tensor, ...]:
         """
         Set the critics' gradients.
 
@@ -619,18 +619,13 @@ class REDQSAC(OffPolicyExtension, SAC):
         """
         for parameter in self._online_parameters:
             parameter.grad = None  # as `zero_grad()` does, which takes longer to find them
-        if self._compiles:
-            # What is frozen is a constant
-            trained = {name: p for name, p in self._trained_parameters.items() if p.requires_grad}
-            values = {name: p.detach() for name, p in trained.items()}
-            with th.no_grad():  # the gradients are results like others
-                results = self._evaluate(self._critic_gradients.of, values, *arguments)
-            for trained_parameter, gradient in zip(trained.values(), results[: len(trained)], strict=True):
-                trained_parameter.grad = gradient
-            return [*results[len(trained) :]]
-        results = self._evaluate(self._critic_loss, *arguments)
-        results[0].backward()
-        return [result.detach() for result in results]
+        trained = {name: p for name, p in self._trained_parameters.items() if p.requires_grad}
+        gradients_of = self._critic_gradients
+        with th.no_grad():  # the gradients are results like others
+            results = self._evaluate(gradients_of.in_one, trained, *arguments, plain=gradients_of.by_autograd)
+        for trained_parameter, gradient in zip(trained.values(), results[: len(trained)], strict=True):
+            trained_parameter.grad = gradient
+        return results[len(trained) :]
 
     def _update_target_critics(self) -> None:
         """

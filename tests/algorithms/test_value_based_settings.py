@@ -766,11 +766,15 @@ def failing_at_second_call(function: Callable[..., th.Tensor], **kwargs: Any) ->
     return compiled
 
 
+def add_twice(x: th.Tensor, y: th.Tensor) -> th.Tensor:
+    return x + 2 * y
+
+
 @pytest.mark.parametrize("compiler", [failing_at_call, failing_at_once, failing_at_second_call])
 def test_without_a_compiler_it_is_the_plain_function(compiler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(th, "compile", compiler)
     with pytest.warns(UserWarning) as caught:
-        function = compiled_or_plain(lambda x, y: x + 2 * y)
+        function = compiled_or_plain(add_twice, add_twice)
         results = [function(th.tensor(1.0), th.tensor(float(i))).item() for i in range(3)]
     assert results == [1.0, 3.0, 5.0]
     (message,) = [str(w.message) for w in caught]
@@ -779,7 +783,7 @@ def test_without_a_compiler_it_is_the_plain_function(compiler: Any, monkeypatch:
 
 def test_wrong_arguments_are_not_taken_for_a_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(th, "compile", lambda function, **kwargs: function)
-    function = compiled_or_plain(lambda x: x @ th.ones(3))
+    function = compiled_or_plain(total := lambda x: x @ th.ones(3), total)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeError, match="size"):
