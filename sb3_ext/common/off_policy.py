@@ -35,7 +35,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     between updates, see :func:`~sb3_ext.common.allocator.keep_freed_memory`):
 
     - ``compile=True`` runs them through ``torch.compile``, on a CPU where no gradient is asked for (and a loss together
-      with its gradient, where an algorithm says so). It costs up to half a minute at the first update and needs a C++
+      with its gradient, where an algorithm says so). It costs about 20 seconds at the first update and needs a C++
       compiler; without one there is a warning, and no compilation.
     - ``autocast_dtype="bfloat16"`` evaluates them in that precision; their last layers, losses and optimisers stay in
       float32. It pays on CPUs with AVX512-BF16 or AMX: ``"auto"`` is ``"bfloat16"`` there and ``None`` elsewhere,
