@@ -3,7 +3,7 @@ Critic updates per second of REDQSAC beside a plain PyTorch REDQ, SB3's SAC with
 installed, SBX's; and environment steps per second of whole trainings.
 
 One process, contestants interleaved, medians: absolute figures drift with the machine's clock and its neighbours, the
-ratios of one run do not. Updates: a measured call is ``train()`` on a filled replay buffer: sampling, critic, actor,
+ratios of one run less. Updates: a measured call is ``train()`` on a filled replay buffer: sampling, critic, actor,
 temperature and target updates included. Steps: ``learn()`` in an environment that costs nothing, 20 updates a step.
 Compilation and warm-up are excluded (how long they take: benchmarks/start_up.py). The first rows of every repeat are
 the roofline, the arithmetic of an update at the speed of large matrix products measured then, and the matrix products

@@ -15,7 +15,7 @@ _N_COMPILED_VERSIONS = 256
 class LossGradients:
     """
     A loss and its gradients as one function, so that both are compiled as one: nothing of autograd is left to do at run
-    time. Under ``th.autocast`` the gradients are computed as usual, after it.
+    time. ``th.autocast`` is for the loss alone; the backward pass runs outside of it, as usual.
 
     :param loss: a module that returns a tuple of tensors, its loss (a scalar) first. To be compiled it may not change
         buffers in place
@@ -47,8 +47,8 @@ class LossGradients:
 
     def by_autograd(self, parameters: dict[str, nn.Parameter], *args: Any) -> tuple[th.Tensor, ...]:
         """
-        The same without compilation in mind. (By way of the parameters' ``grad``, which is faster than
-        ``th.autograd.grad``, and must be ``None`` before.)
+        The same without compilation in mind, zeros for parameters without effect included. (By way of the parameters'
+        ``grad``, which is faster than ``th.autograd.grad``, and must be ``None`` before.)
         """
         with th.enable_grad():
             results = self.loss(*args)

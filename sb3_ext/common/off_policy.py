@@ -140,8 +140,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     def _is_compiled(self) -> bool:
         """
         :return: whether what is evaluated now is to be compiled. On a CPU a forward pass whose gradient is asked for
-            later is not: it would also write, a byte each, where activations were positive, and be slower than a plain
-            one
+            later is not: it would also write, a byte each, where activations were positive
         """
         return self._compiles and (self.device.type != "cpu" or not th.is_grad_enabled())
 

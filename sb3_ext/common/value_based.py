@@ -103,7 +103,7 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: with it, the fraction of the training after which it has arrived there, in (0, 1]
     :param compile: run the networks through ``torch.compile`` while training, on a CPU where no gradient is asked for
-        (where it does not pay), see :class:`~sb3_ext.common.off_policy.OffPolicyExtension`
+        (no gain was measured there), see :class:`~sb3_ext.common.off_policy.OffPolicyExtension`
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, ``"auto"`` on
         CPUs that compute in it, see there
     :param _init_setup_model: whether or not to build the network at the creation of the instance
