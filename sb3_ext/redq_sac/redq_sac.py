@@ -175,8 +175,8 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param learning_rate_fraction: with it, the fraction of the training after which it has arrived there, in (0, 1]
     :param compile: compile the critics' loss and its gradient as one function (``torch.compile``), and what else needs
         no gradient. Mostly 5 to 25 % more updates a second on a CPU with AVX512-BF16 (``docs/benchmarks.md``). Costs
-        about 20 seconds at the first update, and needs a C++ compiler; without one there is a warning, and no compilation. No
-        effect on networks with batch normalisation
+        about 20 seconds at the first update, and needs a C++ compiler; without one there is a warning, and no
+        compilation. No effect on networks with batch normalisation
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
         excepted; it pays on CPUs with AVX512-BF16 or AMX, which ``"auto"`` looks for. ``None``: float32
     :param cuda_graphs: on a GPU, record the updates between two rollouts once and repeat the recording, which launches
