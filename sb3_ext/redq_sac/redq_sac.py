@@ -298,9 +298,9 @@ class REDQSAC(OffPolicyExtension, SAC):
         # Walking through the modules for them takes longer than the update of the target critics itself
         self._online_parameters: list[th.Tensor] = list(self.critic.parameters())
         self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
-        self._critic_loss = CriticLoss(self.critic, self.critic_target)
-        self._critic_gradients = LossGradients(self._critic_loss)
-        self._trained_parameters = self._critic_loss.trained_parameters()
+        critic_loss = CriticLoss(self.critic, self.critic_target)
+        self._critic_gradients = LossGradients(critic_loss)
+        self._trained_parameters = critic_loss.trained_parameters()
         self._has_statistics = bool(get_parameters_by_name(self.policy, ["running_"]))
 
     def _excluded_save_params(self) -> list[str]:
@@ -308,7 +308,6 @@ class REDQSAC(OffPolicyExtension, SAC):
             "_online_parameters",
             "_target_parameters",
             "_trained_parameters",
-            "_critic_loss",
             "_critic_gradients",
             "_has_statistics",
         ]

@@ -508,7 +508,7 @@ def test_the_loss_trains_what_the_optimizer_has() -> None:
     env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1, discrete=False)
     for is_shared in (False, True):
         model = make(policy="CnnPolicy", env=env, policy_kwargs=dict(**SMALL_CNN, share_features_extractor=is_shared))
-        trained = model._critic_loss.trained_parameters()
+        trained = model._trained_parameters
         expected = {f"critic.{name}": p for name, p in model.critic.named_parameters()}
         if is_shared:
             expected = {name: p for name, p in expected.items() if "features_extractor" not in name}
