@@ -11,7 +11,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_ext.common.precision import cpu_capability
+from sb3_ext.speed.precision import cpu_capability
 
 
 def installed_versions(packages: tuple[str, ...]) -> str:

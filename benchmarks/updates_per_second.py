@@ -31,7 +31,7 @@ from stable_baselines3 import SAC
 from tqdm import tqdm
 
 from sb3_ext import REDQSAC
-from sb3_ext.common.precision import cpu_computes_in_bfloat16
+from sb3_ext.speed.precision import cpu_computes_in_bfloat16
 
 DIMENSIONS = {"humanoid": (376, 17), "hopper": (11, 3)}
 BATCH_SIZE = 256

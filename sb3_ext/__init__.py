@@ -7,9 +7,9 @@ from sb3_ext.buffers import (
     PrioritizedReplayBuffer,
     estimate_memory,
 )
-from sb3_ext.common.atari import AtariVecEnv
 from sb3_ext.diagnosis import DiagnosisCallback
 from sb3_ext.double_dqn import DoubleDQN
+from sb3_ext.envs import AtariVecEnv
 from sb3_ext.iqn import IQN
 from sb3_ext.redq_sac import REDQSAC
 from sb3_ext.soft_dqn import SoftDQN

@@ -3,12 +3,8 @@
 from sb3_ext.buffers.device import DeviceReplayBuffer
 from sb3_ext.buffers.estimate import estimate_memory
 from sb3_ext.buffers.frame_dedup import FrameDedupReplayBuffer
-from sb3_ext.buffers.prioritized import (
-    DictPrioritizedSamples,
-    PrioritizedFrameDedupReplayBuffer,
-    PrioritizedReplayBuffer,
-    PrioritizedSamples,
-)
+from sb3_ext.buffers.prioritized import PrioritizedFrameDedupReplayBuffer, PrioritizedReplayBuffer
+from sb3_ext.buffers.samples import DictPrioritizedSamples, PrioritizedSamples
 
 __all__ = [
     "DeviceReplayBuffer",

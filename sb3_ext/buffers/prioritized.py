@@ -4,51 +4,18 @@ Prioritised experience replay, proportional variant.
 Paper: Schaul et al. 2016, https://arxiv.org/abs/1511.05952.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, TensorDict
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext.buffers.base import ArrayReplayBuffer, LazyReplayBuffer
 from sb3_ext.buffers.block_tree import BlockTree
 from sb3_ext.buffers.frame_dedup import FrameDedupReplayBuffer
+from sb3_ext.buffers.samples import DictPrioritizedSamples, PrioritizedSamples
 from sb3_ext.checks import check_interval
-
-
-class PrioritizedSamples(NamedTuple):
-    """
-    SB3's ``ReplayBufferSamples`` and what prioritised replay adds.
-
-    :param weights: importance weights, shape (B, 1), at most 1
-    :param indices: what :meth:`PrioritizedSampling.update_priorities` wants to know the transitions by, shape (B,),
-        int64, on the CPU
-    """
-
-    observations: th.Tensor
-    actions: th.Tensor
-    next_observations: th.Tensor
-    dones: th.Tensor
-    rewards: th.Tensor
-    discounts: th.Tensor | None
-    weights: th.Tensor
-    indices: th.Tensor
-
-
-class DictPrioritizedSamples(NamedTuple):
-    """
-    As :class:`PrioritizedSamples`, with dictionaries of observations.
-    """
-
-    observations: TensorDict
-    actions: th.Tensor
-    next_observations: TensorDict
-    dones: th.Tensor
-    rewards: th.Tensor
-    discounts: th.Tensor | None
-    weights: th.Tensor
-    indices: th.Tensor
 
 
 def importance_weights(probabilities: np.ndarray, beta: float) -> np.ndarray:

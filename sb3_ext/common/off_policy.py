@@ -16,11 +16,11 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 from sb3_ext.buffers import DeviceReplayBuffer
+from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
-from sb3_ext.common.allocator import keep_freed_memory
-from sb3_ext.common.compilation import CompiledFunctions
-from sb3_ext.common.precision import AUTOCAST_DTYPES, autocast_dtype_on
-from sb3_ext.common.saving import load_replay_buffer, save_replay_buffer
+from sb3_ext.speed.allocator import keep_freed_memory
+from sb3_ext.speed.compilation import CompiledFunctions
+from sb3_ext.speed.precision import AUTOCAST_DTYPES, autocast_dtype_on
 
 Evaluated = TypeVar("Evaluated", th.Tensor, tuple[th.Tensor, ...])
 
@@ -32,7 +32,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     Mix-in for SB3's off-policy algorithms: arguments checked whenever a model is set up, a learning rate that may end
     at another value, ``n_steps`` for any replay buffer that knows them, an error where the environment gives NaN, and
     networks that are compiled or of lower precision while training (and on a CPU memory that stays with the process
-    between updates, see :func:`~sb3_ext.common.allocator.keep_freed_memory`):
+    between updates, see :func:`~sb3_ext.speed.allocator.keep_freed_memory`):
 
     - ``compile=True`` runs them through ``torch.compile``, on a CPU where no gradient is asked for (and a loss together
       with its gradient, where an algorithm says so). It costs about 20 seconds at the first update and needs a C++

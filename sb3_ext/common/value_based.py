@@ -19,9 +19,9 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from typing_extensions import Unpack
 
 from sb3_ext.buffers.prioritized import PrioritizedSampling
+from sb3_ext.buffers.samples import AnySamples, minibatch_weights, sample_replay, update_priorities
 from sb3_ext.checks import check_choice, check_interval
 from sb3_ext.common.off_policy import OffPolicyExtension
-from sb3_ext.common.replay import AnySamples, minibatch_weights, sample_replay, update_priorities
 from sb3_ext.functional.bellman import soft_td_target
 
 SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")

@@ -13,8 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ext.buffers.samples import sample_replay
 from sb3_ext.checks import check_integer, check_interval
-from sb3_ext.common.replay import sample_replay
 from sb3_ext.diagnosis.environments import (
     check_is_another,
     freeze_normalisation,

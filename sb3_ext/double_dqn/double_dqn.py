@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.dqn.policies import DQNPolicy
 from typing_extensions import Unpack
 
-from sb3_ext.common.replay import AnySamples
+from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.common.value_based import ValueBasedAlgorithm, ValueBasedKwargs, ValueLoss, values_of_actions
 from sb3_ext.double_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.functional.bellman import huber_value_loss

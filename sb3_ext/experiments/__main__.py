@@ -14,7 +14,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from sb3_ext.common.saving import replaced_when_complete
 from sb3_ext.experiments.diagnoses import DIAGNOSIS_COLUMNS, collect_diagnoses, draw_all_diagnoses, read_diagnoses
 from sb3_ext.experiments.figures import draw_all, styles
 from sb3_ext.experiments.grid import Experiment, load_experiment
@@ -22,6 +21,7 @@ from sb3_ext.experiments.local import run_locally
 from sb3_ext.experiments.rehearsal import rehearse
 from sb3_ext.experiments.results import COLUMNS, RUN_COLUMNS, collect, read_curves, table, write_csv
 from sb3_ext.experiments.runs import RunFolder, Status, read_json, write_json
+from sb3_ext.files import replaced_when_complete
 
 
 @dataclass(frozen=True)

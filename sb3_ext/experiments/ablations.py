@@ -8,8 +8,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ext.buffers.samples import minibatch_rows
 from sb3_ext.checks import check_integer
-from sb3_ext.common.replay import map_fields, minibatch_rows
+from sb3_ext.functional.fields import map_fields
 
 
 class OneMinibatchReplayBuffer(ReplayBuffer):
@@ -37,7 +38,7 @@ class OneMinibatchReplayBuffer(ReplayBuffer):
         """
         :param batch_size: a multiple of ``minibatch_size``
         :param env: normalises observations and rewards
-        :return: one minibatch or several in one sample, see :func:`~sb3_ext.common.replay.split_minibatches`
+        :return: one minibatch or several in one sample, see :func:`~sb3_ext.buffers.samples.split_minibatches`
         :raises ValueError: if it is no such multiple
         """
         n_minibatches, rest = divmod(batch_size, self.minibatch_size)

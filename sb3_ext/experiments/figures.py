@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_ext.common.saving import replaced_when_complete
 from sb3_ext.experiments.results import (
     Curve,
     improvement,
@@ -15,6 +14,7 @@ from sb3_ext.experiments.results import (
     score_matrices,
     scores,
 )
+from sb3_ext.files import replaced_when_complete
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ext.common.saving import replaced_when_complete
 from sb3_ext.experiments.runs import CorruptResult, RunFolder
+from sb3_ext.files import replaced_when_complete
 
 # The score of a run is the mean over this part of its evaluations, the last ones
 LAST_PART = 0.1

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from sb3_ext.common.saving import replaced_when_complete
 from sb3_ext.experiments.grid import Run
+from sb3_ext.files import replaced_when_complete
 
 # What a worker returns if another one trains the same run
 ALREADY_RUNNING = 75

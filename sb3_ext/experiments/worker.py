@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from sb3_ext.common.precision import cpu_capability
 from sb3_ext.experiments.runs import ALREADY_RUNNING, read_json, write_json
+from sb3_ext.speed.precision import cpu_capability
 from sb3_ext.zoo import register
 
 PACKAGES = ("sb3-ext", "torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "mujoco", "ale-py", "numpy")

@@ -9,8 +9,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.dqn.policies import DQNPolicy
 from typing_extensions import Unpack
 
+from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_integer, check_interval
-from sb3_ext.common.replay import AnySamples
 from sb3_ext.common.value_based import ValueBasedAlgorithm, ValueBasedKwargs, ValueLoss, actions_taken
 from sb3_ext.functional.quantile import check_risk, quantile_huber_loss
 from sb3_ext.iqn.policies import CnnPolicy, ImplicitQuantileNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy

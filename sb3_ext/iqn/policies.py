@@ -10,10 +10,10 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_choice, check_integer
-from sb3_ext.common.optimizers import with_fused_adam
 from sb3_ext.common.value_policies import ValuePolicy
 from sb3_ext.functional.quantile import check_risk, distort_taus, quantile_midpoints
 from sb3_ext.nets import CosineEmbedding, DuelingMLP, NatureConvolutions, with_output_linear
+from sb3_ext.speed.optimizers import with_fused_adam
 
 
 class ImplicitQuantileNetwork(QNetwork):

@@ -3,7 +3,7 @@
 import torch as th
 from torch import nn
 
-from sb3_ext.common.replay import AnySamples, minibatch_weights
+from sb3_ext.buffers.samples import AnySamples, minibatch_weights
 from sb3_ext.functional.bellman import ensemble_critic_loss, ensemble_td_errors, soft_td_target
 from sb3_ext.functional.ensemble import ensemble_backup
 from sb3_ext.redq_sac.policies import EnsembleCritic

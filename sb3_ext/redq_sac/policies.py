@@ -12,8 +12,8 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
-from sb3_ext.common.optimizers import with_fused_adam
 from sb3_ext.nets import EnsembleMLP, OutputLinear
+from sb3_ext.speed.optimizers import with_fused_adam
 
 
 class EnsembleCritic(ContinuousCritic):

@@ -23,20 +23,18 @@ from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.sac.policies import Actor
 
 from sb3_ext.buffers import DeviceReplayBuffer
-from sb3_ext.checks import check_choice, check_integer, check_interval
-from sb3_ext.common.compilation import LossGradients
-from sb3_ext.common.cuda_graphs import CudaRecorder, GraphedWork, Recorder
-from sb3_ext.common.off_policy import OffPolicyExtension
-from sb3_ext.common.replay import (
+from sb3_ext.buffers.samples import (
     AnySamples,
-    map_fields,
     minibatch_rows,
     sample_replay,
     single_precision,
     split_minibatches,
     update_priorities,
 )
+from sb3_ext.checks import check_choice, check_integer, check_interval
+from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.functional.ensemble import AGGREGATES, BACKUPS, aggregate_q, random_mixture_weights, random_subset
+from sb3_ext.functional.fields import map_fields
 from sb3_ext.functional.policy_gradient import (
     ACTOR_GRADIENTS,
     BASELINES,
@@ -49,6 +47,8 @@ from sb3_ext.functional.policy_gradient import (
 )
 from sb3_ext.redq_sac.critic_loss import CriticLoss
 from sb3_ext.redq_sac.policies import CnnPolicy, EnsembleCritic, MlpPolicy, MultiInputPolicy, REDQSACPolicy
+from sb3_ext.speed.compilation import LossGradients
+from sb3_ext.speed.recording import CudaRecorder, GraphedWork, Recorder
 
 SelfREDQSAC = TypeVar("SelfREDQSAC", bound="REDQSAC")
 
@@ -537,7 +537,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         The updates of a block. One pass of the actor serves all of them, and no value leaves the device.
 
         :param plan: what they are
-        :param samples: the minibatches, see :func:`~sb3_ext.common.replay.split_minibatches`
+        :param samples: the minibatches, see :func:`~sb3_ext.buffers.samples.split_minibatches`
         :return: what came of them
         """
         n_updates = len(plan.moves_targets)

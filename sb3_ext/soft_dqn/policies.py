@@ -7,10 +7,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 
-from sb3_ext.common.optimizers import with_fused_adam
 from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy
 from sb3_ext.functional.soft_value import boltzmann_log_policy
 from sb3_ext.nets import ChannelsLastCNN
+from sb3_ext.speed.optimizers import with_fused_adam
 
 
 class BoltzmannNetwork(ValueNetwork):

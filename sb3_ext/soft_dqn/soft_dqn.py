@@ -12,8 +12,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from typing_extensions import Unpack
 
+from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
-from sb3_ext.common.replay import AnySamples
 from sb3_ext.common.value_based import (
     DQNKwargs,
     ValueBasedAlgorithm,

@@ -15,10 +15,10 @@ from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_ext import REDQSAC, DeviceReplayBuffer, PrioritizedReplayBuffer
-from sb3_ext.common import cuda_graphs
-from sb3_ext.common.compilation import LossGradients, compiled_or_plain
 from sb3_ext.nets import ChannelsLastCNN
 from sb3_ext.redq_sac.redq_sac import gaussian_parameters
+from sb3_ext.speed import recording
+from sb3_ext.speed.compilation import LossGradients, compiled_or_plain
 
 
 class Tape:
@@ -94,7 +94,7 @@ def test_recorded_updates_are_the_plain_ones(variant: dict[str, Any]) -> None:
     # A recorded learning rate is a float32 tensor, so that it can change: rounding, for Adam's many updates
     assert_close(recorded, plain)
     tape = recorded.tape
-    assert tape.replays > 0 and tape.records <= cuda_graphs._MAX_RECORDINGS
+    assert tape.replays > 0 and tape.records <= recording._MAX_RECORDINGS
     n_blocks = 40 if "gradient_steps" not in variant else None
     if n_blocks is not None:
         assert (tape.warm_ups, tape.records, tape.replays) == (3, 1, n_blocks - 3)
@@ -250,7 +250,7 @@ def test_errors_of_the_work_itself_are_not_swallowed(monkeypatch: pytest.MonkeyP
 
 
 def test_only_so_many_recordings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "_MAX_RECORDINGS", 2)
+    monkeypatch.setattr(recording, "_MAX_RECORDINGS", 2)
     settings = dict(gradient_steps=7, policy_delay=20)
     plain, recorded = make(**settings).learn(90), make(Recorded, **settings).learn(90)
     assert_close(recorded, plain)

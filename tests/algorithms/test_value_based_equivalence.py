@@ -22,7 +22,7 @@ from stable_baselines3.common.utils import LinearSchedule, set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext import DoubleDQN, PrioritizedReplayBuffer, SoftDQN
-from sb3_ext.common.replay import minibatch_weights
+from sb3_ext.buffers.samples import minibatch_weights
 
 STEPS = 240
 SEED = 3

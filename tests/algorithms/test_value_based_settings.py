@@ -32,10 +32,10 @@ from sb3_ext import (
     SoftDQN,
 )
 from sb3_ext.common import precision
-from sb3_ext.common.compilation import compiled_or_plain
 from sb3_ext.common.value_based import DQNKwargs, ValueBasedAlgorithm, ValueBasedKwargs
 from sb3_ext.iqn.policies import MlpPolicy as IQNPolicy
 from sb3_ext.soft_dqn.policies import MlpPolicy as SoftDQNPolicy
+from sb3_ext.speed.compilation import compiled_or_plain
 
 CLASSES: list[Any] = [DoubleDQN, SoftDQN, IQN]
 each_class = pytest.mark.parametrize("cls", CLASSES)

@@ -15,7 +15,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_ext import REDQSAC
-from sb3_ext.common.precision import cpu_capability
+from sb3_ext.speed.precision import cpu_capability
 
 REPOSITORY = Path(__file__).parents[2]
 LEARNING_CURVES = REPOSITORY / "benchmarks" / "learning_curves.py"

@@ -6,7 +6,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_ext import REDQSAC
-from sb3_ext.common.replay import split_minibatches
+from sb3_ext.buffers.samples import split_minibatches
 from sb3_ext.experiments.ablations import OneMinibatchReplayBuffer
 
 

@@ -7,8 +7,8 @@ import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
-from sb3_ext.common.precision import autocast_dtype_on, cpu_capability, cpu_computes_in_bfloat16
 from sb3_ext.nets import DuelingMLP, EnsembleMLP, OutputLinear, with_output_linear
+from sb3_ext.speed.precision import autocast_dtype_on, cpu_capability, cpu_computes_in_bfloat16
 
 
 def test_it_is_the_same_layer() -> None:

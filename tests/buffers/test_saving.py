@@ -19,7 +19,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ext import REDQSAC, FrameDedupReplayBuffer
-from sb3_ext.common.saving import load_replay_buffer, save_replay_buffer
+from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 
 
 def pendulum_model(algorithm: type = REDQSAC, **kwargs: Any) -> Any:
@@ -197,7 +197,7 @@ def test_neither_saving_nor_loading_needs_the_frames_twice(n_steps: int, tmp_pat
 def test_a_large_buffer_shows_its_progress(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sb3_ext.common.saving._LARGE", 1000)
+    monkeypatch.setattr("sb3_ext.buffers.saving._LARGE", 1000)
     model = pendulum_model(SAC)
     model.learn(300)
     save_replay_buffer(model, tmp_path / "buffer.pkl")

@@ -646,7 +646,7 @@ def use_ale_vector(venv: VecEnv, **settings: Any) -> AtariVecEnv:
     """
     Replace SB3's environments by ALE's vector environment. For ``vec_env_wrapper`` in a YAML file of rl_zoo3::
 
-        vec_env_wrapper: sb3_ext.common.atari.use_ale_vector
+        vec_env_wrapper: sb3_ext.envs.use_ale_vector
 
     Game, number of environments, seeds, monitor files and the settings of ``AtariWrapper`` are taken over, so that
     the files go on where they are; the old environments are closed.

@@ -1,21 +1,64 @@
-"""Helpers for what a replay buffer's ``sample()`` returns."""
+"""What a replay buffer samples: types, minibatches, weights and priorities."""
 
-from collections.abc import Callable
 from operator import itemgetter
-from typing import TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples, TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ext.buffers import DictPrioritizedSamples, PrioritizedSamples
-from sb3_ext.buffers.prioritized import PrioritizedSampling
+from sb3_ext.functional.fields import map_fields
+
+
+class PrioritizedSamples(NamedTuple):
+    """
+    SB3's ``ReplayBufferSamples`` and what prioritised replay adds.
+
+    :param weights: importance weights, shape (B, 1), at most 1
+    :param indices: what :meth:`SupportsPriorities.update_priorities` wants to know the transitions by, shape (B,),
+        int64, on the CPU
+    """
+
+    observations: th.Tensor
+    actions: th.Tensor
+    next_observations: th.Tensor
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+    weights: th.Tensor
+    indices: th.Tensor
+
+
+class DictPrioritizedSamples(NamedTuple):
+    """
+    As :class:`PrioritizedSamples`, with dictionaries of observations.
+    """
+
+    observations: TensorDict
+    actions: th.Tensor
+    next_observations: TensorDict
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+    weights: th.Tensor
+    indices: th.Tensor
+
+
+@runtime_checkable
+class SupportsPriorities(Protocol):
+    """A replay buffer that draws by priority, see :class:`~sb3_ext.buffers.prioritized.PrioritizedSampling`."""
+
+    def sample_prioritized(
+        self, batch_size: int, env: VecNormalize | None = None, progress_remaining: float = 1.0
+    ) -> PrioritizedSamples | DictPrioritizedSamples: ...
+
+    def update_priorities(self, indices: th.Tensor | np.ndarray, errors: th.Tensor | np.ndarray) -> None: ...
+
 
 AnySamples = ReplayBufferSamples | DictReplayBufferSamples | PrioritizedSamples | DictPrioritizedSamples
 Samples = TypeVar("Samples", bound=AnySamples)
-Field = th.Tensor | dict[str, th.Tensor] | None
-Fields = TypeVar("Fields", bound=tuple[Field, ...])
 
 
 def sample_replay(
@@ -28,7 +71,7 @@ def sample_replay(
     :param progress_remaining: 1 at the beginning of the training, 0 at its end
     :return: transitions; only those of a prioritised buffer have ``weights`` and ``indices``
     """
-    if isinstance(replay_buffer, PrioritizedSampling):
+    if isinstance(replay_buffer, SupportsPriorities):
         return replay_buffer.sample_prioritized(batch_size, env, progress_remaining)
     return replay_buffer.sample(batch_size, env=env)
 
@@ -50,7 +93,7 @@ def update_priorities(replay_buffer: ReplayBuffer, minibatches: list[Samples], e
     :param minibatches: any number of them
     :param errors: of each how wrong the prediction was for each transition, shape (B,)
     """
-    if isinstance(replay_buffer, PrioritizedSampling):
+    if isinstance(replay_buffer, SupportsPriorities):
         indices = [minibatch.indices for minibatch in minibatches]  # type: ignore[union-attr]
         replay_buffer.update_priorities(th.cat(indices), th.cat(errors))
 
@@ -65,37 +108,6 @@ def minibatch_rows(index: int, n_minibatches: int) -> slice:
     :return: the rows ``index, index + n, index + 2 n, ...``
     """
     return slice(index, None, n_minibatches)
-
-
-def map_fields(function: Callable[[th.Tensor], th.Tensor], samples: Fields) -> Fields:
-    """
-    :param function: what to do with each tensor
-    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of them
-    :return: the same with every tensor replaced, also those in dictionaries; ``None`` stays ``None``
-    """
-
-    def apply(field: Field) -> Field:
-        if field is None:
-            return None
-        if isinstance(field, dict):
-            return {key: function(value) for key, value in field.items()}
-        return function(field)
-
-    return type(samples)(*(apply(field) for field in samples))  # type: ignore[arg-type]
-
-
-def tensors_of(samples: tuple[Field, ...]) -> list[th.Tensor]:
-    """
-    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of them
-    :return: all its tensors, in an order that the fields and the dictionaries' keys have
-    """
-    tensors: list[th.Tensor] = []
-    for field in samples:
-        if isinstance(field, dict):
-            tensors += field.values()
-        elif field is not None:
-            tensors.append(field)
-    return tensors
 
 
 def single_precision(samples: Samples) -> Samples:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 
-from sb3_ext.common.replay import split_minibatches
+from sb3_ext.buffers.samples import split_minibatches
 
 
 @given(n_minibatches=st.integers(1, 7), batch_size=st.integers(1, 6), n_step=st.booleans())

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch as th
 
-from sb3_ext.common.replay import map_fields, tensors_of
+from sb3_ext.functional.fields import map_fields, tensors_of
 
 Inputs = TypeVar("Inputs", bound=tuple[Any, ...])
 Outputs = TypeVar("Outputs", bound=tuple[Any, ...])

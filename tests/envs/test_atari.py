@@ -20,7 +20,7 @@ from stable_baselines3.common.monitor import Monitor, load_results
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
 from sb3_ext import FrameDedupReplayBuffer
-from sb3_ext.common.atari import AtariVecEnv, use_ale_vector
+from sb3_ext.envs.atari import AtariVecEnv, use_ale_vector
 
 ale_py = pytest.importorskip("ale_py")
 gym.register_envs(ale_py)
@@ -438,7 +438,7 @@ def test_without_ale_py_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 
 CONFIGURATION = {
-    "vec_env_wrapper": [{"sb3_ext.common.atari.use_ale_vector": {"max_num_frames_per_episode": 400}}],
+    "vec_env_wrapper": [{"sb3_ext.envs.use_ale_vector": {"max_num_frames_per_episode": 400}}],
     "n_envs": 2,
     "frame_stack": 4,
     "policy": "CnnPolicy",
@@ -502,7 +502,7 @@ def test_an_interrupted_step_does_not_hang_or_come_late(monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("sb3_ext.common.atari._Game.observe", interrupted)
+        patch.setattr("sb3_ext.envs.atari._Game.observe", interrupted)
         with pytest.raises(KeyboardInterrupt):
             env.step(np.zeros(2, dtype=int))
     # The second environment's step was never waited for. Both have made it all the same: nothing is a step late

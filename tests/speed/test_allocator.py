@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sb3_ext.common.allocator import keep_freed_memory
+from sb3_ext.speed.allocator import keep_freed_memory
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
