@@ -5,6 +5,7 @@ N networks, B inputs and the widths of all layers always differ.
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch as th
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
-from sb3_ext.nets import EnsembleLayerNorm, EnsembleLinear, EnsembleMLP
+from sb3_ext import nets
+from sb3_ext.nets import EnsembleLayerNorm, EnsembleLinear
 
 N, B, INPUTS = 5, 7, 4
 NET_ARCH = [6, 3]
@@ -21,6 +23,13 @@ NET_ARCH = [6, 3]
 FLAVOURS = pytest.mark.parametrize(
     ("net_arch", "activation_fn"), [(NET_ARCH, nn.ReLU), ([6], nn.Tanh), ([6, 3, 8], nn.ELU), ([], nn.ReLU)]
 )
+
+
+class EnsembleMLP(nets.EnsembleMLP):
+    """With one output each, as values of shape (M, B)."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> th.Tensor:
+        return super().forward(*args, **kwargs).squeeze(-1)
 
 
 def inputs(batch_size: int = B, seed: int = 0) -> th.Tensor:
@@ -54,7 +63,7 @@ def separate_networks(ensemble: EnsembleMLP, activation_fn: type[nn.Module] = nn
     return networks
 
 
-def randomise(ensemble: EnsembleMLP) -> EnsembleMLP:
+def randomize(ensemble: EnsembleMLP) -> EnsembleMLP:
     """
     Fill all parameters, so that scales and shifts that start at 1 and 0 count.
     """
@@ -69,7 +78,7 @@ def randomise(ensemble: EnsembleMLP) -> EnsembleMLP:
 def test_forward_and_gradients_of_every_slice(
     net_arch: list[int], activation_fn: type[nn.Module], layer_norm: bool
 ) -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, net_arch, activation_fn, layer_norm))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, net_arch, activation_fn, layer_norm))
     networks = separate_networks(ensemble, activation_fn)
     x = inputs().requires_grad_()
     x_separate = inputs().requires_grad_()
@@ -131,7 +140,7 @@ def test_networks_start_differently() -> None:
 @settings(max_examples=25, deadline=None)
 @given(members=st.lists(st.integers(0, N - 1), min_size=1, max_size=N, unique=True), frozen=st.booleans())
 def test_members_are_rows_of_the_full_output(members: list[int], frozen: bool) -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True))
     subset = ensemble(inputs(), th.tensor(members), frozen)
     assert subset.shape == (len(members), B)
     full = ensemble(inputs())
@@ -140,7 +149,7 @@ def test_members_are_rows_of_the_full_output(members: list[int], frozen: bool) -
 
 
 def test_members_train_alone() -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, nn.Tanh, layer_norm=True))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH, nn.Tanh, layer_norm=True))
     ensemble(inputs(), th.tensor([3, 1])).sum().backward()
     for name, parameter in ensemble.named_parameters():
         for member in range(N):
@@ -150,7 +159,7 @@ def test_members_train_alone() -> None:
 
 @pytest.mark.parametrize("members", [None, [2], [4, 0, 1]])
 def test_frozen_trains_the_input_only(members: list[int] | None) -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, nn.Tanh, layer_norm=True))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH, nn.Tanh, layer_norm=True))
     indices = None if members is None else th.tensor(members)
     x, x_trained = inputs().requires_grad_(), inputs().requires_grad_()
     frozen = ensemble(x, indices, frozen=True)
@@ -168,7 +177,7 @@ def test_frozen_trains_the_input_only(members: list[int] | None) -> None:
 
 
 def test_frozen_without_input_gradient_builds_no_graph() -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH))
     assert not ensemble(inputs(), frozen=True).requires_grad
     assert ensemble(inputs()).requires_grad
 
@@ -206,7 +215,7 @@ def droq_by_hand(ensemble: EnsembleMLP, x: th.Tensor, masks: list[th.Tensor]) ->
 
 
 def test_droq_without_dropout_against_loops() -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True, dropout=0.0))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True, dropout=0.0))
     ones = [th.ones(N, B, width, dtype=th.float64) for width in NET_ARCH]
     expected = th.tensor(droq_by_hand(ensemble, inputs(), ones), dtype=th.float64)
     th.testing.assert_close(ensemble(inputs()), expected)
@@ -214,7 +223,7 @@ def test_droq_without_dropout_against_loops() -> None:
 
 def test_droq_drops_before_it_normalises() -> None:
     dropout = 0.4
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True, dropout=dropout))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True, dropout=dropout))
     masks: list[th.Tensor] = []
     dropouts = [m for m in ensemble.modules() if isinstance(m, nn.Dropout)]
     assert len(dropouts) == len(NET_ARCH)
@@ -235,7 +244,7 @@ def test_droq_drops_before_it_normalises() -> None:
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_every_network_has_its_own_dropout_mask(layer_norm: bool) -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, [32], layer_norm=layer_norm, dropout=0.5))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, [32], layer_norm=layer_norm, dropout=0.5))
     for parameter in ensemble.parameters():
         parameter.data[:] = parameter.data[:1].clone()
     th.manual_seed(0)
@@ -253,7 +262,7 @@ def test_every_network_has_its_own_dropout_mask(layer_norm: bool) -> None:
 
 def test_dropout_stays_active_when_frozen() -> None:
     # The targets and the actor's objective are evaluated this way, in training mode
-    ensemble = randomise(EnsembleMLP(N, INPUTS, [32], dropout=0.5))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, [32], dropout=0.5))
     first = ensemble(inputs(), th.tensor([1, 2]), frozen=True)
     second = ensemble(inputs(), th.tensor([1, 2]), frozen=True)
     assert not th.allclose(first, second)

@@ -152,7 +152,7 @@ def test_the_check_sees_what_is_wrong(module, source):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("nets/ensemble.py", "from sb3_ext.functional.ensemble import BACKUPS"),
+        ("nets/ensemble.py", "from sb3_ext.functional.ensemble import TARGET_BACKUPS"),
         ("redq_sac/redq_sac.py", "from .policies import MlpPolicy\nfrom ..checks import check_choice"),
         ("zoo/plugin.py", "import sb3_ext\nfrom sb3_ext import REDQSAC\nfrom sb3_ext.zoo import samplers"),
         ("experiments/grid.py", "from sb3_ext.zoo import register\nimport sb3_ext.files"),
