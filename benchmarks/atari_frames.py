@@ -20,7 +20,7 @@ from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
-from sb3_ext.envs.atari import AtariVecEnv
+from sb3_ext.envs import AtariVecEnv
 
 GAMES = [
     "AirRaid",
