@@ -1,5 +1,5 @@
 """
-How many frames of ``AtariVecEnv`` are those of SB3's ``AtariWrapper``, game by game, with SB3's way of making them grey
+How many frames of ``AtariVecEnv`` are those of SB3's ``AtariWrapper``, game by game, with SB3's way of making them gray
 and small (``exact_frames=True``, the default) and with ALE's own.
 
 The same random actions, no no-ops at the start and no sticky actions, which draw other random numbers.

@@ -13,8 +13,8 @@ _MAX_DRAWS = 200
 
 class AtariGame:
     """
-    One game, emulated by a vector environment of size one. SB3's wrappers make extra steps after a lost life and at the
-    start of a game, and a larger vector environment cannot make steps in one of its games only.
+    One game, emulated by a vector environment of size one. A larger vector environment could not make steps in one of
+    its games only. SB3's wrappers make such steps after a lost life and at the start of a game.
 
     :param rules: what all games have in common
     """
