@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     for name, variant in VARIANTS.items():
         settings: dict[str, Any] = (
-            dict(gradient_steps=2, policy_delay=2, learning_rate=1e-3, learning_starts=300) | variant
+            dict(gradient_steps=2, learning_rate=1e-3, learning_starts=300) | variant
         )
         model = REDQSAC("MlpPolicy", "Pendulum-v1", seed=0, **settings)
         model.learn(args.timesteps)

@@ -1,5 +1,6 @@
 """REDQ's update as recordings for a GPU (CUDA graphs), wrapped around it from outside."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -55,7 +56,21 @@ class RecordedUpdate:
         return tuple(tensor.data_ptr() for tensor in tensors if isinstance(tensor, th.Tensor))
 
 
-def obstacle_to_recording(update: REDQUpdate) -> str | None:
+def recorded_where_possible(update: REDQUpdate, make_recorder: Callable[[], Recorder] | None) -> RecordedUpdate | None:
+    """
+    :param make_recorder: ``None`` where nothing is to be recorded
+    :return: ``None`` if nothing is recorded, with a warning if that is because of the settings
+    """
+    if make_recorder is None:
+        return None
+    obstacle = _obstacle_to_recording(update)
+    if obstacle is not None:
+        warnings.warn(f"training goes on without CUDA graphs, because of {obstacle}", stacklevel=2)
+        return None
+    return RecordedUpdate(update, make_recorder)
+
+
+def _obstacle_to_recording(update: REDQUpdate) -> str | None:
     """
     :return: what in the settings depends on values that a recording cannot read; ``None`` if nothing does
     """

@@ -17,14 +17,14 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.samples import sample_replay, single_precision, split_minibatches, update_priorities
-from sb3_ext.checks import check_choice, check_integer, check_interval
+from sb3_ext.checks import check_choice, check_integer, check_interval, finite_number
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.functional.ensemble import ACTOR_QS, TARGET_BACKUPS, ActorQ, TargetBackup
 from sb3_ext.functional.policy_gradient import ACTOR_GRADIENTS, BASELINES, ActorGradient, Baseline
 from sb3_ext.nets import EnsembleCritic
 from sb3_ext.nets.modes import has_batch_statistics, set_dropout_mode
 from sb3_ext.redq_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQSACPolicy
-from sb3_ext.redq_sac.recorded import RecordedUpdate, obstacle_to_recording, set_learning_rates
+from sb3_ext.redq_sac.recorded import recorded_where_possible, set_learning_rates
 from sb3_ext.redq_sac.update import Plan, REDQUpdate, Temperature, UpdateSettings
 from sb3_ext.speed.precision import AutocastDtype
 from sb3_ext.speed.recording import CudaRecorder, Recorder
@@ -262,7 +262,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         if self.compile and not self._can_compile:
             warnings.warn("compile=True has no effect on networks with batch normalization", stacklevel=2)
         self.update = REDQUpdate(self.policy, self._evaluator, self._update_settings(), self._temperature())
-        self._recorded = self._make_recorded()
+        self._recorded = recorded_where_possible(self.update, self._recorder_maker())
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_can_compile", "update", "_recorded"]
@@ -318,10 +318,10 @@ class REDQSAC(OffPolicyExtension, SAC):
         text = str(self.ent_coef)
         head, _, tail = text.partition("_")
         is_auto = head == "auto"
-        value = 1.0 if text == "auto" else _finite_number(tail if is_auto else text)
+        value = 1.0 if text == "auto" else finite_number(tail if is_auto else text)
         if value is None or value < 0 or (is_auto and value == 0):
             raise ValueError(f"ent_coef={self.ent_coef!r} must be a number >= 0, 'auto', or 'auto_' and a number > 0")
-        if self.target_entropy != "auto" and _finite_number(self.target_entropy) is None:
+        if self.target_entropy != "auto" and finite_number(self.target_entropy) is None:
             raise ValueError(f"target_entropy={self.target_entropy!r} must be a number or 'auto'")
 
     def _check_ensemble(self, n_critics: int) -> None:
@@ -352,16 +352,6 @@ class REDQSAC(OffPolicyExtension, SAC):
         :return: makes what records blocks of updates on this device; ``None`` where nothing can, or is not asked for
         """
         return partial(CudaRecorder, self.device) if self.cuda_graphs and self.device.type == "cuda" else None
-
-    def _make_recorded(self) -> RecordedUpdate | None:
-        make_recorder = self._recorder_maker()
-        if make_recorder is None:
-            return None
-        obstacle = obstacle_to_recording(self.update)
-        if obstacle is not None:
-            warnings.warn(f"training goes on without CUDA graphs, because of {obstacle}", stacklevel=2)
-            return None
-        return RecordedUpdate(self.update, make_recorder)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         set_floats = partial(super()._update_learning_rate, optimizers)
@@ -440,16 +430,3 @@ class REDQSAC(OffPolicyExtension, SAC):
         progress_bar: bool = False,
     ) -> SelfREDQSAC:
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-
-def _finite_number(value: str | float) -> float | None:
-    """
-    :param value: a number, or the text of one
-    :return: the number, or ``None`` if it is none, or not finite
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    # float() reads "1_2" as 12, SB3 as something else
-    return number if np.isfinite(number) and "_" not in str(value) else None
