@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ext.buffers.base import ArrayReplayBuffer, LazyReplayBuffer
 from sb3_ext.buffers.block_tree import BlockTree
 from sb3_ext.buffers.frame_dedup import FrameDedupReplayBuffer
-from sb3_ext.buffers.samples import DictPrioritizedSamples, PrioritizedSamples
+from sb3_ext.buffers.samples import DictPrioritizedSamples, Draw, PrioritizedSamples
 from sb3_ext.checks import check_interval
 
 
@@ -82,30 +82,51 @@ class PrioritizedSampling(LazyReplayBuffer):
             "(In code of your own: sample_prioritized() and update_priorities().)"
         )
 
+    @property
+    def priorities(self) -> np.ndarray:
+        """
+        :return: ``(|error| + eps)^alpha`` of each stored transition, in the order of ``indices``: read-only, float64,
+            shape (n,)
+        """
+        view = self._tree.leaves[: self.size() * self.n_envs]
+        view.flags.writeable = False
+        return view
+
+    def draw(self, batch_size: int, progress_remaining: float = 1.0) -> Draw:
+        """
+        Choose transitions by priority, one from each of ``batch_size`` equal parts of the sum of all priorities.
+
+        :param batch_size: number of transitions
+        :param progress_remaining: 1 at the beginning of the training, 0 at its end
+        :return: their slots and environments, with weights (the largest is 1) and indices
+        :raises ValueError: if the buffer is empty
+        """
+        self._check_not_empty()
+        parts = np.arange(batch_size) + np.random.random_sample(batch_size)
+        # Shuffled, because a large sample may be split into minibatches that should each cover all parts
+        leaves = np.random.permutation(self._tree.find(parts * (self._tree.total / batch_size)))
+        # SB3's progress is negative if the last rollout goes beyond the last time step
+        beta = 1.0 - (1.0 - self.beta) * max(progress_remaining, 0.0)
+        weights = importance_weights(self._tree.leaves[leaves], beta).astype(np.float32)
+        return Draw(leaves // self.n_envs, leaves % self.n_envs, weights.reshape(-1, 1), leaves)
+
     def sample_prioritized(
         self, batch_size: int, env: VecNormalize | None = None, progress_remaining: float = 1.0
     ) -> PrioritizedSamples | DictPrioritizedSamples:
         """
-        Draw by priority, one transition from each of ``batch_size`` equal parts of the sum of all priorities.
-
         :param batch_size: number of transitions
-        :param env: normalises observations and rewards
+        :param env: normalizes observations and rewards
         :param progress_remaining: 1 at the beginning of the training, 0 at its end
-        :return: the transitions with their weights (the largest is 1) and indices
+        :return: the transitions that :meth:`draw` chooses, with their weights and indices
         """
-        self._check_not_empty()
-        parts = np.arange(batch_size) + np.random.random_sample(batch_size)
-        # In any order: several minibatches may be drawn at once, and each is to come from all parts
-        leaves = np.random.permutation(self._tree.find(parts * (self._tree.total / batch_size)))
-        # (SB3's progress goes below 0 where the last rollout goes beyond the last time step)
-        beta = 1.0 - (1.0 - self.beta) * max(progress_remaining, 0.0)
-        weights = importance_weights(self._tree.leaves[leaves], beta)
-        samples = self.samples_at(leaves // self.n_envs, leaves % self.n_envs, env)
+        drawn = self.draw(batch_size, progress_remaining)
+        assert drawn.weights is not None and drawn.indices is not None
+        samples = self.samples_at(drawn.slots, drawn.envs, env)
         is_dict = isinstance(samples, DictReplayBufferSamples)
         return (DictPrioritizedSamples if is_dict else PrioritizedSamples)(
             **samples._asdict(),
-            weights=self._to_tensor(weights.astype(np.float32).reshape(-1, 1)),
-            indices=th.from_numpy(leaves),
+            weights=self._to_tensor(drawn.weights),
+            indices=th.from_numpy(drawn.indices),
         )
 
     def update_priorities(self, indices: th.Tensor | np.ndarray, errors: th.Tensor | np.ndarray) -> None:
