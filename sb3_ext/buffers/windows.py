@@ -114,8 +114,8 @@ class Window:
     @property
     def unmasked_rewards(self) -> np.ndarray:
         """
-        :return: the rewards in the slots that follow, even those beyond the end of the window. SB3 multiplies these by
-            zero, which decides the sign of a return that is zero. Shape (B, L)
+        :return: rewards as in the following slots, also after the last valid step, shape (B, L). n-step returns
+            multiply those by zero, as SB3 does, and need not find the slots to repeat
         """
         return self._storage.rewards.take(self._following * self._storage.n_envs + self._envs[:, None])
 
