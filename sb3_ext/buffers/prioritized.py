@@ -1,5 +1,5 @@
 """
-Prioritised experience replay, proportional variant.
+Prioritized experience replay, proportional variant.
 
 Paper: Schaul et al. 2016, https://arxiv.org/abs/1511.05952.
 """
@@ -20,29 +20,29 @@ from sb3_ext.checks import check_interval
 
 def importance_weights(probabilities: np.ndarray, beta: float) -> np.ndarray:
     """
-    ``(n P)^-beta / max w``: what undoes the bias of sampling by priority, wholly at ``beta=1``. The maximum is that of
-    the minibatch (section 3.4 of the paper), so that n, the number of stored transitions, cancels out.
+    Compute ``(n P)^-beta / max w``, which corrects the bias of sampling by priority, fully with ``beta=1``.
+
+    The maximum is taken over the minibatch (section 3.4 of the paper), so the number n of stored transitions cancels.
 
     :param probabilities: P of the sampled transitions, or anything proportional to it, > 0, shape (B,)
-    :param beta: in [0, 1]
-    :return: shape (B,), in (0, 1]
+    :param beta: how much of the bias to correct, in [0, 1]
+    :return: weights in (0, 1], shape (B,)
     """
     return (probabilities.min() / probabilities) ** beta
 
 
 class PrioritizedSampling(LazyReplayBuffer):
     """
-    Mix-in for the replay buffers of this package: transitions are drawn in proportion to ``(|error| + eps)^alpha``.
+    Mix-in for the replay buffers of this package that draws transitions in proportion to ``(|error| + eps)^alpha``.
 
-    Priorities have to be written back. An algorithm calls :meth:`sample_prioritized`, weights its loss, and hands the
-    errors to :meth:`update_priorities`: that is the whole interface. :meth:`sample`, which SB3's own algorithms call,
-    raises an error.
+    An algorithm calls :meth:`sample_prioritized` (or :meth:`sample_windows`), weights its loss, and passes the errors
+    to :meth:`update_priorities`. :meth:`sample`, which SB3's own algorithms call, raises an error.
 
     Arguments besides those of the buffer:
 
-    :param alpha: how much priorities matter, >= 0; 0: not at all
-    :param beta: how much of the bias the weights undo at the beginning, in [0, 1]; it goes linearly to 1
-    :param eps: what is added to each error, > 0, so that every transition can be drawn again
+    :param alpha: how much priorities matter, >= 0; with 0 sampling is uniform
+    :param beta: how much of the bias the weights correct at the beginning, in [0, 1]; it rises linearly to 1
+    :param eps: added to each error, > 0, so that every transition can be drawn again
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -55,13 +55,13 @@ class PrioritizedSampling(LazyReplayBuffer):
         self.alpha = alpha
         self.beta = beta
         self.eps = eps
-        # The leaf of slot s and environment e is s * n_envs + e; its value is the priority to the power of alpha
+        # The leaf of slot s and environment e is s * n_envs + e. It holds (|error| + eps)^alpha
         self._tree = BlockTree(self.buffer_size * self.n_envs)
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         slot = self.pos
         super().add(*args, **kwargs)
-        # Drawn soon: as likely as the likeliest at present
+        # New transitions get the largest priority in the buffer, so that they are drawn soon
         value = self._tree.maximum or 1.0
         leaves = np.arange(slot * self.n_envs, (slot + 1) * self.n_envs)
         self._tree.update(leaves, np.full(self.n_envs, value))
@@ -72,7 +72,7 @@ class PrioritizedSampling(LazyReplayBuffer):
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
-        Not possible: whoever calls it does not know of weights and priorities, and would learn from biased samples.
+        Refuse to sample: callers that know nothing of weights and priorities would learn from biased samples.
 
         :raises RuntimeError: always
         """
@@ -131,10 +131,11 @@ class PrioritizedSampling(LazyReplayBuffer):
 
     def update_priorities(self, indices: th.Tensor | np.ndarray, errors: th.Tensor | np.ndarray) -> None:
         """
-        :param indices: of the samples
-        :param errors: how wrong the prediction was for each, unweighted; the sign does not matter. Same shape
-        :raises ValueError: if an error is not finite or an index is not one of a stored transition; no priority is
-            changed then
+        Set the priorities of sampled transitions; if an index occurs several times, its last error counts.
+
+        :param indices: ``indices`` of the samples, shape (B,)
+        :param errors: how wrong the prediction was for each, unweighted, shape (B,); the sign does not matter
+        :raises ValueError: if an error is not finite or an index belongs to no stored transition; no priority changes
         """
         leaves, absolute = np.asarray(_on_cpu(indices)), np.abs(np.asarray(_on_cpu(errors), dtype=np.float64))
         if leaves.ndim != 1 or leaves.shape != absolute.shape:
@@ -176,7 +177,7 @@ def _on_cpu(values: th.Tensor | np.ndarray) -> th.Tensor | np.ndarray:
 
 class PrioritizedReplayBuffer(PrioritizedSampling, ArrayReplayBuffer):
     """
-    Prioritised replay, with observations stored as SB3's default buffer stores them.
+    Prioritized replay that stores observations as SB3's default buffer does.
 
     Arguments: those of :class:`ArrayReplayBuffer` and of :class:`PrioritizedSampling` (``alpha``, ``beta``, ``eps``).
     """
@@ -184,7 +185,7 @@ class PrioritizedReplayBuffer(PrioritizedSampling, ArrayReplayBuffer):
 
 class PrioritizedFrameDedupReplayBuffer(PrioritizedSampling, FrameDedupReplayBuffer):
     """
-    Prioritised replay that stores each frame once.
+    Prioritized replay that stores each frame once.
 
     Arguments: those of :class:`FrameDedupReplayBuffer` and of :class:`PrioritizedSampling` (``alpha``, ``beta``,
     ``eps``).

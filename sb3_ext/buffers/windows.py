@@ -1,8 +1,8 @@
 """
 Windows: the consecutive transitions of one environment that follow a sampled transition.
 
-A window stops at the last step of an episode and at the newest stored transition, because the slot after that one
-holds the oldest transition or nothing.
+A window stops at the last step of an episode and at the newest stored transition. The slot after the newest one holds
+the oldest transition or nothing.
 """
 
 from functools import cached_property
@@ -114,8 +114,8 @@ class Window:
     @property
     def unmasked_rewards(self) -> np.ndarray:
         """
-        :return: rewards as in the following slots, also after the last valid step, shape (B, L). n-step returns
-            multiply those by zero, as SB3 does, and need not find the slots to repeat
+        :return: rewards of the slots that follow, also after the last valid step, shape (B, L). n-step returns multiply
+            the latter by zero, as SB3 does. This is faster than finding the slots to repeat
         """
         return self._storage.rewards.take(self._following * self._storage.n_envs + self._envs[:, None])
 

@@ -338,6 +338,7 @@ def test_n_step_returns_formed_from_windows_are_sb3s(
     assert own.discounts.numpy().tobytes() == expected.discounts.numpy().tobytes()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in multiply")  # SB3's, too
 @pytest.mark.parametrize("reward", [1.0, np.inf, np.nan])
 def test_odd_transitions_give_sb3s_returns(reward: float, same_samples: Callable[..., None]) -> None:
     """A time limit without ``done``, and numbers that are not finite behind the end of an episode."""
