@@ -27,7 +27,9 @@ def window_lengths(ends: np.ndarray) -> np.ndarray:
     :param ends: whether a window must stop after this step, shape (B, L)
     :return: number of steps in each window, the first stop included, shape (B,)
     """
-    return np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, ends.shape[1])
+    stops = ends.copy()
+    stops[:, -1] = True
+    return stops.argmax(axis=1) + 1
 
 
 def repeated_slots(slots: np.ndarray, lengths: np.ndarray, length: int, capacity: int) -> np.ndarray:

@@ -7,6 +7,7 @@ that wrap around: the slot of a transition is its number modulo the capacity.
 
 import copy
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -658,3 +659,14 @@ def test_arrays_are_zeros_without_memory_before_the_first_transition(buffer_clas
         assert not each.rewards.any() and not each.rewards.flags.writeable
         Recorder(SPACES[space], 2).play(3, each)
         each.check_valid()
+
+
+def test_the_example_in_the_documentation_runs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "buffers.md").read_text()
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "sample_windows" in block)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    samples = names["samples"]
+    assert samples.observations.shape == (32, 5, 3)
+    assert (samples.rewards * samples.valid).sum(dim=1).max() == 5.0
+    assert names["window"].lengths.tolist() == [3, 5]
