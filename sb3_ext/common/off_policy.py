@@ -48,8 +48,9 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     _chose_buffer_class: bool = False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _RETURN_SETTINGS:
-            self._tell_buffer(self.__dict__.get("replay_buffer"), {name: value})
+        if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
+            _check_returns(**{name: value})
+            self._tell_buffer(self.replay_buffer, {name: value})
         elif name == "replay_buffer":
             # (SB3's constructor assigns None before there are any settings)
             known = {setting: self.__dict__[setting] for setting in _RETURN_SETTINGS if setting in self.__dict__}
@@ -79,10 +80,9 @@ class OffPolicyExtension(OffPolicyAlgorithm):
             self._refuse(
                 "learning_rate_fraction", unless=self.learning_rate_final is not None, needs="learning_rate_final"
             )
-        check_interval("gamma", self.gamma, 0.0, 1.0, "in [0, 1]")
+        _check_returns(self.gamma, self.n_steps)
         check_integer("buffer_size", self.buffer_size, minimum=1)
         check_integer("batch_size", self.batch_size, minimum=1)
-        check_integer("n_steps", self.n_steps, minimum=1)
         for name in ("alpha", "beta", "eps"):
             if name in self.replay_buffer_kwargs and not _accepts(self.replay_buffer_class, name):
                 raise ValueError(
@@ -241,6 +241,11 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                 name = f"terminal observation of environment {index}"
                 check_finite(name, info["terminal_observation"], self.num_timesteps, is_batch=False)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+
+def _check_returns(gamma: Any = 0.99, n_steps: Any = 1) -> None:
+    check_interval("gamma", gamma, 0.0, 1.0, "in [0, 1]")
+    check_integer("n_steps", n_steps, minimum=1)
 
 
 def _accepts(buffer_class: type[ReplayBuffer] | None, name: str) -> bool:
