@@ -4,6 +4,7 @@ import inspect
 import io
 import pathlib
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
+from sb3_ext.common.probe import Probe
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.compilation import CompiledFunctions
 from sb3_ext.speed.precision import AUTOCAST_DTYPES, autocast_dtype_on
@@ -129,6 +131,12 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                     "give one of them only"
                 )
         return kwargs
+
+    @abstractmethod
+    def make_probe(self) -> Probe:
+        """
+        Make what a :class:`~sb3_ext.diagnosis.callback.DiagnosisCallback` has to know of the algorithm as it is now.
+        """
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_compiled"]

@@ -22,6 +22,8 @@ from sb3_ext.buffers.prioritized import PrioritizedSampling
 from sb3_ext.buffers.samples import AnySamples, minibatch_weights, sample_replay, update_priorities
 from sb3_ext.checks import check_choice, check_interval
 from sb3_ext.common.off_policy import OffPolicyExtension
+from sb3_ext.common.probe import Probe
+from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.bellman import soft_td_target
 
 SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")
@@ -161,6 +163,9 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
         if self.target_clip is not None:
             check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
         check_choice("double_q", self.double_q, (True, False))
+
+    def make_probe(self) -> Probe:
+        return ValueProbe(self, self.q_net)
 
     @contextmanager
     def _choosing(self) -> Iterator[None]:

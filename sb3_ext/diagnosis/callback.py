@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext.buffers.samples import sample_replay
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.probe import PolicyStep, Probe
 from sb3_ext.diagnosis.environments import (
     check_is_another,
     freeze_normalisation,
@@ -23,7 +24,7 @@ from sb3_ext.diagnosis.environments import (
     training_time_limit,
 )
 from sb3_ext.diagnosis.networks import GradientNorms, NetworkObserver, finite_or_none
-from sb3_ext.diagnosis.probes import PolicyStep, Probe, probe_for
+from sb3_ext.diagnosis.probes import probe_for
 from sb3_ext.diagnosis.rollouts import Discounting, Horizon, monte_carlo_pairs, undisturbed
 from sb3_ext.functional.diagnosis import dormant_fraction, ensemble_disagreement, normalised_bias, tail_length
 
@@ -167,7 +168,6 @@ class DiagnosisCallback(BaseCallback):
         return buffer
 
     def _set_up_rollouts(self) -> None:
-        gamma = float(self.model.gamma)  # type: ignore[attr-defined]
         time_limit_is_terminal = not getattr(self._replay_buffer, "handle_timeout_termination", True)
         # Later states the training never sees
         n_states = min(self.max_steps, training_time_limit(self.model) or self.max_steps)
@@ -179,8 +179,9 @@ class DiagnosisCallback(BaseCallback):
             with undisturbed(self.model, seed=0):
                 env = make_rollout_env(self.model, n_envs, self.env_wrapper, time_limit_is_terminal)
             self._rollout_env = prepare_env(self.model, env)
-        self._horizon = Horizon(n_states, tail_length(gamma, self.tail_tolerance), time_limit_is_terminal)
-        self._discounting = Discounting(gamma, getattr(self._replay_buffer, "n_steps", 1))
+        tail = tail_length(self._probe.discount, self.tail_tolerance)
+        self._horizon = Horizon(n_states, tail, time_limit_is_terminal)
+        self._discounting = Discounting(self._probe.discount, self._probe.n_steps)
 
     def _open_file(self) -> Path:
         """

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_ext.functional.diagnosis import dormancy_scores, effective_rank
-from sb3_ext.nets import CosineEmbedding, DuelingMLP, EnsembleLinear, EnsembleMLP
+from sb3_ext.nets import CosineEmbedding, EnsembleMLP
 
 # The modules whose outputs are units. (The embedding of quantile levels ends in a ReLU of its own.)
 _ACTIVATIONS = (
@@ -21,26 +21,12 @@ _ACTIVATIONS = (
 )
 
 
-def output_layers(network: nn.Module) -> list[nn.Module]:
-    """
-    :param network: ends in a linear layer, or in the two of a dueling network
-    :return: the layers in whose inputs, together, its output is linear
-    """
-    duelings = [module for module in network.modules() if isinstance(module, DuelingMLP)]
-    parts: list[nn.Module] = [part for dueling in duelings for part in (dueling.value, dueling.advantage)]
-    linear = [
-        [module for module in part.modules() if isinstance(module, (nn.Linear, EnsembleLinear))]
-        for part in parts or [network]
-    ]
-    return [layers[-1] for layers in linear if layers]
-
-
 class NetworkObserver:
     """
     While it is entered, collects from every forward pass how active the units are and what goes into the last layers.
 
     :param network: whose activations count, features extractor included
-    :param heads: of each critic the output layers, see :func:`output_layers`
+    :param heads: of each critic the output layers, see :func:`~sb3_ext.nets.output_layers.output_layers`
     """
 
     def __init__(self, network: nn.Module, heads: Sequence[Sequence[nn.Module]]) -> None:

@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ext.diagnosis.probes import PolicyStep
+from sb3_ext.common.probe import PolicyStep
 from sb3_ext.functional.diagnosis import n_known_returns, soft_returns
 
 

@@ -11,9 +11,11 @@ from typing_extensions import Unpack
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.probe import Probe
 from sb3_ext.common.value_based import ValueBasedAlgorithm, ValueBasedKwargs, ValueLoss, actions_taken
 from sb3_ext.functional.quantile import check_risk, quantile_huber_loss
 from sb3_ext.iqn.policies import CnnPolicy, ImplicitQuantileNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
+from sb3_ext.iqn.probe import IQNProbe
 
 
 class IQN(ValueBasedAlgorithm):
@@ -109,6 +111,9 @@ class IQN(ValueBasedAlgorithm):
         losses = quantile_huber_loss(quantiles, taus, targets, self.kappa)
         metrics = {"q_value": quantiles.detach().mean()}
         return ValueLoss(losses, losses.detach().sqrt(), metrics)
+
+    def make_probe(self) -> Probe:
+        return IQNProbe(self)
 
     def _next_quantiles(self, batch: AnySamples) -> th.Tensor:
         """

@@ -33,6 +33,7 @@ from sb3_ext.buffers.samples import (
 )
 from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.off_policy import OffPolicyExtension
+from sb3_ext.common.probe import Probe
 from sb3_ext.functional.ensemble import AGGREGATES, BACKUPS, aggregate_q, random_mixture_weights, random_subset
 from sb3_ext.functional.fields import map_fields
 from sb3_ext.functional.policy_gradient import (
@@ -47,6 +48,7 @@ from sb3_ext.functional.policy_gradient import (
 )
 from sb3_ext.redq_sac.critic_loss import CriticLoss
 from sb3_ext.redq_sac.policies import CnnPolicy, EnsembleCritic, MlpPolicy, MultiInputPolicy, REDQSACPolicy
+from sb3_ext.redq_sac.probe import REDQSACProbe
 from sb3_ext.speed.compilation import LossGradients
 from sb3_ext.speed.recording import CudaRecorder, GraphedWork, Recorder
 
@@ -703,6 +705,9 @@ class REDQSAC(OffPolicyExtension, SAC):
         loss.backward()
         self.ent_coef_optimizer.step()
         return loss.detach()
+
+    def make_probe(self) -> Probe:
+        return REDQSACProbe(self)
 
     def learn(
         self: SelfREDQSAC,

@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.common.probe import Probe
 from sb3_ext.common.value_based import (
     DQNKwargs,
     ValueBasedAlgorithm,
@@ -32,6 +33,7 @@ from sb3_ext.functional.soft_value import (
     soft_state_value,
 )
 from sb3_ext.soft_dqn.policies import BoltzmannNetwork, CnnPolicy, MlpPolicy, MultiInputPolicy, SoftDQNPolicy
+from sb3_ext.soft_dqn.probe import SoftDQNProbe
 
 # Values of 1e6 divided by it, and their exponentials, stay finite
 _SMALLEST_TEMPERATURE = 1e-8
@@ -206,6 +208,9 @@ class SoftDQN(ValueBasedAlgorithm):
         with th.no_grad():
             self.log_temperature.clamp_(min=math.log(_SMALLEST_TEMPERATURE))
         self._set_temperature(self.log_temperature.detach().exp())
+
+    def make_probe(self) -> Probe:
+        return SoftDQNProbe(self)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "log_temperature", "temperature_optimizer"]
