@@ -18,7 +18,7 @@ from sb3_ext.checks import check_integer, check_interval
 from sb3_ext.common.probe import PolicyStep, Probe
 from sb3_ext.diagnosis.environments import (
     check_is_another,
-    freeze_normalisation,
+    freeze_normalization,
     make_rollout_env,
     prepare_env,
     training_time_limit,
@@ -26,13 +26,13 @@ from sb3_ext.diagnosis.environments import (
 from sb3_ext.diagnosis.networks import GradientNorms, NetworkObserver, finite_or_none
 from sb3_ext.diagnosis.probes import probe_for
 from sb3_ext.diagnosis.rollouts import Discounting, Horizon, monte_carlo_pairs, undisturbed
-from sb3_ext.functional.diagnosis import dormant_fraction, ensemble_disagreement, normalised_bias, tail_length
+from sb3_ext.functional.diagnosis import dormant_fraction, ensemble_disagreement, normalized_bias, tail_length
 
 #: Of the CSV file
 COLUMNS = (
     "timesteps",
-    "normalised_bias_mean",
-    "normalised_bias_std",
+    "normalized_bias_mean",
+    "normalized_bias_std",
     "q_mean",
     "mc_return_mean",
     "n_state_actions",
@@ -256,7 +256,7 @@ class DiagnosisCallback(BaseCallback):
         }
 
     def _measure_bias(self, env: VecEnv, seed: int) -> Measurements:
-        freeze_normalisation(self.model, env)
+        freeze_normalization(self.model, env)
         env.seed(seed)
         pairs = monte_carlo_pairs(env, self._act, self.n_episodes, self._horizon, self._discounting)
         if len(pairs.returns) == 0:
@@ -267,10 +267,10 @@ class DiagnosisCallback(BaseCallback):
                 stacklevel=2,
             )
             return {"n_state_actions": 0}
-        bias = normalised_bias(*pairs)
+        bias = normalized_bias(*pairs)
         return {
-            "normalised_bias_mean": float(bias.mean()),
-            "normalised_bias_std": float(bias.std(correction=0)),
+            "normalized_bias_mean": float(bias.mean()),
+            "normalized_bias_std": float(bias.std(correction=0)),
             "q_mean": float(pairs.q_values.mean()),
             "mc_return_mean": float(pairs.returns.mean()),
             "n_state_actions": len(bias),

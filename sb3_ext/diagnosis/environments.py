@@ -113,7 +113,7 @@ def check_is_another(model: BaseAlgorithm, env: gym.Env | VecEnv) -> None:
         raise ValueError("env is the training's environment, which rollouts would disturb: give another one")
 
 
-def freeze_normalisation(model: BaseAlgorithm, env: VecEnv) -> None:
+def freeze_normalization(model: BaseAlgorithm, env: VecEnv) -> None:
     """
     Normalise as the training does at this moment, rewards included: those are what the critics learn from.
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 DIAGNOSIS_COLUMNS = ("environment", "variant", "seed", *COLUMNS)
 # Title, column drawn as a line, column drawn as dots, scale
 _PANELS = (
-    ("bias of Q, normalised", "normalised_bias_mean", None, "symlog"),
+    ("bias of Q, normalised", "normalized_bias_mean", None, "symlog"),
     ("Q (lines) and Monte-Carlo return (dots)", "q_mean", "mc_return_mean", "linear"),
-    ("spread of the bias", "normalised_bias_std", None, "log"),
+    ("spread of the bias", "normalized_bias_std", None, "log"),
     ("disagreement of the critics", "disagreement", None, "linear"),
     ("entropy of the policy (nats)", "policy_entropy", None, "linear"),
     ("norm of the critics' gradient", "critic_grad_norm", None, "log"),

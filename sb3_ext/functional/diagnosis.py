@@ -102,7 +102,7 @@ def n_known_returns(length: int, terminated: bool, tail: int | None) -> int:
     return 0 if tail is None else min(max(length - tail + 1, 0), length)
 
 
-def normalised_bias(q_values: th.Tensor, returns: th.Tensor) -> th.Tensor:
+def normalized_bias(q_values: th.Tensor, returns: th.Tensor) -> th.Tensor:
     """
     ``(Q - Q_pi) / |mean Q_pi|``: REDQ's bias in units of the mean value. Its mean says whether a critic over- or
     underestimates, its standard deviation how uneven that is; a constant bias would change no greedy action.

@@ -296,10 +296,10 @@ class BatchNormExtractor(FlattenExtractor):
 
     def __init__(self, observation_space: spaces.Box) -> None:
         super().__init__(observation_space)
-        self.normalise = th.nn.BatchNorm1d(self.features_dim)
+        self.normalize = th.nn.BatchNorm1d(self.features_dim)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        return self.normalise(super().forward(observations))
+        return self.normalize(super().forward(observations))
 
 
 IMAGES = dict(policy="CnnPolicy", env="images", gradient_steps=2, policy_delay=2)
@@ -335,7 +335,7 @@ def test_traced_updates_are_the_plain_ones(variant: dict[str, Any]) -> None:
     )
 
 
-def test_batch_normalisation_is_not_compiled() -> None:
+def test_batch_normalization_is_not_compiled() -> None:
     kwargs = dict(policy_kwargs=dict(net_arch=[8], features_extractor_class=BatchNormExtractor))
     with pytest.warns(UserWarning, match="compile=True has no effect on networks with batch normalisation"):
         model = make(compile=True, **kwargs).learn(24)

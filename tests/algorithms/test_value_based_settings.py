@@ -398,9 +398,9 @@ def test_each_environment_tosses_its_own_coin(cls: Any, as_dict: bool) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("vectorised", [True, False])
+@pytest.mark.parametrize("vectorized", [True, False])
 @each_class
-def test_one_environment_explores_as_sb3_does(cls: Any, vectorised: bool, rate: float) -> None:
+def test_one_environment_explores_as_sb3_does(cls: Any, vectorized: bool, rate: float) -> None:
     """The same random numbers in the same order; for SoftDQN and IQN as far as the coin and the random actions go."""
     reference = DQN("MlpPolicy", "CartPole-v1", buffer_size=10, policy_kwargs=dict(net_arch=[8]), seed=1, device="cpu")
     model = make(cls, **(dict(temperature_initial=1e-6) if cls is SoftDQN else {}))
@@ -414,8 +414,8 @@ def test_one_environment_explores_as_sb3_does(cls: Any, vectorised: bool, rate: 
         agent.exploration_rate = rate
         agent.action_space.seed(5)
         np.random.seed(5)
-        predictions = [agent.predict(obs[None] if vectorised else obs)[0] for obs in observations]
-        assert all(action.shape == ((1,) if vectorised else ()) for action in predictions)
+        predictions = [agent.predict(obs[None] if vectorized else obs)[0] for obs in observations]
+        assert all(action.shape == ((1,) if vectorized else ()) for action in predictions)
         results.append((np.array(predictions).flatten(), np.random.get_state()[1], agent.action_space.sample()))
     (expected, numbers, next_action), (actual, our_numbers, our_next_action) = results
     assert (our_numbers == numbers).all() and our_next_action == next_action
@@ -984,7 +984,7 @@ def test_dictionary_observations(cls: Any, buffer: dict[str, Any]) -> None:
 
 
 @each_class
-def test_normalised_and_discrete_observations(cls: Any) -> None:
+def test_normalized_and_discrete_observations(cls: Any) -> None:
     learn_and_check(cls, VecNormalize(make_vec_env("CartPole-v1", n_envs=3, seed=0)))
     learn_and_check(cls, "FrozenLake-v1")
 

@@ -101,7 +101,7 @@ def test_without_room_samples_come_from_the_host(monkeypatch: pytest.MonkeyPatch
         fits.sample(4)
 
 
-def test_normalised_observations_come_from_the_host() -> None:
+def test_normalized_observations_come_from_the_host() -> None:
     env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=2))
     env.obs_rms.mean[:] = 0.3
     buffers = tuple(

@@ -451,7 +451,7 @@ class Blank(gym.Env):
 @pytest.mark.parametrize(
     "parts", [{ONLY: ("vector", 3, 2, "float32")}, {"image": ("last", 4, 1), "vector": ("vector", 2, 3, "float32")}]
 )
-def test_normalised_as_sb3_does(parts: Any, n_steps: int, new_config: Any, tools: Any) -> None:
+def test_normalized_as_sb3_does(parts: Any, n_steps: int, new_config: Any, tools: Any) -> None:
     config = new_config(parts, n_envs=2, seed=12)
     new_pair, stream_class, same_contents = tools
     stock, buffer = new_pair(config, None, buffer_size=20, n_steps=n_steps)

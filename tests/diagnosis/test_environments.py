@@ -49,7 +49,7 @@ def test_an_environment_with_a_time_limit_gives_what_is_known(tmp_path: Path) ->
     with pytest.warns(UserWarning, match="no Monte-Carlo return is known"):
         row = measured(make_model(DQN), tmp_path, env=env, tail_tolerance=0.01)
     assert row["n_state_actions"] == 0
-    assert row["normalised_bias_mean"] is None
+    assert row["normalized_bias_mean"] is None
     assert row["feature_rank"] is not None
 
 

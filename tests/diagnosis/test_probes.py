@@ -33,8 +33,8 @@ def test_bias_of_a_critic_that_says_c_times_the_value(cls: Any, factor: float, t
     model = make_model(cls, learning_rate=0.0)
     predict_value(model, factor * VALUE)
     row = measured(model, tmp_path, tail_tolerance=1e-3)
-    assert row["normalised_bias_mean"] == pytest.approx(factor - 1, abs=2e-3)
-    assert row["normalised_bias_std"] == pytest.approx(0, abs=1e-3)
+    assert row["normalized_bias_mean"] == pytest.approx(factor - 1, abs=2e-3)
+    assert row["normalized_bias_std"] == pytest.approx(0, abs=1e-3)
     assert row["q_mean"] == pytest.approx(factor * VALUE, rel=1e-5)
     assert row["mc_return_mean"] == pytest.approx(VALUE, rel=1e-3)
     assert row["n_state_actions"] == 2 * 30
@@ -70,7 +70,7 @@ def test_entropy_of_a_boltzmann_policy(
     predict_value(model, 1.5 * value)
     row = measured(model, tmp_path, tail_tolerance=1e-3)
     assert row["mc_return_mean"] == pytest.approx(value, rel=2e-3)
-    assert row["normalised_bias_mean"] == pytest.approx(0.5, abs=3e-3)
+    assert row["normalized_bias_mean"] == pytest.approx(0.5, abs=3e-3)
     assert row["policy_entropy"] == (None if settings["backup"] == "max" else pytest.approx(LOG3, rel=1e-5))
 
 
@@ -99,7 +99,7 @@ def test_entropy_of_a_gaussian_policy(cls: Any, counts: bool, tmp_path: Path) ->
     row = measured(model, tmp_path, n_episodes=4, max_steps=400, batch_size=2000, tail_tolerance=1e-3)
     assert 2 * entropy > 0.05 * value
     assert row["mc_return_mean"] == pytest.approx(value, rel=0.02)
-    assert row["normalised_bias_mean"] == pytest.approx(0, abs=0.02)
+    assert row["normalized_bias_mean"] == pytest.approx(0, abs=0.02)
     assert row["policy_entropy"] == pytest.approx(entropy, rel=0.1)
 
 
@@ -127,7 +127,7 @@ def test_a_critic_that_has_converged_has_no_bias(cls: Any, settings: dict[str, A
         settings |= dict(target_update_interval=10)
     model = make_model(cls, **settings)
     row = measured(model, tmp_path, 1000, n_episodes=8, max_steps=100, tail_tolerance=1e-3)
-    assert row["normalised_bias_mean"] == pytest.approx(0, abs=0.03)
+    assert row["normalized_bias_mean"] == pytest.approx(0, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_an_algorithm_with_a_buffer_that_has_a_discount_is_measured_with_its_own
     predict_value(model, VALUE)
     row = measured(model, tmp_path, tail_tolerance=1e-3)
     assert row["mc_return_mean"] == pytest.approx(VALUE, rel=1e-3)
-    assert row["normalised_bias_mean"] == pytest.approx(0, abs=2e-3)
+    assert row["normalized_bias_mean"] == pytest.approx(0, abs=2e-3)
 
 
 def test_the_discount_of_a_stock_algorithm_is_that_of_its_n_step_buffer(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def separate_networks(ensemble: EnsembleMLP, activation_fn: type[nn.Module] = nn
     return networks
 
 
-def randomise(ensemble: EnsembleMLP) -> EnsembleMLP:
+def randomize(ensemble: EnsembleMLP) -> EnsembleMLP:
     """
     Fill all parameters, so that scales and shifts that start at 1 and 0 count.
     """
@@ -69,7 +69,7 @@ def randomise(ensemble: EnsembleMLP) -> EnsembleMLP:
 def test_forward_and_gradients_of_every_slice(
     net_arch: list[int], activation_fn: type[nn.Module], layer_norm: bool
 ) -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, net_arch, activation_fn, layer_norm))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, net_arch, activation_fn, layer_norm))
     networks = separate_networks(ensemble, activation_fn)
     x = inputs().requires_grad_()
     x_separate = inputs().requires_grad_()
@@ -131,7 +131,7 @@ def test_networks_start_differently() -> None:
 @settings(max_examples=25, deadline=None)
 @given(members=st.lists(st.integers(0, N - 1), min_size=1, max_size=N, unique=True), frozen=st.booleans())
 def test_members_are_rows_of_the_full_output(members: list[int], frozen: bool) -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True))
     subset = ensemble(inputs(), th.tensor(members), frozen)
     assert subset.shape == (len(members), B)
     full = ensemble(inputs())
@@ -140,7 +140,7 @@ def test_members_are_rows_of_the_full_output(members: list[int], frozen: bool) -
 
 
 def test_members_train_alone() -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, nn.Tanh, layer_norm=True))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH, nn.Tanh, layer_norm=True))
     ensemble(inputs(), th.tensor([3, 1])).sum().backward()
     for name, parameter in ensemble.named_parameters():
         for member in range(N):
@@ -150,7 +150,7 @@ def test_members_train_alone() -> None:
 
 @pytest.mark.parametrize("members", [None, [2], [4, 0, 1]])
 def test_frozen_trains_the_input_only(members: list[int] | None) -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, nn.Tanh, layer_norm=True))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH, nn.Tanh, layer_norm=True))
     indices = None if members is None else th.tensor(members)
     x, x_trained = inputs().requires_grad_(), inputs().requires_grad_()
     frozen = ensemble(x, indices, frozen=True)
@@ -168,7 +168,7 @@ def test_frozen_trains_the_input_only(members: list[int] | None) -> None:
 
 
 def test_frozen_without_input_gradient_builds_no_graph() -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH))
     assert not ensemble(inputs(), frozen=True).requires_grad
     assert ensemble(inputs()).requires_grad
 
@@ -206,15 +206,15 @@ def droq_by_hand(ensemble: EnsembleMLP, x: th.Tensor, masks: list[th.Tensor]) ->
 
 
 def test_droq_without_dropout_against_loops() -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True, dropout=0.0))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True, dropout=0.0))
     ones = [th.ones(N, B, width, dtype=th.float64) for width in NET_ARCH]
     expected = th.tensor(droq_by_hand(ensemble, inputs(), ones), dtype=th.float64)
     th.testing.assert_close(ensemble(inputs()), expected)
 
 
-def test_droq_drops_before_it_normalises() -> None:
+def test_droq_drops_before_it_normalizes() -> None:
     dropout = 0.4
-    ensemble = randomise(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True, dropout=dropout))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True, dropout=dropout))
     masks: list[th.Tensor] = []
     dropouts = [m for m in ensemble.modules() if isinstance(m, nn.Dropout)]
     assert len(dropouts) == len(NET_ARCH)
@@ -235,7 +235,7 @@ def test_droq_drops_before_it_normalises() -> None:
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_every_network_has_its_own_dropout_mask(layer_norm: bool) -> None:
-    ensemble = randomise(EnsembleMLP(N, INPUTS, [32], layer_norm=layer_norm, dropout=0.5))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, [32], layer_norm=layer_norm, dropout=0.5))
     for parameter in ensemble.parameters():
         parameter.data[:] = parameter.data[:1].clone()
     th.manual_seed(0)
@@ -253,7 +253,7 @@ def test_every_network_has_its_own_dropout_mask(layer_norm: bool) -> None:
 
 def test_dropout_stays_active_when_frozen() -> None:
     # The targets and the actor's objective are evaluated this way, in training mode
-    ensemble = randomise(EnsembleMLP(N, INPUTS, [32], dropout=0.5))
+    ensemble = randomize(EnsembleMLP(N, INPUTS, [32], dropout=0.5))
     first = ensemble(inputs(), th.tensor([1, 2]), frozen=True)
     second = ensemble(inputs(), th.tensor([1, 2]), frozen=True)
     assert not th.allclose(first, second)
