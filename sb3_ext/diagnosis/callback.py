@@ -1,4 +1,4 @@
-"""A callback that measures, while an off-policy algorithm trains, why it works or fails."""
+"""A callback that measures why an off-policy algorithm works or fails, while it trains."""
 
 import csv
 import math
@@ -28,7 +28,7 @@ from sb3_ext.diagnosis.probes import probe_for
 from sb3_ext.diagnosis.rollouts import Discounting, Horizon, monte_carlo_pairs, undisturbed
 from sb3_ext.functional.diagnosis import dormant_fraction, ensemble_disagreement, normalized_bias, tail_length
 
-#: Of the CSV file
+#: Columns of the CSV file
 COLUMNS = (
     "timesteps",
     "normalized_bias_mean",
@@ -45,7 +45,7 @@ COLUMNS = (
     "feature_rank",
 )
 
-# Rollout environments that are made here: so many play at once, whose states are one batch for the networks
+# How many rollout environments play at once. Their states are one batch for the networks.
 _MAX_ENVS = 8
 
 Measurements = dict[str, float | None]
@@ -53,45 +53,47 @@ Measurements = dict[str, float | None]
 
 class DiagnosisCallback(BaseCallback):
     """
-    Measures critics and policy of an off-policy algorithm, and logs to TensorBoard (``diagnosis/...``) and a CSV file:
+    Measures the critics and the policy of an off-policy algorithm. The results go to TensorBoard (``diagnosis/...``)
+    and to a CSV file:
 
-    - the bias of the critics against Monte-Carlo returns of the policy whose value they estimate, normalised as in
-      REDQ (https://arxiv.org/abs/2101.05982), with the entropy that the critics count;
+    - the bias of the critics against Monte-Carlo returns of the policy whose value they estimate, normalised as in REDQ
+      (https://arxiv.org/abs/2101.05982), with the entropy that the critics count;
     - the disagreement of several critics and the entropy of the policy, on a minibatch of the replay buffer;
     - the norms of the gradients that critics and actor were updated with;
     - dead and dormant units (https://arxiv.org/abs/2302.12902) and the effective rank of the critics' features
       (https://arxiv.org/abs/2010.14498), on the same minibatch.
 
-    Works with SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN and the algorithms of this package. The training is not
-    disturbed: with the callback it gives the same parameters, to the bit, as without.
+    It works with SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN, the algorithms of this package, and any algorithm that
+    supplies a :class:`~sb3_ext.common.probe.Probe` through a method ``make_probe()``. It does not disturb the training:
+    the parameters are the same with and without it, to the bit.
 
     The returns need an environment of their own. If none is given, it is made from the spec of the training's, WITHOUT
-    its time limit: critics bootstrap at a time limit, so that they estimate what an endless episode would bring. Of
-    an episode that is cut off nevertheless, the states near its end are left out (``tail_tolerance``).
+    its time limit. Critics bootstrap at a time limit, and so estimate what an endless episode would bring. If an
+    episode is cut off nevertheless, the states near its end are left out (``tail_tolerance``).
 
     Nothing is measured before ``learning_starts`` has passed.
 
-    :param eval_freq: time steps of the training (of all environments together) between two measurements
+    :param eval_freq: time steps of the training, of all environments together, between two measurements
     :param n_episodes: episodes of each measurement; 0: no Monte-Carlo returns, and no environment
-    :param max_steps: at most so many states of an episode are measured, and never more than the time limit of the
-        training's environment; its rewards are followed further, until the discount makes them negligible
-    :param tail_tolerance: in (0, 1): a state of an episode that was cut off k steps later is measured if
-        ``gamma ** k`` is at most this. It is the fraction by which its return is too small at most, roughly
+    :param max_steps: how many states of an episode are measured at most, and never more than the time limit of the
+        training's environment; rewards are followed further, until the discount makes them negligible
+    :param tail_tolerance: in (0, 1). If an episode was cut off k steps after a state, this state is measured only if
+        ``gamma ** k`` is at most the tolerance. Roughly, a return is too small by at most this fraction
     :param batch_size: states of the minibatch. No rank of features can be larger
-    :param dormant_threshold: tau >= 0: a unit whose activity is at most tau times the average of its layer is dormant
+    :param dormant_threshold: tau >= 0: a unit is dormant if its activity is at most tau times the average of its layer
     :param rank_delta: delta in (0, 1): the effective rank is the number of singular values that make up 1 - delta of
         their sum
     :param csv_path: of the CSV file; ``None``: ``diagnosis.csv`` in the folder of the logger. An existing file with the
         same columns is continued
-    :param env: for the Monte-Carlo returns, an environment or a vectorised one. It must not be the training's. Its
-        VecNormalize, if it has one, gets the statistics and settings of the training's; if it has a time limit,
+    :param env: an environment for the Monte-Carlo returns, vectorised or not, but never the training's. Its
+        VecNormalize, if it has one, gets the statistics and settings of the training's. If it has a time limit,
         episodes end there
-    :param env_wrapper: wrappers of the environment that is made here, in the syntax of an rl_zoo3 YAML file and in
-        place of the training environment's own; only with ``env=None``
+    :param env_wrapper: wrappers of the environment that is made here, in the syntax of an rl_zoo3 YAML file. They
+        replace the wrappers of the training's environment, and are allowed with ``env=None`` only
     :param seed: of rollouts and minibatches; ``None``: another one each time
     :param verbose: 1: say where the CSV file is
-    :raises ValueError: naming the argument, its value and what is allowed; when the training begins, if the algorithm
-        has no critics that are known, or there is no environment for the returns
+    :raises ValueError: naming the argument, its value and what is allowed. Also when the training begins, if the
+        critics of the algorithm are unknown or no environment can be made for the returns
     """
 
     def __init__(
@@ -141,7 +143,7 @@ class DiagnosisCallback(BaseCallback):
         self._gradient_norms: GradientNorms | None = None
 
     def _on_training_start(self) -> None:
-        self._release()  # an earlier training may have ended by an exception
+        self._release()  # an exception may have ended an earlier training
         self._probe = probe_for(self.model)
         self._file = self._open_file()
         self._last_due = self.num_timesteps
@@ -169,7 +171,7 @@ class DiagnosisCallback(BaseCallback):
 
     def _set_up_rollouts(self) -> None:
         time_limit_is_terminal = not getattr(self._replay_buffer, "handle_timeout_termination", True)
-        # Later states the training never sees
+        # The training never sees later states.
         n_states = min(self.max_steps, training_time_limit(self.model) or self.max_steps)
         if self.env is not None:
             check_is_another(self.model, self.env)
@@ -186,7 +188,7 @@ class DiagnosisCallback(BaseCallback):
     def _open_file(self) -> Path:
         """
         :return: the CSV file, with a header
-        :raises ValueError: if there is another one of that name
+        :raises ValueError: if a file with another header has this name
         """
         path = self.csv_path
         if path is None:
@@ -209,7 +211,7 @@ class DiagnosisCallback(BaseCallback):
     def _on_step(self) -> bool:
         late = self.num_timesteps - self._last_due - self.eval_freq
         if late >= 0:
-            # At the multiples of `eval_freq`, also where a step is several time steps
+            # Measurements stay at the multiples of `eval_freq`, even if a step is several time steps.
             self._last_due = self.num_timesteps - late % self.eval_freq
             learning_starts: int = self.model.learning_starts  # type: ignore[attr-defined]
             if self.num_timesteps > learning_starts and self._replay_buffer.size() > 0:
@@ -218,12 +220,12 @@ class DiagnosisCallback(BaseCallback):
 
     def measure(self) -> Measurements:
         """
-        Measure now. Only while the model trains.
+        Measure now. This is possible only while the model trains.
 
-        :return: a value for each of :data:`COLUMNS`; ``None`` where there is none, or it is not finite
+        :return: a value for each of :data:`COLUMNS`; ``None`` if there is no value, or it is not finite
         """
         measurements: Measurements = dict.fromkeys(COLUMNS)
-        # Without a seed from the system: the global generators are the training's
+        # Without a seed the system supplies one, because the global generators belong to the training.
         sequence = np.random.SeedSequence(None if self.seed is None else [self.seed, self._n_measurements])
         seed = int(sequence.generate_state(1)[0]) % 2**31
         self._n_measurements += 1
@@ -239,7 +241,7 @@ class DiagnosisCallback(BaseCallback):
 
     def _measure_minibatch(self) -> Measurements:
         """
-        What needs states only: those that the critics learn from.
+        Measure what needs no rollouts, on states that the critics learn from.
         """
         progress: float = self.model._current_progress_remaining
         batch = sample_replay(self._replay_buffer, self.batch_size, self.model.get_vec_normalize_env(), progress)
@@ -288,6 +290,6 @@ class DiagnosisCallback(BaseCallback):
         for name, value in measurements.items():
             if value is not None and name != "timesteps":
                 self.logger.record(f"diagnosis/{name}", value)
-        # As SB3's EvalCallback does, so that the values get the step at which they were measured
+        # SB3's EvalCallback does the same, so that values get the step at which they were measured.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
