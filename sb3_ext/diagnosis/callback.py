@@ -56,16 +56,16 @@ class DiagnosisCallback(BaseCallback):
     Measures the critics and the policy of an off-policy algorithm. The results go to TensorBoard (``diagnosis/...``)
     and to a CSV file:
 
-    - the bias of the critics against Monte-Carlo returns of the policy whose value they estimate, normalised as in REDQ
-      (https://arxiv.org/abs/2101.05982), with the entropy that the critics count;
+    - the bias of the critics against Monte-Carlo returns of the policy whose value they estimate. It is normalised as
+      in REDQ (https://arxiv.org/abs/2101.05982), and the returns hold the entropy that the critics count;
     - the disagreement of several critics and the entropy of the policy, on a minibatch of the replay buffer;
     - the norms of the gradients that critics and actor were updated with;
     - dead and dormant units (https://arxiv.org/abs/2302.12902) and the effective rank of the critics' features
       (https://arxiv.org/abs/2010.14498), on the same minibatch.
 
-    It works with SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN, the algorithms of this package, and any algorithm that
-    supplies a :class:`~sb3_ext.common.probe.Probe` through a method ``make_probe()``. It does not disturb the training:
-    the parameters are the same with and without it, to the bit.
+    It works with SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN and the algorithms of this package. Any other algorithm may
+    supply a :class:`~sb3_ext.common.probe.Probe` through a method ``make_probe()``. The training is not disturbed: the
+    parameters are the same with and without the callback, to the bit.
 
     The returns need an environment of their own. If none is given, it is made from the spec of the training's, WITHOUT
     its time limit. Critics bootstrap at a time limit, and so estimate what an endless episode would bring. If an

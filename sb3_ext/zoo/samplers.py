@@ -3,10 +3,13 @@ Search spaces for rl_zoo3's ``-optimize``.
 
 Every algorithm has a pair of functions: ``sample_*`` draws the parameters of a trial, ``convert_*`` turns
 ``trial.params`` into constructor arguments. The converter is a pure function of ``trial.params``, and the sampler
-returns what the converter returns. So a trial reloaded with ``--trial-id`` is the trial that was measured. (There is
-one exception. When rl_zoo3 reloads a trial with hindsight replay, it drops those ``replay_buffer_kwargs`` of the YAML
-file that are not sampled.) Both functions have to be right for every draw: rl_zoo3 prunes a trial that fails while it
-learns, but an error in a constructor ends the whole study.
+returns what the converter returns. So a trial reloaded with ``--trial-id`` is the trial that was measured.
+
+There is one exception. When rl_zoo3 reloads a trial with hindsight replay, it drops the ``replay_buffer_kwargs`` of the
+YAML file that are not sampled.
+
+Both functions have to be right for every draw. rl_zoo3 prunes a trial that fails while it learns, but an error in a
+constructor ends the whole study.
 
 A sampler is told nothing of the environment and the policy. But rl_zoo3 stores the arguments of the YAML file with the
 study before its first trial, see :func:`_yaml_arguments`. Other callers of a sampler get the search space for vectors.
