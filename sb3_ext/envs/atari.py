@@ -349,8 +349,8 @@ class _Game:
             return self._frame[..., None].copy()
         cv2 = _import_cv2()
         size = (self._settings.screen_size, self._settings.screen_size)
-        gray = cv2.cvtColor(self._frame, cv2.COLOR_RGB2GRAY)
-        return np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA))[..., None]
+        grey = cv2.cvtColor(self._frame, cv2.COLOR_RGB2GRAY)
+        return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))[..., None]
 
     def render(self) -> np.ndarray:
         """:return: the picture the observation is made of, in colours if there are any, shape (height, width, 3)"""

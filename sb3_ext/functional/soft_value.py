@@ -75,14 +75,14 @@ def soft_state_value(
     if backup == "boltzmann":
         return (th.softmax(logits, dim=1) * q_values).sum(dim=1)
     if backup == "soft":
-        log_normalizer = th.logsumexp(logits, dim=1, keepdim=True)
+        log_normaliser = th.logsumexp(logits, dim=1, keepdim=True)
     else:
         # logsumexp - log A, without the difference of two large numbers at high temperatures
-        log_normalizer = th.log1p(th.expm1(logits).mean(dim=1, keepdim=True))
+        log_normaliser = th.log1p(th.expm1(logits).mean(dim=1, keepdim=True))
     if policy_q_values is None:
-        return q_values.max(dim=1).values + (temperature * log_normalizer).squeeze(1)
+        return q_values.max(dim=1).values + (temperature * log_normaliser).squeeze(1)
     # Minus alpha log pi, which is positive: an uncertain policy is worth more, and that makes it explore
-    return (th.softmax(logits, dim=1) * (q_values - temperature * (logits - log_normalizer))).sum(dim=1)
+    return (th.softmax(logits, dim=1) * (q_values - temperature * (logits - log_normaliser))).sum(dim=1)
 
 
 def munchausen_bonus(

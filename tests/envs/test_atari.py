@@ -206,7 +206,7 @@ def test_the_last_frame_of_a_game_is_ales() -> None:
 
 
 @pytest.mark.parametrize(("env_id", "largest"), [("MsPacmanNoFrameskip-v4", 37), ("BreakoutNoFrameskip-v4", 0)])
-def test_ales_own_gray_differs_in_few_pixels(env_id: str, largest: int) -> None:
+def test_ales_own_grey_differs_in_few_pixels(env_id: str, largest: int) -> None:
     # ALE makes each frame grey and then takes the maximum, SB3 takes that of each colour
     exact, fast = (Trace(ours(env_id, exact_frames=exact), 250) for exact in (True, False))
     difference = np.abs(np.array(exact.observations, dtype=int) - np.array(fast.observations, dtype=int))
