@@ -26,7 +26,7 @@ from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 from tqdm import tqdm
 
-from sb3_ext.envs.atari import AtariVecEnv
+from sb3_ext.envs import AtariVecEnv
 
 N_STACK = 4
 REFERENCE = "SB3 DummyVecEnv"

@@ -1,5 +1,5 @@
 """
-How many frames of ``AtariVecEnv`` are those of SB3's ``AtariWrapper``, game by game, with SB3's way of making them grey
+How many frames of ``AtariVecEnv`` are those of SB3's ``AtariWrapper``, game by game, with SB3's way of making them gray
 and small (``exact_frames=True``, the default) and with ALE's own.
 
 The same random actions, no no-ops at the start and no sticky actions, which draw other random numbers.
@@ -20,7 +20,7 @@ from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
-from sb3_ext.envs.atari import AtariVecEnv
+from sb3_ext.envs import AtariVecEnv
 
 GAMES = [
     "AirRaid",

@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, default=2000)
     args = parser.parse_args()
     for name, variant in VARIANTS.items():
-        settings: dict[str, Any] = (
-            dict(gradient_steps=2, policy_delay=2, learning_rate=1e-3, learning_starts=300) | variant
-        )
+        settings: dict[str, Any] = dict(gradient_steps=2, learning_rate=1e-3, learning_starts=300) | variant
         model = REDQSAC("MlpPolicy", "Pendulum-v1", seed=0, **settings)
         model.learn(args.timesteps)
         mean, std = evaluate_policy(model, model.get_env(), n_eval_episodes=10)

@@ -25,7 +25,6 @@ def main() -> None:
         learning_rate=1e-3,
         learning_starts=500,
         gradient_steps=5,
-        policy_delay=5,
         policy_kwargs=dict(n_critics=5, net_arch=[64, 64]),
         seed=0,
     )

@@ -63,3 +63,16 @@ def check_finite(what: str, value: Any, step: int, is_batch: bool = True) -> Non
             f"{what} is {array[index]} at {place}, time step {step}: "
             "only finite numbers are allowed, nothing of this step was stored"
         )
+
+
+def finite_number(value: str | float) -> float | None:
+    """
+    :param value: a number, or the text of one
+    :return: the number, or ``None`` if it is none, or not finite
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    # float() reads "1_2" as 12, SB3 as something else
+    return number if np.isfinite(number) and "_" not in str(value) else None

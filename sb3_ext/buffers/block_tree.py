@@ -1,27 +1,27 @@
-"""A segment tree with wide nodes, updated and searched by whole arrays."""
+"""A segment tree with wide nodes that is updated and searched with whole arrays."""
 
 from typing import Any
 
 import numpy as np
 
-# A level costs a few numpy calls whatever its width: a million leaves make four levels of 32 and twenty of 2
+# A level costs the same few numpy calls for any width. A million leaves need four levels of width 32, twenty of width 2
 _WIDTH = 32
 
 
 class BlockTree:
     """
-    Sums and maxima over blocks of 32 leaves, over 32 such blocks, and so on.
+    Sums and maxima over blocks of 32 leaves, over blocks of 32 such blocks, and so on.
 
-    A changed block is summed anew from its leaves: rounding errors do not build up.
+    A changed block is summed up again from its parts, so that rounding errors do not accumulate.
 
-    :param n_leaves: number of leaves, all zero at first
+    :param n_leaves: number of leaves, which are zero at first
     """
 
     def __init__(self, n_leaves: int) -> None:
         self.n_leaves = n_leaves
         size = -(-n_leaves // _WIDTH) * _WIDTH
         self._sums = [np.zeros(size)]
-        self._maxima = [self._sums[0]]  # one and the same at the leaves
+        self._maxima = [self._sums[0]]  # both levels of leaves are the same array
         while size > _WIDTH:
             size = -(-(size // _WIDTH) // _WIDTH) * _WIDTH
             self._sums.append(np.zeros(size))
@@ -30,7 +30,7 @@ class BlockTree:
     @property
     def leaves(self) -> np.ndarray:
         """
-        :return: the values, shape (``n_leaves``,), a view that is only for reading
+        :return: values of the leaves, shape (``n_leaves``,); a view that must not be written to
         """
         return self._sums[0][: self.n_leaves]
 
@@ -50,22 +50,25 @@ class BlockTree:
 
     def update(self, indices: np.ndarray, values: np.ndarray) -> None:
         """
-        :param indices: of leaves, shape (n,); of several values for one leaf the last one counts
+        Set leaves to new values; if an index occurs several times, its last value counts.
+
+        :param indices: shape (n,)
         :param values: >= 0, shape (n,)
         """
         self._sums[0][indices] = values
         for level in range(1, len(self._sums)):
             indices = indices // _WIDTH
-            # To find the blocks that are there twice pays only where there are many
+            # Removing duplicates only pays off for many indices
             indices = np.unique(indices) if len(indices) > _WIDTH else indices
             self._sums[level][indices] = _blocks(self._sums[level - 1])[indices].sum(axis=1)
             self._maxima[level][indices] = _blocks(self._maxima[level - 1])[indices].max(axis=1)
 
     def find(self, masses: np.ndarray) -> np.ndarray:
         """
+        Find the leaf i with ``sum(leaves[:i]) <= mass < sum(leaves[:i + 1])``, up to rounding errors.
+
         :param masses: in [0, total), shape (n,)
-        :return: for each the leaf i with ``sum(leaves[:i]) <= mass < sum(leaves[:i + 1])``, rounding apart; never one
-            that is zero
+        :return: indices of leaves, shape (n,); their values are never zero
         """
         rest = masses.astype(np.float64)
         nodes = np.zeros(len(masses), dtype=np.int64)
@@ -75,7 +78,7 @@ class BlockTree:
             position = (upper <= rest[:, None]).sum(axis=1)
             beyond = position == _WIDTH
             if beyond.any():
-                # Rounding left a mass as large as its block: then its last leaf that is not zero
+                # By rounding, the mass is as large as the whole block: take the last leaf that is not zero
                 position[beyond] = _WIDTH - 1 - (blocks[beyond, ::-1] > 0).argmax(axis=1)
             at = (np.arange(len(rest)), position)
             rest = np.maximum(rest - (upper[at] - blocks[at]), 0.0)
@@ -98,7 +101,7 @@ class BlockTree:
 
     def check_valid(self) -> None:
         """
-        :raises AssertionError: if a node is not the sum and the maximum of its block
+        :raises AssertionError: if a node differs from the sum or the maximum of its block
         """
         for level in range(1, len(self._sums)):
             n_blocks = len(_blocks(self._sums[level - 1]))

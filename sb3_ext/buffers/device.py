@@ -1,4 +1,4 @@
-"""A replay buffer whose data lie where the networks are."""
+"""A replay buffer that keeps a copy of its data on the device of the networks."""
 
 import warnings
 from typing import Any
@@ -11,27 +11,27 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-# Of the device's free memory; the rest is for networks and their activations
+# Share of the device's free memory. The rest is left to networks and their activations
 _LARGEST_SHARE = 0.5
 
 
 class DeviceReplayBuffer(ReplayBuffer):
     """
-    SB3's ``ReplayBuffer`` with a copy of its data on the model's device, from which minibatches are gathered: a block
-    of them costs two small copies of indices instead of all its observations.
+    SB3's ``ReplayBuffer`` with a copy of its data on the model's device.
 
-    It draws the same samples as SB3's from the same random state. (float64 observations arrive as float32, to which
-    SB3's networks convert them anyway.) Where the copy needs more than half of the device's free memory, or with
-    ``VecNormalize``, samples come from the host as in SB3. Files are SB3's size: the copy is not saved.
-    Transitions come in through ``add``: what is written into the arrays by hand is not seen.
+    Minibatches are gathered on the device, so that only indices and new transitions are transferred.
 
-    :param buffer_size: maximum number of transitions
-    :param observation_space: of one environment, no ``Dict``
-    :param action_space: of one environment
-    :param device: of the copy and of the samples
+    Samples are those of SB3's buffer for the same random state, with float64 observations as float32. They come from
+    the host, as in SB3, if the copy needs more than half of the device's free memory, and with ``VecNormalize``. Files
+    do not contain the copy. Values written into the arrays other than by ``add`` are not copied.
+
+    :param buffer_size: number of transitions, counted over all environments
+    :param observation_space: observation space, no ``Dict``
+    :param action_space: action space
+    :param device: device of the copy and of the samples
     :param n_envs: number of environments
-    :param optimize_memory_usage: not with this buffer
-    :param handle_timeout_termination: as in SB3
+    :param optimize_memory_usage: not supported; SB3's algorithms pass it
+    :param handle_timeout_termination: count the end by a time limit as no termination
     :raises ValueError: for ``optimize_memory_usage`` or a ``Dict`` space
     """
 
@@ -58,10 +58,10 @@ class DeviceReplayBuffer(ReplayBuffer):
             handle_timeout_termination=handle_timeout_termination,
         )
         self._n_added = 0
-        self._forget_copy()
+        self._discard_copy()
 
-    def _forget_copy(self) -> None:
-        # `None`: not made yet, empty: does not fit
+    def _discard_copy(self) -> None:
+        # `None` before it is made, empty if there is no room for it
         self._copy: dict[str, th.Tensor] | None = None
         self._n_copied = 0
 
@@ -75,13 +75,13 @@ class DeviceReplayBuffer(ReplayBuffer):
     def reset(self) -> None:
         super().reset()
         self._n_added = 0
-        self._forget_copy()
+        self._discard_copy()
 
     def _rows(self, name: str, slots: slice) -> th.Tensor:
         """
-        :param name: of a field of the samples
-        :param slots: a range of them
-        :return: shape (slots, n_envs, ...), as samples have it
+        :param name: field of the samples
+        :param slots: range of slots
+        :return: the field's values as in samples, shape (slots, n_envs, ...)
         """
         rows = getattr(self, name)[slots]
         if name == "dones":
@@ -91,7 +91,7 @@ class DeviceReplayBuffer(ReplayBuffer):
 
     def _free_memory(self) -> float:
         """
-        :return: bytes
+        :return: free bytes on the device
         """
         return th.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else psutil.virtual_memory().available
 
@@ -109,7 +109,7 @@ class DeviceReplayBuffer(ReplayBuffer):
                 name: th.empty((self.buffer_size, *tensor.shape[1:]), dtype=tensor.dtype, device=self.device)
                 for name, tensor in first.items()
             }
-        except th.OutOfMemoryError as error:  # free, but in pieces, or another process was faster
+        except th.OutOfMemoryError as error:  # fragmented, or taken by another process
             return self._stay_on_the_host(str(error))
 
     def _stay_on_the_host(self, reason: str) -> dict[str, th.Tensor]:
@@ -118,7 +118,7 @@ class DeviceReplayBuffer(ReplayBuffer):
 
     def _bring_up_to_date(self) -> dict[str, th.Tensor]:
         """
-        :return: the copy, with all that was added since the last time; empty if there is no room for it
+        :return: the copy, after all new transitions were added to it; empty if there is no room for it
         """
         if self._copy is None:
             self._copy = self._make_copy()
@@ -135,7 +135,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         copy = self._bring_up_to_date() if env is None else {}
         if not copy:
             return super()._get_samples(batch_inds, env)
-        # As the parent draws and orders them
+        # The parent's random numbers and its order of environments
         envs = np.random.randint(0, high=self.n_envs, size=len(batch_inds))
         rows = th.as_tensor(batch_inds * self.n_envs + envs, device=self.device)
         fields = {name: tensor.flatten(end_dim=1).index_select(0, rows) for name, tensor in copy.items()}

@@ -1,4 +1,4 @@
-"""How much memory a replay buffer will need."""
+"""An estimate of the memory that a replay buffer will need."""
 
 from typing import Any
 
@@ -17,21 +17,23 @@ def estimate_memory(
     **kwargs: Any,
 ) -> int:
     """
-    Bytes of RAM that a replay buffer needs when it is full; nothing is allocated.
+    Estimate the bytes of RAM that a full replay buffer needs, without allocating them.
+
+    The actual number depends on the data. Each episode adds frames to a ``FrameDedupReplayBuffer``: one for each T
+    transitions if episodes have T steps. The ratio of lz4 compression is an assumption.
 
     .. code-block:: python
 
         env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=8), n_stack=4)
         estimate_memory(FrameDedupReplayBuffer, 1_000_000, env.observation_space, env.action_space, n_envs=8) / 1e9
 
-    :param buffer_class: one of this package's, or SB3's default ``ReplayBuffer`` or ``DictReplayBuffer``
-    :param buffer_size: number of transitions, of all environments together
+    :param buffer_class: a class of this package, or SB3's ``ReplayBuffer`` or ``DictReplayBuffer``
+    :param buffer_size: number of transitions, counted over all environments
     :param observation_space: observation space, as the algorithm sees it
     :param action_space: action space
     :param n_envs: number of environments
     :param kwargs: further arguments of the buffer (``replay_buffer_kwargs``)
-    :return: a number of bytes. Not known beforehand, and left out: episodes of T steps add one frame for each T
-        transitions of a ``FrameDedupReplayBuffer``; what lz4 makes of the frames is an assumption
+    :return: number of bytes
     :raises ValueError: for another class of buffer, or wrong arguments of the buffer
     """
     if buffer_class in (ReplayBuffer, DictReplayBuffer):

@@ -12,13 +12,12 @@ from gymnasium import spaces
 from sb3_ext.buffers.base import LazyReplayBuffer
 from sb3_ext.buffers.frames import COMPRESSIONS, Frames, LZ4Frames, RawFrames, import_lz4
 from sb3_ext.buffers.memory import RAM, MappedFile, check_disk_space, check_memory
-from sb3_ext.buffers.stacks import SLOTS_BETWEEN_LOOKS, StackLayout, StackStore, possible_layouts
+from sb3_ext.buffers.stacks import SLOTS_BETWEEN_SCANS, StackLayout, StackStore, possible_layouts
 from sb3_ext.checks import check_choice, check_integer
 
-# Transitions of each environment after which a choice is made between layouts that fit all of them: a black or frozen
-# screen fits every one
+# Number of steps after which one of several fitting layouts is chosen. A black or frozen screen fits all of them
 _MOST_UNDECIDED = 128
-# What lz4 leaves of a frame, for the estimate of the memory needed. An assumption: it depends on the game
+# Assumed share of a frame that remains after lz4 compression; it depends on the game
 _LZ4_RATIO = 0.15
 
 
@@ -26,28 +25,28 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
     """
     A drop-in ``replay_buffer_class`` that stores each frame of stacked observations once.
 
-    SB3's default buffer stores a frame of a stack of four eight times. Here observations and next observations are
-    rebuilt from single frames when they are sampled, and are equal to those of SB3's buffer, bit for bit, for every
-    transition: at the ends of episodes, time limits, life losses, resets, and where the buffer wraps around. Whatever
-    is no stack of frames is stored whole, once and not twice where it is the next observation of the step before.
+    With stacks of four frames SB3's default buffer stores each frame eight times. This buffer rebuilds observations
+    from single frames when they are sampled. They are equal to those of SB3's buffer, bit for bit, for every
+    transition, also around episode ends, resets and the write position. Observations that are not stacks of frames are
+    stored whole, but not again where they are the next observation of the step before.
 
-    Observations and next observations of a sample may be views of the same memory: do not change one in place.
+    Observations and next observations of a sample may share memory: do not change them in place.
 
-    :param buffer_size: number of transitions, of all environments together
+    :param buffer_size: number of transitions, counted over all environments
     :param observation_space: observation space, dictionaries included
     :param action_space: action space
     :param device: PyTorch device of the samples
     :param n_envs: number of environments
-    :param optimize_memory_usage: not supported; it is there because SB3's algorithms pass it
-    :param handle_timeout_termination: treat the end by a time limit as no end: the sample's ``dones`` are 0 there
-    :param n_stack: number of frames of an observation, 1: store observations whole. ``None``: read off the first
-        observations that show it. In a dictionary it counts for images only
-    :param n_steps: number of steps of the returns
-    :param gamma: discount factor of those returns
-    :param compression: ``"lz4"``: images without loss, several times smaller and slower to sample; needs
-        ``sb3-ext[lz4]``
-    :param storage_path: keep the frames in a memory-mapped file on disk: its name, or a folder to create it in. An
-        existing file is never overwritten; the file is removed with the buffer
+    :param optimize_memory_usage: not supported; SB3's algorithms pass it
+    :param handle_timeout_termination: count the end by a time limit as no termination: ``dones`` of samples are 0 there
+    :param n_stack: number of frames in an observation; 1 stores observations whole. ``None`` detects it from the first
+        observations. In a dictionary it applies to images only
+    :param n_steps: number of steps of the returns; may be changed later
+    :param gamma: discount factor of the returns; may be changed later
+    :param compression: ``"lz4"`` compresses images without loss. They need several times less memory, and sampling is
+        slower. It needs ``sb3-ext[lz4]``
+    :param storage_path: file on disk for the frames, or a folder in which to create one. An existing file is never
+        overwritten. The file is removed together with the buffer
     :raises ValueError: naming the argument, its value and what is allowed
     :raises ImportError: if lz4 is not installed
     """
@@ -87,7 +86,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         self.n_stack = n_stack
         self.compression = compression
         self.storage_path = storage_path
-        # The layouts that all observations so far have fitted, where that is not decided yet
+        # For undecided keys, the layouts that fit all observations so far
         self._candidates: dict[str, list[StackLayout]] = {}
         self._has_warned = False
         self._check_n_stack()
@@ -101,52 +100,52 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
 
     def _layouts(self, key: str) -> list[StackLayout]:
         """
-        :return: what the observations may be stacks of, the most likely first
+        :return: the layouts that observations of this key may have, the most likely first
         """
         shape = self._shape_of(key)
         n_stack = self.n_stack if not key or len(shape) > 1 else None
         return possible_layouts(shape, n_stack)
 
-    def _whole(self, key: str) -> StackLayout:
+    def _whole_layout(self, key: str) -> StackLayout:
         """
-        :return: observations as stacks of one frame
+        :return: the layout of stacks with one frame each
         """
         shape = self._shape_of(key)
         return StackLayout(shape or (1,), 0, 1)
 
     def _expected_frames(self, layout: StackLayout) -> int:
-        # The buffer's, the older frames of the oldest stacks, those that wait for the next look, the rest of chunks
-        # that are not full, the frame of zeros. The end of an episode costs one more
-        n_waiting = layout.n_stack + SLOTS_BETWEEN_LOOKS + 2 * RawFrames.rows_per_chunk
+        # Besides one frame per transition there are older frames of the oldest stacks and frames that wait for the next
+        # scan. Chunks may have empty rows, and one frame is the frame of zeros. Each end of an episode adds one more
+        n_waiting = layout.n_stack + SLOTS_BETWEEN_SCANS + 2 * RawFrames.rows_per_chunk
         return (self.buffer_size + n_waiting) * self.n_envs + 1
 
     def _make_store(self, key: str, space: spaces.Space) -> StackStore:
         layouts = self._layouts(key)
         if not layouts:
-            return self._store_of(key, self._whole(key))
+            return self._new_store(key, self._whole_layout(key))
         if self.n_stack is not None and len(layouts) == 1:
-            return self._store_of(key, layouts[0])
-        # Whole and in RAM, until the observations show what they are
+            return self._new_store(key, layouts[0])
+        # Until the layout is detected, observations are stored whole and in RAM
         self._candidates[key] = layouts
-        layout = self._whole(key)
+        layout = self._whole_layout(key)
         n_frames = min(self.buffer_size, _MOST_UNDECIDED) * self.n_envs
-        return self._stack_store(key, layout, RawFrames(self._frame_bytes(key, layout), RAM(), n_frames))
+        return self._new_stack_store(key, layout, RawFrames(self._frame_bytes(key, layout), RAM(), n_frames))
 
-    def _store_of(self, key: str, layout: StackLayout) -> StackStore:
+    def _new_store(self, key: str, layout: StackLayout) -> StackStore:
         frames_class: type[RawFrames] | type[LZ4Frames] = LZ4Frames if self._compresses(key) else RawFrames
         memory: RAM | MappedFile = RAM()
         if self.storage_path is not None:
             path = os.fspath(self.storage_path)
-            # (A key may contain what separates folders)
+            # A key may contain a slash
             memory = MappedFile(path if not key or os.path.isdir(path) else f"{path}.{quote(key, safe='')}")
         frames: Frames = frames_class(self._frame_bytes(key, layout), memory, self._expected_frames(layout))
-        return self._stack_store(key, layout, frames)
+        return self._new_stack_store(key, layout, frames)
 
-    def _stack_store(self, key: str, layout: StackLayout, frames: Frames) -> StackStore:
+    def _new_stack_store(self, key: str, layout: StackLayout, frames: Frames) -> StackStore:
         return StackStore(layout, self._dtype_of(key), self.buffer_size, self.n_envs, frames)
 
     def _compresses(self, key: str) -> bool:
-        # Images only: numbers hardly become smaller
+        # Only images, because vectors hardly become smaller
         return self.compression == "lz4" and self._dtype_of(key) == np.uint8 and len(self._shape_of(key)) > 1
 
     def _dtype_of(self, key: str) -> np.dtype:
@@ -157,7 +156,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
 
     def _add_observations(self, key: str, observations: np.ndarray, next_observations: np.ndarray) -> None:
         if key in self._candidates:
-            self._look_for_layout(key, observations, next_observations)
+            self._detect_layout(key, observations, next_observations)
         super()._add_observations(key, observations, next_observations)
         if not self._has_warned and not self._store(key).only_stacks:
             layout = self._store(key).layout
@@ -169,7 +168,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
     def _store(self, key: str) -> StackStore:
         assert self._stores is not None
         store = self._stores[key]
-        assert isinstance(store, StackStore)  # all that `_make_store` makes
+        assert isinstance(store, StackStore)  # `_make_store` makes no others
         return store
 
     def _warn_once(self, message: str) -> None:
@@ -177,9 +176,9 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
             warnings.warn(message, stacklevel=4)
         self._has_warned = True
 
-    def _look_for_layout(self, key: str, observations: np.ndarray, next_observations: np.ndarray) -> None:
+    def _detect_layout(self, key: str, observations: np.ndarray, next_observations: np.ndarray) -> None:
         """
-        Find out what the observations are stacks of, and go on with a store for that as soon as it is clear.
+        Discard layouts that do not fit. When the layout is decided, replace the store by one with that layout.
         """
         fitting = [layout for layout in self._candidates[key] if layout.moved_on(observations, next_observations).all()]
         if len(fitting) > 1 and self.size() < _MOST_UNDECIDED:
@@ -188,7 +187,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         if fitting or self.n_stack is not None:
             layout = (fitting or self._layouts(key))[0]
         else:
-            layout = self._whole(key)
+            layout = self._whole_layout(key)
             self._warn_once(
                 f"Observations of shape {layout.shape} are no stacks of frames that move on by one frame at each step: "
                 "they are stored whole. n_stack=1 says so beforehand, n_stack=... that they are stacks all the same"
@@ -199,10 +198,10 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
     def _change_layout(self, key: str, layout: StackLayout) -> None:
         assert self._stores is not None
         if self.storage_path is None:
-            # It may be more than was thought at the first transition
+            # This layout may need more than the most likely one, which was checked at the first transition
             what = f"{type(self).__name__} of observations of shape {layout.shape} in {layout.n_stack} frames each"
             check_memory(self._expected_frame_bytes(key, layout), what)
-        store, envs = self._store_of(key, layout), np.arange(self.n_envs)
+        store, envs = self._new_store(key, layout), np.arange(self.n_envs)
         first = self.pos if self.full else 0
         for slot in (np.arange(first, first + self.size()) % self.buffer_size).tolist():
             pair = self._store(key).read(np.full(self.n_envs, slot), envs)
@@ -224,18 +223,18 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         return int(self._expected_frames(layout) * self._frame_bytes(key, layout) * ratio)
 
     def _likely_layout(self, key: str) -> StackLayout:
-        return (self._layouts(key) or [self._whole(key)])[0]
+        return (self._layouts(key) or [self._whole_layout(key)])[0]
 
     def expected_nbytes(self) -> int:
         """
-        :return: bytes of RAM needed when it is full; episodes of T steps add one frame for each T transitions, and what
-            lz4 makes of the frames is assumed
+        :return: bytes of RAM that the full buffer needs. The ratio of lz4 compression is assumed. Episodes of T steps
+            add one frame for each T transitions, which is not counted
         """
         int32 = np.dtype(np.int32).itemsize
         total = super().expected_nbytes()
         for key in self._subspaces:
             layout = self._likely_layout(key)
-            # The numbers of the rows of each stack
+            # The row numbers of each stack
             total += 2 * layout.n_stack * int32 * self.buffer_size * self.n_envs
             total += 0 if self.storage_path is not None else self._expected_frame_bytes(key, layout)
         return total

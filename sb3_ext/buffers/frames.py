@@ -1,4 +1,4 @@
-"""Frames of one size, each stored once and found by the number of its row, as they are or compressed."""
+"""Stores for frames of one size, raw or compressed, in which each frame has a row number."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ from sb3_ext.buffers.pickling import pieces_of
 
 COMPRESSIONS = (None, "lz4")
 _SEGMENT_BYTES = 2**22
-# What LZ4Frames takes of its memory at once: at least this, and a quarter of what it has. Each part of a mapped file
-# costs a file descriptor
+# LZ4Frames extends its memory by at least so many bytes, and by at least a quarter of what it has. Few large parts are
+# better, because each part of a mapped file costs a file descriptor
 _EXTENT_BYTES = 2**24
-# In place of the number of a segment: the chunk is in none
+# In place of a segment's number, for chunks that are not stored
 _NOWHERE = -1
 
 Memory = RAM | MappedFile
@@ -22,10 +22,10 @@ Memory = RAM | MappedFile
 
 class Frames(Protocol):
     """
-    Where frames are kept. Rows come in chunks, consecutive rows of one environment, which are discarded as one.
+    A store for frames. Consecutive rows of one environment form a chunk, which is discarded as a whole.
 
-    :param frame_bytes: length of a frame
-    :param rows_per_chunk: how many consecutive rows are a chunk
+    :param frame_bytes: bytes of a frame
+    :param rows_per_chunk: number of rows in a chunk
     """
 
     frame_bytes: int
@@ -33,43 +33,43 @@ class Frames(Protocol):
 
     def write(self, rows: np.ndarray, frames: np.ndarray) -> None:
         """
-        :param rows: their numbers, shape (n,); those of a chunk in order
+        :param rows: row numbers, shape (n,); rows of one chunk must be in order
         :param frames: bytes, shape (n, ``frame_bytes``)
         """
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """
-        :param rows: of frames that were written, any shape
-        :return: their bytes, shape (``*rows.shape``, ``frame_bytes``), a copy
+        :param rows: rows that were written, any shape
+        :return: a copy of their bytes, shape (``*rows.shape``, ``frame_bytes``)
         """
 
     def discard(self, chunks: list[int]) -> None:
         """
-        :param chunks: numbers of chunks of which no row is needed any more
+        :param chunks: numbers of chunks whose rows are no longer needed
         """
 
     def nbytes(self) -> int:
         """
-        :return: how much is in use
+        :return: number of bytes in use
         """
 
 
 class RawFrames:
     """
-    Frames as they are: :class:`Frames` in one array.
+    :class:`Frames` without compression, in one array.
 
-    :param frame_bytes: length of a frame
-    :param memory: where they live
-    :param n_expected: how many frames there will be at least, once the buffer is full
+    :param frame_bytes: bytes of a frame
+    :param memory: RAM or a mapped file
+    :param n_expected: number of frames that the full buffer will need at least
     """
 
-    # The frames of a sample then lie side by side most of the time, and are read faster
+    # With chunks of this size most frames of a sample lie side by side and are read faster
     rows_per_chunk = 16
 
     def __init__(self, frame_bytes: int, memory: Memory, n_expected: int) -> None:
         self.frame_bytes = frame_bytes
         self._memory = memory
-        # A sixteenth more, for the ends of episodes. What is never written to takes no RAM
+        # A sixteenth more is for the ends of episodes. Pages that are never written to take no RAM
         self._bytes = memory.new((n_expected + n_expected // 16 + 1) * frame_bytes)
         self._n_expected = n_expected
         self._n_used = 0
@@ -81,16 +81,16 @@ class RawFrames:
 
     def _reserve(self, n_bytes: int) -> None:
         if n_bytes > len(self._bytes):
-            # By little: what is added counts as used at once
+            # Growing by little, because new bytes may count as used at once
             n_rows = -(-n_bytes // self.frame_bytes)
             self._bytes = self._memory.grow(self._bytes, (n_rows + n_rows // 64) * self.frame_bytes)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        # "clip" only because it is faster than "raise"
+        # "clip" is faster than "raise"
         return np.take(self._bytes.reshape(-1, self.frame_bytes), rows, axis=0, mode="clip")
 
     def discard(self, chunks: list[int]) -> None:
-        pass  # their rows are written anew
+        pass  # the rows will be overwritten
 
     def nbytes(self) -> int:
         return self._n_used * self.frame_bytes
@@ -100,7 +100,7 @@ class RawFrames:
         return RawFrames, (self.frame_bytes, self._memory, self._n_expected), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._n_used = state["_n_used"]  # the pieces are in their places already
+        self._n_used = state["_n_used"]  # the pieces are already restored
 
     def restore_piece(self, array: int, start: int, data: np.ndarray) -> None:
         self._reserve(start + len(data))
@@ -109,26 +109,28 @@ class RawFrames:
 
 class LZ4Frames:
     """
-    :class:`Frames` compressed by lz4, without loss. Four consecutive frames of an environment are compressed together,
-    which is where they have most in common, and what comes out is written into segments one after the other. Chunks
-    die nearly in the order in which they were written, so that whole segments become free.
+    :class:`Frames` with lossless lz4 compression.
 
-    :param frame_bytes: length of a frame
-    :param memory: where the compressed chunks live
-    :param n_expected: how many frames there will be at least, once the buffer is full
+    Four consecutive frames of an environment have much in common, so they are compressed together, as one chunk.
+    Segments are filled with chunks one after the other. Chunks are discarded in nearly the same order, so that whole
+    segments become free.
+
+    :param frame_bytes: bytes of a frame
+    :param memory: RAM or a mapped file, for the compressed chunks
+    :param n_expected: number of frames that the full buffer will need at least
     :raises ImportError: if lz4 is not installed
     """
 
-    # With a stack of four frames, a sample and its next frame lie in two chunks of four
+    # The five frames of an observation of four frames and its next one then lie in two chunks
     rows_per_chunk = 4
 
     def __init__(self, frame_bytes: int, memory: Memory, n_expected: int) -> None:
         self._codec = import_lz4()
         self.frame_bytes = frame_bytes
         self._memory = memory
-        # Not yet full: their frames as they are
+        # The frames of chunks that are not full yet, uncompressed
         self._open: dict[int, np.ndarray] = {}
-        # Where each chunk lies: segment, start, end
+        # Segment, start and end of each chunk
         self._places = _nowhere(n_expected // self.rows_per_chunk + 1)
         self._segments: list[np.ndarray] = []
         self._n_chunks_in: list[int] = []
@@ -140,13 +142,13 @@ class LZ4Frames:
     def write(self, rows: np.ndarray, frames: np.ndarray) -> None:
         for row, frame in zip(rows.tolist(), frames, strict=True):
             chunk, position = divmod(row, self.rows_per_chunk)
-            # (Whatever interrupted an earlier write may have skipped the chunk's first row)
+            # An interrupted write may have skipped the chunk's first row
             if position == 0 or chunk not in self._open:
                 self._open[chunk] = np.empty((self.rows_per_chunk, self.frame_bytes), dtype=np.uint8)
             self._open[chunk][position] = frame
             if position == self.rows_per_chunk - 1:
                 self._store(chunk, self._codec.compress(self._open[chunk], store_size=False))
-                del self._open[chunk]  # only now: there may have been no room
+                del self._open[chunk]  # not before the chunk is stored, which may fail
 
     def _store(self, chunk: int, payload: bytes) -> None:
         segment = self._current
@@ -184,10 +186,10 @@ class LZ4Frames:
         flat, size = rows.ravel(), self.frame_bytes
         frames = np.empty((len(flat), size), dtype=np.uint8)
         chunks, positions = np.divmod(flat, self.rows_per_chunk)
-        # Runs of consecutive rows of one chunk: each is decompressed once and copied in one go
+        # Runs of consecutive rows of one chunk are decompressed once and copied at once
         starts = np.flatnonzero((np.diff(flat, prepend=-2) != 1) | (positions == 0))
         lengths = np.diff(starts, append=len(flat))
-        target = frames.reshape(-1).data  # its slices cost less than numpy's
+        target = frames.reshape(-1).data  # slicing it is faster than slicing numpy arrays
         runs = zip(*((x * size).tolist() for x in (starts, positions[starts], lengths)), strict=True)
         for chunk, (start, first, length) in zip(chunks[starts].tolist(), runs, strict=True):
             target[start : start + length] = self._chunk(chunk)[first : first + length]
@@ -202,7 +204,7 @@ class LZ4Frames:
 
     def discard(self, chunks: list[int]) -> None:
         for chunk in chunks:
-            self._open.pop(chunk, None)  # it never became full, if its last write was interrupted
+            self._open.pop(chunk, None)  # not full if its last write was interrupted
             segment = int(self._places[chunk, 0]) if chunk < len(self._places) else _NOWHERE
             if segment == _NOWHERE:
                 continue
@@ -236,14 +238,14 @@ class LZ4Frames:
 
     def cut_segments(self, lengths: list[int]) -> None:
         """
-        :param lengths: of the segments that a pickle will fill
+        :param lengths: lengths of the segments that unpickling will fill
         """
         self._segments = [self._cut(length) for length in lengths]
 
 
 def _nowhere(n_chunks: int) -> np.ndarray:
     """
-    :return: places of chunks that are not stored
+    :return: the places of ``n_chunks`` chunks that are not stored
     """
     return np.full((n_chunks, 3), _NOWHERE, dtype=np.int32)
 
@@ -268,32 +270,34 @@ def import_lz4() -> Any:
 
 class RowBook:
     """
-    Which rows are in use. Those of an environment are taken in the order of time, and the oldest stack in the buffer
-    tells which of them no stack needs any more: stacks share frames with the one before and the one after only.
+    Keeps track of the rows in use.
 
-    Row 0 is a frame of zeros, which SB3 pads the first stacks of an episode with; it is always in use.
+    Each environment takes rows in the order of time. Stacks share frames only with the stacks just before and after
+    them, so rows older than the oldest stack in the buffer are free.
 
-    :param n_envs: number of environments; each fills chunks of its own
-    :param rows_per_chunk: how many consecutive rows are given back together
+    Row 0 is a frame of zeros, with which SB3 pads the first stacks of an episode. It is always in use.
+
+    :param n_envs: number of environments; each has chunks of its own
+    :param rows_per_chunk: number of rows that become free together
     """
 
     def __init__(self, n_envs: int, rows_per_chunk: int) -> None:
         self.rows_per_chunk = rows_per_chunk
         self.n_chunks = 1
         self.free: list[int] = []
-        # The chunks of each environment, the oldest first
+        # Chunks of each environment, the oldest first
         self.in_use: list[deque[int]] = [deque() for _ in range(n_envs)]
-        # The oldest ones once more; 0 for none
+        # The oldest chunk of each environment, 0 if it has none
         self._oldest = np.zeros(n_envs, dtype=np.int32)
-        # The row that comes next for each environment; at the beginning of a chunk: none, a chunk has to be found
+        # The next row of each environment. A multiple of rows_per_chunk means that it needs a new chunk
         self._next = np.zeros(n_envs, dtype=np.int32)
-        # How many rows every environment can still take without looking at the chunks
+        # Number of rows that every environment can still take from its chunk
         self._room = 0
 
     def take(self, env: int) -> int:
         """
-        :param env: whose frame will be written
-        :return: a row for it
+        :param env: environment whose frame will be written
+        :return: a free row
         """
         self._open_chunks([env])
         row = int(self._next[env])
@@ -303,7 +307,7 @@ class RowBook:
 
     def take_for_all(self) -> np.ndarray:
         """
-        :return: a row for a frame of each environment
+        :return: a free row for each environment, shape (n_envs,)
         """
         if self._room == 0:
             self._open_chunks(range(len(self._next)))
@@ -328,10 +332,10 @@ class RowBook:
         self._oldest[env] = self.in_use[env][0]
         return chunk
 
-    def give_back_before(self, rows: np.ndarray) -> list[int]:
+    def free_rows_before(self, rows: np.ndarray) -> list[int]:
         """
-        :param rows: of each environment the oldest row that is still needed, or 0: nothing is known
-        :return: numbers of the chunks that are free now
+        :param rows: the oldest row that each environment still needs, 0 if it is unknown, shape (n_envs,)
+        :return: numbers of the chunks that have become free
         """
         needed = rows // self.rows_per_chunk
         freed: list[int] = []

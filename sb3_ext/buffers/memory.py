@@ -1,4 +1,4 @@
-"""Where a replay buffer's bytes live: RAM or a file on disk, checked before they are used up."""
+"""Memory for replay buffers, in RAM or in a file on disk, with checks before it runs out."""
 
 import errno
 import os
@@ -17,33 +17,32 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def available_memory() -> int:
     """
-    :return: bytes of RAM that this process may still use: what the system has free or, if less, what a container's
-        limit (cgroup version 2) leaves
+    :return: bytes of RAM that this process can still use. A container's limit (cgroup version 2) counts, too
     """
     available = int(psutil.virtual_memory().available)
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         used = int((_CGROUP / "memory.current").read_text())
-        # The page cache counts as used there, but is given back when it is needed
+        # The page cache counts as used there, but is freed on demand
         cached = [line.split()[1] for line in (_CGROUP / "memory.stat").read_text().splitlines() if "file " in line[:5]]
         return available if limit == "max" else max(min(available, int(limit) - used + int(cached[0])), 0)
     except (OSError, ValueError, IndexError):
-        return available  # no such limit, or not on Linux
+        return available  # no limit, or not on Linux
 
 
 def in_gigabytes(n_bytes: int) -> str:
     """
-    :param n_bytes: a number of bytes
-    :return: the same to be read: ``"7.06 GB"``, ``"0.4 MB"``
+    :param n_bytes: number of bytes
+    :return: readable text, such as ``"7.06 GB"`` or ``"0.4 MB"``
     """
     return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
 def check_memory(required: int, what: str) -> None:
     """
-    :param required: bytes that will be needed
+    :param required: number of bytes that will be needed
     :param what: what needs them, for the message
-    :raises MemoryError: if they do not fit into the RAM that is free
+    :raises MemoryError: if they do not fit into the free RAM
     """
     available = available_memory()
     if required > available:
@@ -55,39 +54,39 @@ def check_memory(required: int, what: str) -> None:
 
 class RAM:
     """
-    Arrays in memory. Pages that were never written to take no room.
+    Arrays in memory. Pages that were never written to take no RAM.
     """
 
     def new(self, n_bytes: int) -> np.ndarray:
         """
         :param n_bytes: length
-        :return: an array of bytes, not initialised
+        :return: an array of bytes with arbitrary contents
         """
         return np.empty(n_bytes, dtype=np.uint8)
 
     def grow(self, array: np.ndarray, n_bytes: int) -> np.ndarray:
         """
-        :param array: what :meth:`new` or this method returned, of which nobody else holds a view
+        :param array: what :meth:`new` or this method returned; no view of it may exist
         :param n_bytes: its new length
-        :return: the longer array; the old one may not be used any more
+        :return: the longer array; the old one must not be used any more
         """
         check_memory(n_bytes - len(array), "a replay buffer with more frames than were expected")
-        # realloc(): Linux moves large blocks by changing the page table, so that nothing is copied or doubled
+        # This calls realloc(). Linux moves large blocks by changing the page table, without a second copy
         array.resize(n_bytes, refcheck=False)
         return array
 
 
 class MappedFile:
     """
-    Arrays in one file, mapped into memory: what is not in use may leave the RAM.
+    Arrays in one memory-mapped file, which the system can move out of the RAM.
 
-    :param path: file to create, or a folder in which to create one. It is removed with this object
-    :param is_copy: of another buffer: the file gets a name of its own beside ``path``
-    :raises FileExistsError: if there is a file of that name: it is never overwritten
+    :param path: file to create, or a folder in which to create one. The file is removed together with this object
+    :param is_copy: choose a new file name beside ``path``, because the original uses ``path``
+    :raises FileExistsError: if the file exists: it is never overwritten
     """
 
     def __init__(self, path: str | os.PathLike, is_copy: bool = False) -> None:
-        # Absolute: somebody may change the current folder before more room is needed
+        # The current folder may change before more room is needed
         target = Path(path).absolute()
         self._asked_for = str(target)
         folder = _folder_for(target)
@@ -116,15 +115,15 @@ class MappedFile:
         """
         As :meth:`RAM.new`.
 
-        :raises OSError: if the disk has not so much room
+        :raises OSError: if the disk is too full
         """
         return self._map(self._length, n_bytes)
 
     def grow(self, array: np.ndarray, n_bytes: int) -> np.ndarray:
         """
-        As :meth:`RAM.grow`; only for the last array of the file.
+        As :meth:`RAM.grow`, but only for the last array of the file.
 
-        :raises OSError: if the disk has not so much room
+        :raises OSError: if the disk is too full
         """
         return self._map(self._length - len(array), n_bytes)
 
@@ -135,7 +134,7 @@ class MappedFile:
     def _reserve(self, length: int) -> None:
         check_disk_space(self.path, length - self._length)
         try:
-            # Really reserved, where the system can: on a full disk a write to a mapped page would kill the process
+            # Blocks are reserved now, because writing to a mapped page on a full disk would kill the process
             os.posix_fallocate(self._descriptor, 0, length)
         except AttributeError:
             os.ftruncate(self._descriptor, length)
@@ -149,10 +148,10 @@ class MappedFile:
 
 def check_disk_space(path: str | os.PathLike, n_bytes: int) -> None:
     """
-    :param path: of a file on the disk, which need not exist yet, or a folder
-    :param n_bytes: that will be needed
+    :param path: a folder, or a file that need not exist yet
+    :param n_bytes: number of bytes that will be needed
     :raises FileNotFoundError: if the folder does not exist
-    :raises OSError: if there are not so many free
+    :raises OSError: if the disk is too full
     """
     free = shutil.disk_usage(_folder_for(Path(path).absolute())).free
     if n_bytes > free:
@@ -165,9 +164,9 @@ def check_disk_space(path: str | os.PathLike, n_bytes: int) -> None:
 
 def _folder_for(path: Path) -> Path:
     """
-    :param path: absolute
-    :return: itself if it is a folder, else the folder it is to be in
-    :raises FileNotFoundError: if that does not exist
+    :param path: absolute path
+    :return: the path itself if it is a folder, otherwise the folder that contains it
+    :raises FileNotFoundError: if that folder does not exist
     """
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
@@ -177,7 +176,7 @@ def _folder_for(path: Path) -> Path:
 
 def _remove(descriptor: int, path: Path, owner: int) -> None:
     if os.getpid() != owner:
-        return  # a forked process: the file is its parent's
+        return  # the file belongs to the parent of this forked process
     os.close(descriptor)
-    with suppress(OSError):  # Windows removes no file that is mapped
+    with suppress(OSError):  # Windows does not remove mapped files
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Large arrays in a pickle without a second copy of them, neither when it is written nor when it is read."""
+"""Pickles of large arrays that need no second copy of them, neither while writing nor while reading."""
 
 import pickle
 from typing import Any, Protocol
@@ -9,25 +9,25 @@ _PIECE_BYTES = 2**26
 
 
 class Restorable(Protocol):
-    """What owns large arrays: it is rebuilt empty, then gets its pieces back one after the other."""
+    """An object with large arrays. Unpickling first rebuilds it empty, then restores the arrays piece by piece."""
 
     def restore_piece(self, array: int, start: int, data: np.ndarray) -> None:
         """
-        :param array: which of the arrays
-        :param start: where in it the piece belongs
+        :param array: number of the array
+        :param start: index of the piece's first byte in the array
         :param data: bytes, shape (n,)
         """
 
 
 class Piece:
     """
-    A part of an object's bytes. Read back, it puts itself into the rebuilt object, and its memory is given back before
-    the next piece is read. The pieces belong into the state (the third part of what ``__reduce__`` returns), because
-    the object itself must come first.
+    A part of an object's bytes. Unpickling it copies the bytes into the object and frees them before the next piece.
+
+    Pieces must be part of the state (the third item that ``__reduce__`` returns), so that the object is rebuilt first.
 
     :param owner: the object
-    :param array: which of its arrays
-    :param start: where in it the bytes belong
+    :param array: number of its array
+    :param start: index of the first byte in the array
     :param data: the bytes, contiguous, shape (n,)
     """
 
@@ -37,7 +37,7 @@ class Piece:
         self._data = data
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # Before protocol 5 pickle knows no way to write memory that it does not own
+        # Only protocol 5 and later can write memory that pickle does not own
         data = pickle.PickleBuffer(self._data.data) if protocol >= 5 else bytearray(self._data)
         return _restore, (self._owner, *self._place, data)
 
@@ -48,9 +48,9 @@ class Piece:
 def pieces_of(owner: Restorable, data: np.ndarray, array: int = 0) -> list[Piece]:
     """
     :param owner: the object
-    :param data: what is to be saved of one of its arrays: its first bytes, contiguous, shape (n,)
-    :param array: which of its arrays
-    :return: the same in pieces
+    :param data: the bytes to save from the beginning of one of its arrays, contiguous, shape (n,)
+    :param array: number of that array
+    :return: the bytes in pieces
     """
     starts = range(0, len(data), _PIECE_BYTES)
     return [Piece(owner, array, start, data[start : start + _PIECE_BYTES]) for start in starts]
@@ -59,8 +59,8 @@ def pieces_of(owner: Restorable, data: np.ndarray, array: int = 0) -> list[Piece
 def full_length(filled: np.ndarray, capacity: int) -> np.ndarray:
     """
     :param filled: the first rows of an array
-    :param capacity: how many rows there are to be
-    :return: the array, itself where it has as many
+    :param capacity: number of rows that the array should have
+    :return: the array with zeros in the other rows; ``filled`` itself if it has all rows
     """
     if len(filled) == capacity:
         return filled
@@ -72,4 +72,4 @@ def full_length(filled: np.ndarray, capacity: int) -> np.ndarray:
 def _restore(owner: Restorable, array: int, start: int, data: bytes | bytearray) -> None:
     owner.restore_piece(array, start, np.frombuffer(data, dtype=np.uint8))
     if isinstance(data, bytearray):
-        data.clear()  # the unpickler holds on to every object until it has read the last one
+        data.clear()  # the unpickler keeps all objects alive until the end

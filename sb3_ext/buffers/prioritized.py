@@ -1,5 +1,5 @@
 """
-Prioritised experience replay, proportional variant.
+Prioritized experience replay, proportional variant.
 
 Paper: Schaul et al. 2016, https://arxiv.org/abs/1511.05952.
 """
@@ -14,35 +14,35 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ext.buffers.base import ArrayReplayBuffer, LazyReplayBuffer
 from sb3_ext.buffers.block_tree import BlockTree
 from sb3_ext.buffers.frame_dedup import FrameDedupReplayBuffer
-from sb3_ext.buffers.samples import DictPrioritizedSamples, PrioritizedSamples
+from sb3_ext.buffers.samples import DictPrioritizedSamples, Draw, PrioritizedSamples
 from sb3_ext.checks import check_interval
 
 
 def importance_weights(probabilities: np.ndarray, beta: float) -> np.ndarray:
     """
-    ``(n P)^-beta / max w``: what undoes the bias of sampling by priority, wholly at ``beta=1``. The maximum is that of
-    the minibatch (section 3.4 of the paper), so that n, the number of stored transitions, cancels out.
+    Compute ``(n P)^-beta / max w``, which corrects the bias of sampling by priority, fully with ``beta=1``.
+
+    The maximum is taken over the minibatch (section 3.4 of the paper), so the number n of stored transitions cancels.
 
     :param probabilities: P of the sampled transitions, or anything proportional to it, > 0, shape (B,)
-    :param beta: in [0, 1]
-    :return: shape (B,), in (0, 1]
+    :param beta: how much of the bias to correct, in [0, 1]
+    :return: weights in (0, 1], shape (B,)
     """
     return (probabilities.min() / probabilities) ** beta
 
 
 class PrioritizedSampling(LazyReplayBuffer):
     """
-    Mix-in for the replay buffers of this package: transitions are drawn in proportion to ``(|error| + eps)^alpha``.
+    Mix-in for the replay buffers of this package that draws transitions in proportion to ``(|error| + eps)^alpha``.
 
-    Priorities have to be written back. An algorithm calls :meth:`sample_prioritized`, weights its loss, and hands the
-    errors to :meth:`update_priorities`: that is the whole interface. :meth:`sample`, which SB3's own algorithms call,
-    raises an error.
+    An algorithm calls :meth:`sample_prioritized` (or :meth:`sample_windows`), weights its loss, and passes the errors
+    to :meth:`update_priorities`. :meth:`sample`, which SB3's own algorithms call, raises an error.
 
     Arguments besides those of the buffer:
 
-    :param alpha: how much priorities matter, >= 0; 0: not at all
-    :param beta: how much of the bias the weights undo at the beginning, in [0, 1]; it goes linearly to 1
-    :param eps: what is added to each error, > 0, so that every transition can be drawn again
+    :param alpha: how much priorities matter, >= 0; with 0 sampling is uniform
+    :param beta: how much of the bias the weights correct at the beginning, in [0, 1]; it rises linearly to 1
+    :param eps: added to each error, > 0, so that every transition can be drawn again
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -55,13 +55,13 @@ class PrioritizedSampling(LazyReplayBuffer):
         self.alpha = alpha
         self.beta = beta
         self.eps = eps
-        # The leaf of slot s and environment e is s * n_envs + e; its value is the priority to the power of alpha
+        # The leaf of slot s and environment e is s * n_envs + e. It holds (|error| + eps)^alpha
         self._tree = BlockTree(self.buffer_size * self.n_envs)
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         slot = self.pos
         super().add(*args, **kwargs)
-        # Drawn soon: as likely as the likeliest at present
+        # New transitions get the largest priority in the buffer, so that they are drawn soon
         value = self._tree.maximum or 1.0
         leaves = np.arange(slot * self.n_envs, (slot + 1) * self.n_envs)
         self._tree.update(leaves, np.full(self.n_envs, value))
@@ -72,7 +72,7 @@ class PrioritizedSampling(LazyReplayBuffer):
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
-        Not possible: whoever calls it does not know of weights and priorities, and would learn from biased samples.
+        Refuse to sample: callers that know nothing of weights and priorities would learn from biased samples.
 
         :raises RuntimeError: always
         """
@@ -82,38 +82,60 @@ class PrioritizedSampling(LazyReplayBuffer):
             "(In code of your own: sample_prioritized() and update_priorities().)"
         )
 
+    @property
+    def priorities(self) -> np.ndarray:
+        """
+        :return: ``(|error| + eps)^alpha`` of each stored transition, in the order of ``indices``: read-only, float64,
+            shape (n,)
+        """
+        view = self._tree.leaves[: self.size() * self.n_envs]
+        view.flags.writeable = False
+        return view
+
+    def draw(self, batch_size: int, progress_remaining: float = 1.0) -> Draw:
+        """
+        Choose transitions by priority, one from each of ``batch_size`` equal parts of the sum of all priorities.
+
+        :param batch_size: number of transitions
+        :param progress_remaining: 1 at the beginning of the training, 0 at its end
+        :return: their slots and environments, with weights (the largest is 1) and indices
+        :raises ValueError: if the buffer is empty
+        """
+        self._check_not_empty()
+        parts = np.arange(batch_size) + np.random.random_sample(batch_size)
+        # Shuffled, because a large sample may be split into minibatches that should each cover all parts
+        leaves = np.random.permutation(self._tree.find(parts * (self._tree.total / batch_size)))
+        # SB3's progress is negative if the last rollout goes beyond the last time step
+        beta = 1.0 - (1.0 - self.beta) * max(progress_remaining, 0.0)
+        weights = importance_weights(self._tree.leaves[leaves], beta).astype(np.float32)
+        return Draw(leaves // self.n_envs, leaves % self.n_envs, weights.reshape(-1, 1), leaves)
+
     def sample_prioritized(
         self, batch_size: int, env: VecNormalize | None = None, progress_remaining: float = 1.0
     ) -> PrioritizedSamples | DictPrioritizedSamples:
         """
-        Draw by priority, one transition from each of ``batch_size`` equal parts of the sum of all priorities.
-
         :param batch_size: number of transitions
-        :param env: normalises observations and rewards
+        :param env: normalizes observations and rewards
         :param progress_remaining: 1 at the beginning of the training, 0 at its end
-        :return: the transitions with their weights (the largest is 1) and indices
+        :return: the transitions that :meth:`draw` chooses, with their weights and indices
         """
-        self._check_not_empty()
-        parts = np.arange(batch_size) + np.random.random_sample(batch_size)
-        # In any order: several minibatches may be drawn at once, and each is to come from all parts
-        leaves = np.random.permutation(self._tree.find(parts * (self._tree.total / batch_size)))
-        # (SB3's progress goes below 0 where the last rollout goes beyond the last time step)
-        beta = 1.0 - (1.0 - self.beta) * max(progress_remaining, 0.0)
-        weights = importance_weights(self._tree.leaves[leaves], beta)
-        samples = self.samples_at(leaves // self.n_envs, leaves % self.n_envs, env)
+        drawn = self.draw(batch_size, progress_remaining)
+        assert drawn.weights is not None and drawn.indices is not None
+        samples = self.samples_at(drawn.slots, drawn.envs, env)
         is_dict = isinstance(samples, DictReplayBufferSamples)
         return (DictPrioritizedSamples if is_dict else PrioritizedSamples)(
             **samples._asdict(),
-            weights=self._to_tensor(weights.astype(np.float32).reshape(-1, 1)),
-            indices=th.from_numpy(leaves),
+            weights=self._to_tensor(drawn.weights),
+            indices=th.from_numpy(drawn.indices),
         )
 
     def update_priorities(self, indices: th.Tensor | np.ndarray, errors: th.Tensor | np.ndarray) -> None:
         """
-        :param indices: of the samples
-        :param errors: how wrong the prediction was for each, unweighted; the sign does not matter. Same shape
-        :raises ValueError: if an error is not finite or an index is not one of a stored transition; no priority is
-            changed then
+        Set the priorities of sampled transitions; if an index occurs several times, its last error counts.
+
+        :param indices: ``indices`` of the samples, shape (B,)
+        :param errors: how wrong the prediction was for each, unweighted, shape (B,); the sign does not matter
+        :raises ValueError: if an error is not finite or an index belongs to no stored transition; no priority changes
         """
         leaves, absolute = np.asarray(_on_cpu(indices)), np.abs(np.asarray(_on_cpu(errors), dtype=np.float64))
         if leaves.ndim != 1 or leaves.shape != absolute.shape:
@@ -155,7 +177,7 @@ def _on_cpu(values: th.Tensor | np.ndarray) -> th.Tensor | np.ndarray:
 
 class PrioritizedReplayBuffer(PrioritizedSampling, ArrayReplayBuffer):
     """
-    Prioritised replay, with observations stored as SB3's default buffer stores them.
+    Prioritized replay that stores observations as SB3's default buffer does.
 
     Arguments: those of :class:`ArrayReplayBuffer` and of :class:`PrioritizedSampling` (``alpha``, ``beta``, ``eps``).
     """
@@ -163,7 +185,7 @@ class PrioritizedReplayBuffer(PrioritizedSampling, ArrayReplayBuffer):
 
 class PrioritizedFrameDedupReplayBuffer(PrioritizedSampling, FrameDedupReplayBuffer):
     """
-    Prioritised replay that stores each frame once.
+    Prioritized replay that stores each frame once.
 
     Arguments: those of :class:`FrameDedupReplayBuffer` and of :class:`PrioritizedSampling` (``alpha``, ``beta``,
     ``eps``).

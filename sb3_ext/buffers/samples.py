@@ -1,4 +1,4 @@
-"""What a replay buffer samples: types, minibatches, weights and priorities."""
+"""What replay buffers sample: types, minibatches, importance weights and priorities."""
 
 from operator import itemgetter
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -14,11 +14,11 @@ from sb3_ext.functional.fields import map_fields
 
 class PrioritizedSamples(NamedTuple):
     """
-    SB3's ``ReplayBufferSamples`` and what prioritised replay adds.
+    SB3's ``ReplayBufferSamples`` with the two fields that prioritized replay adds.
 
     :param weights: importance weights, shape (B, 1), at most 1
-    :param indices: what :meth:`SupportsPriorities.update_priorities` wants to know the transitions by, shape (B,),
-        int64, on the CPU
+    :param indices: identifies the transitions in :meth:`SupportsPriorities.update_priorities`, int64, shape (B,), on
+        the CPU
     """
 
     observations: th.Tensor
@@ -46,6 +46,49 @@ class DictPrioritizedSamples(NamedTuple):
     indices: th.Tensor
 
 
+class WindowSamples(NamedTuple):
+    """
+    Windows of L consecutive transitions. Steps that are not ``valid`` repeat the last valid step: mask them.
+
+    :param observations: shape (B, L, ``*shape``), or a dictionary of such tensors
+    :param actions: shape (B, L, action_dim)
+    :param next_observations: observations after each step, shapes as ``observations``
+    :param dones: 1 where the episode terminated, 0 where it goes on or was truncated, float32, shape (B, L)
+    :param rewards: float32, shape (B, L)
+    :param discounts: always ``None``: each step is discounted by the algorithm's ``gamma``
+    :param valid: whether the step belongs to the window, bool, shape (B, L); always true for the first step
+    :param weights: importance weights, at most 1, shape (B, 1); ``None`` from a buffer without priorities
+    :param indices: identifies the first transitions in :meth:`SupportsPriorities.update_priorities`, int64,
+        shape (B,), on the CPU; ``None`` from a buffer without priorities
+    """
+
+    observations: th.Tensor | TensorDict
+    actions: th.Tensor
+    next_observations: th.Tensor | TensorDict
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+    valid: th.Tensor
+    weights: th.Tensor | None = None
+    indices: th.Tensor | None = None
+
+
+class Draw(NamedTuple):
+    """
+    Which transitions a buffer has drawn.
+
+    :param slots: slots, shape (B,)
+    :param envs: environments, shape (B,)
+    :param weights: importance weights, float32, shape (B, 1); ``None`` from a buffer without priorities
+    :param indices: identifies the transitions in ``update_priorities``, shape (B,); ``None`` as for ``weights``
+    """
+
+    slots: np.ndarray
+    envs: np.ndarray
+    weights: np.ndarray | None = None
+    indices: np.ndarray | None = None
+
+
 @runtime_checkable
 class SupportsPriorities(Protocol):
     """A replay buffer that draws by priority, see :class:`~sb3_ext.buffers.prioritized.PrioritizedSampling`."""
@@ -57,7 +100,16 @@ class SupportsPriorities(Protocol):
     def update_priorities(self, indices: th.Tensor | np.ndarray, errors: th.Tensor | np.ndarray) -> None: ...
 
 
-AnySamples = ReplayBufferSamples | DictReplayBufferSamples | PrioritizedSamples | DictPrioritizedSamples
+@runtime_checkable
+class SupportsWindows(Protocol):
+    """A replay buffer that samples windows, see :class:`~sb3_ext.buffers.base.LazyReplayBuffer`."""
+
+    def sample_windows(
+        self, length: int, batch_size: int, env: VecNormalize | None = None, progress_remaining: float = 1.0
+    ) -> WindowSamples: ...
+
+
+AnySamples = ReplayBufferSamples | DictReplayBufferSamples | PrioritizedSamples | DictPrioritizedSamples | WindowSamples
 Samples = TypeVar("Samples", bound=AnySamples)
 
 
@@ -65,15 +117,38 @@ def sample_replay(
     replay_buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, progress_remaining: float
 ) -> AnySamples:
     """
-    :param replay_buffer: prioritised or not
+    :param replay_buffer: any replay buffer, prioritized or not
     :param batch_size: number of transitions
-    :param env: normalises observations and rewards
+    :param env: normalizes observations and rewards
     :param progress_remaining: 1 at the beginning of the training, 0 at its end
-    :return: transitions; only those of a prioritised buffer have ``weights`` and ``indices``
+    :return: transitions; only those of a prioritized buffer have ``weights`` and ``indices``
     """
     if isinstance(replay_buffer, SupportsPriorities):
         return replay_buffer.sample_prioritized(batch_size, env, progress_remaining)
     return replay_buffer.sample(batch_size, env=env)
+
+
+def sample_windows(
+    replay_buffer: ReplayBuffer, length: int, batch_size: int, env: VecNormalize | None, progress_remaining: float
+) -> WindowSamples:
+    """
+    Sample windows of consecutive transitions. Their first transitions are drawn as :func:`sample_replay` draws.
+
+    :param replay_buffer: a buffer of this package other than ``DeviceReplayBuffer``
+    :param length: number of steps L of each window, at least 1
+    :param batch_size: number of windows B
+    :param env: normalizes observations and rewards
+    :param progress_remaining: 1 at the beginning of the training, 0 at its end
+    :return: tensors of shape (B, L, ...); only those of a prioritized buffer have ``weights`` and ``indices``
+    :raises ValueError: if the buffer has no windows
+    """
+    if isinstance(replay_buffer, SupportsWindows):
+        return replay_buffer.sample_windows(length, batch_size, env, progress_remaining)
+    raise ValueError(
+        f"replay_buffer is a {type(replay_buffer).__name__}, which cannot sample windows: choose ArrayReplayBuffer (of "
+        "sb3_ext.buffers), FrameDedupReplayBuffer, PrioritizedReplayBuffer or PrioritizedFrameDedupReplayBuffer as "
+        "replay_buffer_class"
+    )
 
 
 def minibatch_weights(samples: AnySamples) -> th.Tensor | None:
@@ -81,30 +156,34 @@ def minibatch_weights(samples: AnySamples) -> th.Tensor | None:
     :param samples: a minibatch
     :return: its importance weights, the largest 1, shape (B,); ``None`` if it was not drawn by priority
     """
-    if not isinstance(samples, (PrioritizedSamples, DictPrioritizedSamples)):
-        return None
-    # Of several minibatches drawn at once, each is scaled by its own maximum
-    return samples.weights.flatten() / samples.weights.max()
+    weights: th.Tensor | None = getattr(samples, "weights", None)
+    # Of several minibatches drawn at once, each is divided by its own maximum
+    return None if weights is None else weights.flatten() / weights.max()
 
 
 def update_priorities(replay_buffer: ReplayBuffer, minibatches: list[Samples], errors: list[th.Tensor]) -> None:
     """
-    :param replay_buffer: the minibatches were drawn from; if it is not prioritised, nothing happens
-    :param minibatches: any number of them
-    :param errors: of each how wrong the prediction was for each transition, shape (B,)
+    Write the priorities of sampled transitions back; without effect for a buffer without priorities.
+
+    :param replay_buffer: the buffer that the minibatches were drawn from
+    :param minibatches: any number of minibatches
+    :param errors: for each minibatch, how wrong the prediction was for each transition or window, shape (B,)
     """
     if isinstance(replay_buffer, SupportsPriorities):
-        indices = [minibatch.indices for minibatch in minibatches]  # type: ignore[union-attr]
+        # Whatever such a buffer samples has them
+        indices: list[th.Tensor] = [minibatch.indices for minibatch in minibatches]  # type: ignore[union-attr, misc]
         replay_buffer.update_priorities(th.cat(indices), th.cat(errors))
 
 
 def minibatch_rows(index: int, n_minibatches: int) -> slice:
     """
-    The rows of one minibatch in a large sample: strided and not consecutive, because ``HerReplayBuffer`` returns first
-    its real, then its relabelled transitions. Consecutive minibatches would be wholly real or wholly relabelled.
+    Choose the rows of one minibatch in a large sample.
 
-    :param index: which of the minibatches
-    :param n_minibatches: how many there are
+    The rows are strided, because ``HerReplayBuffer`` returns its real transitions before its relabeled ones. Each
+    minibatch gets its share of both.
+
+    :param index: number of the minibatch
+    :param n_minibatches: how many minibatches there are
     :return: the rows ``index, index + n, index + 2 n, ...``
     """
     return slice(index, None, n_minibatches)
@@ -112,7 +191,7 @@ def minibatch_rows(index: int, n_minibatches: int) -> slice:
 
 def single_precision(samples: Samples) -> Samples:
     """
-    SB3's networks convert float64 observations (MuJoCo's) to float32 whenever they read them; this does it once.
+    Convert float64 (MuJoCo's observations) to float32 once, instead of whenever one of SB3's networks reads it.
 
     :param samples: what ``sample()`` returned
     :return: the same without float64
@@ -124,9 +203,9 @@ def split_minibatches(samples: Samples, n_minibatches: int) -> list[Samples]:
     """
     Split one large sample into minibatches of equal size.
 
-    :param samples: with a multiple of ``n_minibatches`` rows
-    :param n_minibatches: how many to make of it
-    :return: views, no copies; the rows of each as :func:`minibatch_rows` says
+    :param samples: a multiple of ``n_minibatches`` rows
+    :param n_minibatches: how many minibatches to make
+    :return: views of the sample; :func:`minibatch_rows` says which rows each has
     """
     all_rows = (minibatch_rows(index, n_minibatches) for index in range(n_minibatches))
     return [map_fields(itemgetter(rows), samples) for rows in all_rows]

@@ -1,8 +1,8 @@
 """
-Save and load replay buffers so that nothing is lost when it goes wrong.
+Save and load replay buffers without losing data if saving or loading fails.
 
-SB3 opens the target file for writing first: whoever is interrupted while saving has neither the old file nor the new
-one. Here the new file is written beside the old one and takes its name when it is complete and on the disk.
+SB3 overwrites the target file, so an interruption loses both the old file and the new one. Here the new file is written
+beside the old one and renamed when it is complete and on the disk.
 """
 
 import io
@@ -22,16 +22,13 @@ from tqdm import tqdm
 from sb3_ext.buffers.base import LazyReplayBuffer
 from sb3_ext.files import replaced_when_complete
 
-# From here on a person would like to see that something is going on
+# Number of bytes from which on a progress bar is shown
 _LARGE = 10**9
 
 
 class _WriterWithProgress:
     """
-    What pickle needs of a file, with a bar that moves as bytes are written.
-
-    :param file: to write to
-    :param bar: to move
+    A file for pickle to write to, with a progress bar.
     """
 
     def __init__(self, file: IO[bytes], bar: tqdm) -> None:
@@ -46,10 +43,10 @@ class _WriterWithProgress:
 
 class _ReaderWithProgress(io.BufferedReader):
     """
-    A file with a bar that moves as bytes are read.
+    A file for pickle to read from, with a progress bar.
 
-    :param file: to read from, not buffered
-    :param bar: to move
+    :param file: unbuffered file to read from
+    :param bar: counts bytes
     """
 
     def __init__(self, file: io.FileIO, bar: tqdm) -> None:
@@ -86,12 +83,13 @@ def _nbytes(replay_buffer: ReplayBuffer) -> int:
 
 def save_replay_buffer(model: OffPolicyAlgorithm, path: str | pathlib.Path | io.BufferedIOBase) -> None:
     """
-    As ``model.save_replay_buffer(path)`` of SB3, but an interruption, even ``kill -9``, leaves the earlier file of that
-    name as it was. The algorithms of this package do it by themselves; call this for SB3's own.
+    Save a replay buffer as SB3 does, but keep an earlier file if saving is interrupted, even by ``kill -9``.
 
-    :param model: whose replay buffer is saved
-    :param path: of the file (``.pkl`` is added where there is no suffix), or an open file
-    :raises ValueError: if there is no replay buffer
+    The algorithms of this package do so in ``model.save_replay_buffer(path)``. Call this function for SB3's own.
+
+    :param model: the algorithm with the replay buffer
+    :param path: file name (``.pkl`` is added if it has no suffix), or an open file
+    :raises ValueError: if the model has no replay buffer
     :raises IsADirectoryError: if ``path`` is a folder
     """
     if model.replay_buffer is None:
@@ -108,14 +106,14 @@ def load_replay_buffer(
     model: OffPolicyAlgorithm, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
 ) -> None:
     """
-    As ``model.load_replay_buffer(path)`` of SB3, but a file that is truncated, holds something else, or a buffer for
-    another environment, gives a clear error and leaves the model with the buffer it had. The algorithms of this package
-    do it by themselves; call this for SB3's own.
+    Load a replay buffer as SB3 does, but keep the model's buffer if the file is damaged or does not fit the model.
 
-    :param model: that gets the replay buffer
-    :param path: of the file, or an open file
-    :param truncate_last_traj: for ``HerReplayBuffer``: whether the last episode in it counts as finished
-    :raises ValueError: if the file cannot be read, or its buffer does not fit the model
+    The algorithms of this package do so in ``model.load_replay_buffer(path)``. Call this function for SB3's own.
+
+    :param model: the algorithm that gets the replay buffer
+    :param path: file name, or an open file
+    :param truncate_last_traj: whether the last episode of a ``HerReplayBuffer`` counts as finished
+    :raises ValueError: if the file cannot be read, or its buffer belongs to another environment
     :raises OSError: if there is no such file
     """
     before = model.replay_buffer
@@ -129,7 +127,7 @@ def load_replay_buffer(
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} cannot be loaded as a replay buffer of this model: {reason}") from error
     assert model.replay_buffer is not None
-    model.replay_buffer.device = model.device  # it may have been saved on another machine
+    model.replay_buffer.device = model.device  # the file may come from another machine
     found, expected = (getattr(buffer, "n_steps", 1) for buffer in (model.replay_buffer, before))
     if before is not None and found != expected:
         warnings.warn(f"the replay buffer in {path} has n_steps={found}, not {expected} as this model's", stacklevel=3)
@@ -139,7 +137,7 @@ def _load(model: OffPolicyAlgorithm, path: Any, truncate_last_traj: bool) -> Non
     if not isinstance(path, (str, pathlib.Path)):
         OffPolicyAlgorithm.load_replay_buffer(model, path, truncate_last_traj)
         return
-    found = open_path(path, "r", verbose=model.verbose, suffix="pkl")  # as SB3 finds it
+    found = open_path(path, "r", verbose=model.verbose, suffix="pkl")  # with SB3's rules for the suffix
     found.close()
     with (
         io.FileIO(found.name) as raw,
@@ -150,7 +148,7 @@ def _load(model: OffPolicyAlgorithm, path: Any, truncate_last_traj: bool) -> Non
 
 
 class _DoesNotFit(ValueError):
-    """A replay buffer of another environment."""
+    """The replay buffer belongs to another environment."""
 
 
 def _check_fits(model: OffPolicyAlgorithm, path: Any) -> None:

@@ -1,4 +1,4 @@
-"""Observations that are stacks of frames, of which each is stored once."""
+"""A store for observations that are stacks of frames, in which each frame is stored once."""
 
 import math
 from collections.abc import Callable
@@ -11,18 +11,18 @@ import numpy as np
 from sb3_ext.buffers.frames import Frames, RowBook
 from sb3_ext.buffers.pickling import full_length
 
-# Stacks deeper than this are taken for something else, unless `n_stack` says so
+# The deepest stack that is detected without `n_stack`
 _DEEPEST_STACK = 32
-# How often is looked for chunks that no stack needs any more: a look costs more than the few frames that wait for it
-SLOTS_BETWEEN_LOOKS = 4
+# Number of slots between two searches for free chunks. A search costs more than the few frames that wait for it
+SLOTS_BETWEEN_SCANS = 4
 
 
 class Flat(NamedTuple):
     """
-    Observations as bytes, in the order in which they lie in memory: so they are compared fastest.
+    Observations as bytes in the order of memory, which makes comparisons fast.
 
-    :param data: shape (n, any)
-    :param run: how many bytes of one frame lie together
+    :param data: bytes, shape (n, number of bytes)
+    :param run: number of adjacent bytes that belong to the same frame
     """
 
     data: np.ndarray
@@ -32,11 +32,11 @@ class Flat(NamedTuple):
 @dataclass(frozen=True)
 class StackLayout:
     """
-    How an observation consists of frames.
+    The frames that an observation consists of, the oldest first.
 
-    :param shape: of the observation
-    :param axis: along which the frames lie, 0 or -1
-    :param n_stack: how many there are, the oldest first
+    :param shape: shape of the observation
+    :param axis: axis along which frames are stacked, 0 or -1
+    :param n_stack: number of frames
     """
 
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class StackLayout:
     @cached_property
     def width(self) -> int:
         """
-        :return: how much of the axis one frame takes, such as 3 for RGB
+        :return: length of one frame along the axis, such as 3 for RGB
         """
         return self.shape[self.axis] // self.n_stack
 
@@ -66,7 +66,7 @@ class StackLayout:
     def frames(self, observations: np.ndarray) -> np.ndarray:
         """
         :param observations: shape (n, ``*shape``)
-        :return: their frames, a view of shape (n, ``n_stack``, ``*frame_shape``)
+        :return: a view of their frames, shape (n, ``n_stack``, ``*frame_shape``)
         """
         n = len(observations)
         if self.axis == 0:
@@ -75,10 +75,10 @@ class StackLayout:
 
     def observations(self, frames: Any) -> Any:
         """
-        The inverse of :meth:`frames`, for numpy arrays as for torch tensors.
+        Invert :meth:`frames`.
 
-        :param frames: shape (n, ``n_stack``, ``*frame_shape``)
-        :return: shape (n, ``*shape``); a view where the memory allows it
+        :param frames: numpy array or tensor of shape (n, ``n_stack``, ``*frame_shape``)
+        :return: observations, shape (n, ``*shape``); a view if possible
         """
         if self.axis != 0:
             for position in range(1, len(self.shape)):
@@ -88,36 +88,37 @@ class StackLayout:
     def flat(self, observations: np.ndarray) -> Flat:
         """
         :param observations: shape (n, ``*shape``)
-        :return: the same as bytes; a view where the memory allows it
+        :return: the same as bytes; a view if possible
         """
         run = self.width
         if observations.flags.c_contiguous or self.axis != 0:
             observations = np.ascontiguousarray(observations)
             run *= math.prod(self.shape[1:]) if self.axis == 0 else 1
         else:
-            # What `VecTransposeImage` hands out: channels come first in the shape and last in memory
+            # `VecTransposeImage` returns arrays whose channels are first in the shape and last in memory
             observations = np.ascontiguousarray(observations.transpose(self._axis_to_the_end))
         return Flat(observations.reshape(len(observations), -1).view(np.uint8), run * observations.itemsize)
 
     def both_flat(self, before: np.ndarray, after: np.ndarray) -> tuple[Flat, Flat]:
         """
         :param before: observations of n environments
-        :param after: those of the next time step
-        :return: both as bytes, in the same order
+        :param after: observations one time step later
+        :return: both as bytes in the same order
         """
         earlier, later = self.flat(before), self.flat(after)
-        if earlier.run != later.run:  # the caller changed its order in memory
+        if earlier.run != later.run:  # the arrays differ in their order in memory
             earlier, later = self.flat(np.ascontiguousarray(before)), self.flat(np.ascontiguousarray(after))
         return earlier, later
 
     def moved_on(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """
-        Whether stacks are those of the step before with one frame more: all but their newest frames are the earlier
-        ones without the oldest. In bits: -0.0 is not 0.0 here, and NaN is itself.
+        Check whether stacks have moved on by one frame: the oldest frame has left, one new frame has come.
+
+        Bits are compared, so -0.0 differs from 0.0, and NaN equals itself.
 
         :param before: observations of n environments
-        :param after: those of the next time step
-        :return: booleans, shape (n,)
+        :param after: observations one time step later
+        :return: bool, shape (n,)
         """
         earlier, later = self.both_flat(before, after)
         last = LastStacks(self.n_stack)
@@ -128,38 +129,38 @@ class StackLayout:
 
 class LastStacks:
     """
-    The last next observations of all environments, as bytes. A copy: whoever made them may write the next ones into the
-    same array.
+    A copy of the last next observations of all environments, as bytes.
 
-    :param n_stack: number of frames of each
+    It is a copy, because environments may reuse the array that they returned.
+
+    :param n_stack: number of frames of each observation
     """
 
     def __init__(self, n_stack: int) -> None:
         self._n_stack = n_stack
-        # Its comparison is the fastest there is, and it loses its first bytes, and mostly gets new last ones, without
-        # moving the others
+        # A bytearray compares fastest, and dropping its first bytes does not move the others
         self._bytes = bytearray()
         self._run = 0
 
     def replace(self, stacks: Flat) -> None:
         """
-        :param stacks: what they are from now on
+        :param stacks: the new last observations of all environments
         """
         self._bytes, self._run = bytearray(stacks.data), stacks.run
 
     def equal(self, stacks: Flat) -> bool:
         """
-        :param stacks: of all environments
-        :return: whether these are the same, bit for bit
+        :param stacks: observations of all environments
+        :return: whether they are equal to the last ones, bit for bit
         """
         return self._run == stacks.run and self._bytes == stacks.data
 
     def differing(self, stacks: Flat) -> np.ndarray:
         """
-        :param stacks: of all environments
-        :return: whether the stack of an environment is another one than here, shape (n_envs,)
+        :param stacks: observations of all environments
+        :return: whether the observation of each environment differs from the last one, bool, shape (n_envs,)
         """
-        if self._run != stacks.run:  # nothing there yet, or another order in memory than the last time
+        if self._run != stacks.run:  # nothing is stored yet, or the order in memory has changed
             return np.ones(len(stacks.data), dtype=bool)
         return (np.frombuffer(self._bytes, dtype=np.uint8).reshape(stacks.data.shape) != stacks.data).any(axis=1)
 
@@ -167,27 +168,30 @@ class LastStacks:
         """
         Drop the oldest frame of each stack and append a new one.
 
-        :param stacks: whose newest frames are to be appended, in the order in memory of those here
+        :param stacks: observations with the new frames, in the same order in memory
         """
-        # Each frame takes the place of the one before it, as they follow each other in memory. What comes to lie where
-        # the newest belongs is overwritten.
+        # Frames follow each other in memory, so dropping the first bytes moves each frame to the place of the one
+        # before it. The places of the newest frames are overwritten.
         del self._bytes[: self._run]
         self._bytes += bytes(self._run)
         own = np.frombuffer(self._bytes, dtype=np.uint8).reshape(stacks.data.shape)
         self._newest(own)[...] = self._newest(stacks.data)
 
     def _newest(self, data: np.ndarray) -> np.ndarray:
-        # Runs as one item each are copied faster than their bytes
+        # One item per run is copied faster than single bytes
         items = data if self._run == 1 else data.view(f"V{self._run}")
         return items.reshape(len(data), -1, self._n_stack)[..., -1]
 
 
 def possible_layouts(shape: tuple[int, ...], n_stack: int | None) -> list[StackLayout]:
     """
-    :param shape: of an observation
-    :param n_stack: how many frames it holds, if that is known
-    :return: all that it may be a stack of, the most likely first: along its first axis where gymnasium's wrapper and
-        PyTorch's images have it, along its last where SB3's ``VecFrameStack`` leaves it
+    List the layouts that observations of a shape may have, the most likely first.
+
+    Gymnasium's wrapper and PyTorch's images have frames along the first axis, SB3's ``VecFrameStack`` along the last.
+
+    :param shape: shape of an observation
+    :param n_stack: number of frames, if it is known
+    :return: the layouts; none if observations of this shape are stored whole
     """
     n_dims = len(shape)
     if n_dims == 0 or n_stack == 1:
@@ -198,7 +202,7 @@ def possible_layouts(shape: tuple[int, ...], n_stack: int | None) -> list[StackL
         return [StackLayout(shape, axis, n_stack) for axis in axes if shape[axis] % n_stack == 0]
     length = shape[axes[0]]
     if n_dims == 1:
-        return []  # the numbers of a vector are no frames worth finding
+        return []  # storing single numbers once would not save memory
     if n_dims != 3:
         return [StackLayout(shape, 0, length)] if 2 <= length <= _DEEPEST_STACK else []
     depths = [depth for depth in range(min(length, _DEEPEST_STACK), 1, -1) if length % depth == 0]
@@ -207,18 +211,17 @@ def possible_layouts(shape: tuple[int, ...], n_stack: int | None) -> list[StackL
 
 class StackStore:
     """
-    The observations and next observations of a replay buffer, each frame once.
+    The observations and next observations of a replay buffer, with each frame stored once.
 
-    Every stack is ``n_stack`` rows of the frames: nothing has to be known of how an environment begins or ends its
-    episodes, or how its wrapper fills the first stacks. If an observation is bit for bit the next observation of the
-    step before, it is made of the same rows; if a next observation is its observation moved on by one frame, all rows
-    but one are the same. Whatever fits neither is stored whole, so that what comes out is always what went in.
+    Every stack is stored as ``n_stack`` row numbers of frames. An observation that equals the next observation of the
+    step before gets the same rows. A next observation that has moved on by one frame gets one new row. Everything else
+    is stored whole, so the store always returns what was added. It assumes nothing about the ends of episodes.
 
-    :param layout: of the observations
-    :param dtype: of the observations
-    :param capacity: number of slots of each environment
+    :param layout: layout of the observations
+    :param dtype: dtype of the observations
+    :param capacity: number of slots; each slot holds one transition of every environment
     :param n_envs: number of environments
-    :param frames: where the frames are kept, empty
+    :param frames: an empty store for the frames
     """
 
     def __init__(self, layout: StackLayout, dtype: np.dtype, capacity: int, n_envs: int, frames: Frames) -> None:
@@ -226,9 +229,9 @@ class StackStore:
         self.dtype = dtype
         self.frames = frames
         self.book = RowBook(n_envs, frames.rows_per_chunk)
-        # Of each slot: the rows of its observation, then those of its next observation
+        # For each slot the rows of its observation, then the rows of its next observation
         self.rows = np.zeros((capacity, n_envs, 2 * layout.n_stack), dtype=np.int32)
-        # Whether every next observation has been its observation moved on by one frame
+        # Whether every next observation so far was its observation moved on by one frame
         self.only_stacks = True
         self._n_filled = 0
         self._last = LastStacks(layout.n_stack)
@@ -237,17 +240,17 @@ class StackStore:
 
     def add(self, slot: int, observations: np.ndarray, next_observations: np.ndarray) -> None:
         """
-        :param slot: where they go; slots are filled one after the other
-        :param observations: of all environments, shape (n_envs, ``*shape``)
-        :param next_observations: those of the next time step, of the same episode
+        :param slot: slot to write to; slots are filled one after the other
+        :param observations: shape (n_envs, ``*shape``)
+        :param next_observations: observations one time step later in the same episodes, same shape
         """
         before, after = self.layout.both_flat(observations, next_observations)
         depth = self.layout.n_stack
         rows = np.empty_like(self.rows[slot])
         rows[:, :depth] = self._last_rows
-        # Until all is stored, nothing is known of what came last: after an interruption the next stacks go in whole
+        # If an exception interrupts this method, the last stacks stay empty and the next ones are stored whole
         last, self._last = self._last, LastStacks(depth)
-        # In most steps nothing but the newest frames is new
+        # In most steps only the newest frames are new
         if not last.equal(before):
             for env in np.flatnonzero(last.differing(before)).tolist():
                 rows[env, :depth] = self._write_stack(env, observations)
@@ -268,19 +271,19 @@ class StackStore:
             last.replace(after)
         is_overwritten = slot < self._n_filled
         self.rows[slot] = rows
-        if is_overwritten and slot % SLOTS_BETWEEN_LOOKS == 0:
-            self._give_back(self.rows[(slot + 1) % len(self.rows)])
+        if is_overwritten and slot % SLOTS_BETWEEN_SCANS == 0:
+            self._free_before(self.rows[(slot + 1) % len(self.rows)])
         self._last, self._last_rows = last, rows[:, depth:]
         self._n_filled = max(self._n_filled, slot + 1)
 
-    def _give_back(self, oldest: np.ndarray) -> None:
+    def _free_before(self, oldest: np.ndarray) -> None:
         """
-        :param oldest: the rows of the slot that is the oldest one now, shape (n_envs, 2 * n_stack)
+        :param oldest: rows of the oldest slot, shape (n_envs, 2 * n_stack)
         """
         first = oldest[:, 0]
-        if not first.all():  # frames of zeros in front
+        if not first.all():  # some stacks begin with frames of zeros
             first = oldest[np.arange(len(oldest)), (oldest != 0).argmax(axis=1)]
-        self.frames.discard(self.book.give_back_before(first))
+        self.frames.discard(self.book.free_rows_before(first))
 
     def _write_newest(self, rows: np.ndarray, observations: np.ndarray) -> None:
         newest = self.layout.frames(observations)[:, -1]
@@ -291,8 +294,9 @@ class StackStore:
 
     def _write_stack(self, env: int, observations: np.ndarray) -> np.ndarray:
         """
-        Store a stack of which no frame is known to be stored already. The frames with which wrappers fill the first
-        stacks of an episode, zeros or repetitions, take no room.
+        Store a stack whose frames are not stored yet, as far as is known.
+
+        Wrappers fill the first stacks of an episode with zeros or repeated frames, which take no memory here.
         """
         stack = np.ascontiguousarray(self.layout.frames(observations[env : env + 1])[0])
         frames = stack.reshape(self.layout.n_stack, -1).view(np.uint8)
@@ -307,15 +311,15 @@ class StackStore:
 
     def read(self, slots: np.ndarray, envs: np.ndarray, next_slots: np.ndarray | None = None) -> "Stacks":
         """
-        :param slots: shape (B,)
-        :param envs: shape (B,)
-        :param next_slots: where the next observations are to be taken from (n-step returns), ``slots`` if ``None``
+        :param slots: slots of the observations, shape (B,)
+        :param envs: environments, shape (B,)
+        :param next_slots: slots of the next observations, for n-step returns; by default ``slots``
         :return: observations and next observations
         """
         depth = self.layout.n_stack
         rows = self.rows[slots, envs]
         if next_slots is None and self.only_stacks:
-            rows = rows[:, [*range(depth), -1]]  # their common frames are copied once
+            rows = rows[:, [*range(depth), -1]]  # common frames are copied once
         elif next_slots is not None:
             rows = np.concatenate([rows[:, :depth], self.rows[next_slots, envs, depth:]], axis=1)
         frames = self.frames.read(rows).view(self.dtype)
@@ -323,7 +327,7 @@ class StackStore:
 
     def nbytes(self) -> int:
         """
-        :return: bytes in use
+        :return: number of bytes in use
         """
         return self.frames.nbytes() + self.rows[: self._n_filled].nbytes
 
@@ -337,7 +341,7 @@ class StackStore:
 
     def check_valid(self) -> None:
         """
-        :raises AssertionError: if what it holds contradicts itself
+        :raises AssertionError: if the contents are inconsistent
         """
         book, chunks = self.book, self.rows[: self._n_filled] // self.frames.rows_per_chunk
         in_use = [chunk for queue in book.in_use for chunk in queue]
@@ -354,9 +358,9 @@ class Stacks(NamedTuple):
     """
     Observations and next observations as frames.
 
-    :param frames: shape (B, ``n_stack + 1``, ``*frame_shape``) if they have all but one frame in common, else
-        (B, ``2 * n_stack``, ``*frame_shape``); numpy array or tensor
-    :param layout: of the observations
+    :param frames: array or tensor of shape (B, ``n_stack + 1``, ``*frame_shape``) if both share all but one frame,
+        otherwise (B, ``2 * n_stack``, ``*frame_shape``)
+    :param layout: layout of the observations
     """
 
     frames: Any
@@ -365,20 +369,20 @@ class Stacks(NamedTuple):
     @property
     def observations(self) -> Any:
         """
-        :return: shape (B, ``*layout.shape``), a view where the memory allows it
+        :return: shape (B, ``*layout.shape``), a view if possible
         """
         return self.layout.observations(self.frames[:, : self.layout.n_stack])
 
     @property
     def next_observations(self) -> Any:
         """
-        :return: shape (B, ``*layout.shape``), a view where the memory allows it
+        :return: shape (B, ``*layout.shape``), a view if possible
         """
         return self.layout.observations(self.frames[:, -self.layout.n_stack :])
 
     def map(self, function: Callable[[Any], Any]) -> "Stacks":
         """
-        :param function: of an array
-        :return: the same with what it returns for the frames
+        :param function: maps an array to an array or a tensor
+        :return: the same observations with mapped frames
         """
         return Stacks(function(self.frames), self.layout)

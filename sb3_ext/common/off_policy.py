@@ -5,8 +5,7 @@ import io
 import pathlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -21,38 +20,52 @@ from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
 from sb3_ext.common.probe import Probe
 from sb3_ext.speed.allocator import keep_freed_memory
-from sb3_ext.speed.compilation import CompiledFunctions
-from sb3_ext.speed.precision import AUTOCAST_DTYPES, autocast_dtype_on
+from sb3_ext.speed.evaluation import NetworkEvaluator
+from sb3_ext.speed.precision import AUTOCAST_DTYPES
 
-Evaluated = TypeVar("Evaluated", th.Tensor, tuple[th.Tensor, ...])
-
+# The buffers that SB3 or this package choose when the user names none
 _AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, DeviceReplayBuffer)
+# What a replay buffer needs to know of the algorithm to form returns
+_RETURN_SETTINGS = ("n_steps", "gamma")
 
 
 class OffPolicyExtension(OffPolicyAlgorithm):
     """
-    Mix-in for SB3's off-policy algorithms: arguments checked whenever a model is set up, a learning rate that may end
-    at another value, ``n_steps`` for any replay buffer that knows them, an error where the environment gives NaN, and
-    networks that are compiled or of lower precision while training (and on a CPU memory that stays with the process
-    between updates, see :func:`~sb3_ext.speed.allocator.keep_freed_memory`):
+    Mix-in for SB3's off-policy algorithms. It checks arguments whenever a model is set up, and raises an error where
+    the environment gives NaN. It adds a learning rate that ends at another value, and evaluates networks compiled or in
+    lower precision while training.
 
-    - ``compile=True`` runs them through ``torch.compile``, on a CPU where no gradient is asked for (and a loss together
-      with its gradient, where an algorithm says so). It costs about 20 seconds at the first update and needs a C++
-      compiler; without one there is a warning, and no compilation.
-    - ``autocast_dtype="bfloat16"`` evaluates them in that precision; their last layers, losses and optimisers stay in
-      float32. It pays on CPUs with AVX512-BF16 or AMX: ``"auto"`` is ``"bfloat16"`` there and ``None`` elsewhere,
-      also on GPUs, where it has not been measured.
+    The algorithm owns ``gamma`` and ``n_steps``: its replay buffer follows them, when it is made, when another one is
+    loaded, and whenever they change.
 
-    Put it before the SB3 class. ``load()`` writes saved arguments into ``__dict__``, past the constructor, so that
-    checks and everything derived belong into ``_setup_model``.
+    Put it before the SB3 class. ``load()`` writes saved arguments into ``__dict__``, past the constructor, so checks
+    and everything derived belong into ``_setup_model``.
     """
 
-    learning_rate_final: float | None
-    learning_rate_fraction: float
-    compile: bool
-    autocast_dtype: str | None
+    learning_rate_final: float | None = None
+    learning_rate_fraction: float | None = None
+    compile: bool = False
+    autocast_dtype: str | None = None
     # Whether SB3 chose the class of the replay buffer. Saved with the model, in which SB3 leaves the class it chose
     _chose_buffer_class: bool = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _RETURN_SETTINGS:
+            self._tell_buffer(self.__dict__.get("replay_buffer"), {name: value})
+        elif name == "replay_buffer":
+            # (SB3's constructor assigns None before there are any settings)
+            known = {setting: self.__dict__[setting] for setting in _RETURN_SETTINGS if setting in self.__dict__}
+            self._tell_buffer(value, known)
+        super().__setattr__(name, value)
+
+    def _tell_buffer(self, replay_buffer: ReplayBuffer | None, settings: dict[str, Any]) -> None:
+        """
+        :param settings: ``n_steps`` and ``gamma`` as they are from now on
+        :raises ValueError: if the buffer cannot follow
+        """
+        for name, value in settings.items():
+            if hasattr(replay_buffer, name):
+                setattr(replay_buffer, name, value)
 
     def _check_arguments(self) -> None:
         """
@@ -63,14 +76,17 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         smallest, largest = np.finfo(np.float64).tiny, np.finfo(np.float64).max
         if self.learning_rate_final is not None:
             check_interval("learning_rate_final", self.learning_rate_final, 0.0, largest, "None or a number >= 0")
-        check_interval("learning_rate_fraction", self.learning_rate_fraction, smallest, 1.0, "in (0, 1]")
+        if self.learning_rate_fraction is not None:
+            check_interval("learning_rate_fraction", self.learning_rate_fraction, smallest, 1.0, "in (0, 1]")
+            self._refuse(
+                "learning_rate_fraction", unless=self.learning_rate_final is not None, needs="learning_rate_final"
+            )
         check_interval("gamma", self.gamma, 0.0, 1.0, "in [0, 1]")
         check_integer("buffer_size", self.buffer_size, minimum=1)
         check_integer("batch_size", self.batch_size, minimum=1)
         check_integer("n_steps", self.n_steps, minimum=1)
         for name in ("alpha", "beta", "eps"):
-            takes_it = self.replay_buffer_class is not None and _knows(self.replay_buffer_class, name)
-            if name in self.replay_buffer_kwargs and not takes_it:
+            if name in self.replay_buffer_kwargs and not _accepts(self.replay_buffer_class, name):
                 raise ValueError(
                     f"replay_buffer_kwargs has {name}={self.replay_buffer_kwargs[name]!r}, which needs a prioritised "
                     "replay_buffer_class: PrioritizedReplayBuffer or PrioritizedFrameDedupReplayBuffer"
@@ -79,10 +95,20 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         check_choice("compile", self.compile, (True, False))
         check_choice("autocast_dtype", self.autocast_dtype, (None, "auto", *AUTOCAST_DTYPES))
 
+    def _refuse(self, name: str, unless: bool, needs: str) -> None:
+        """
+        Refuse an argument that would have no effect.
+
+        :param name: of an argument that was given
+        :param unless: whether it has an effect with the other arguments
+        :param needs: what it has an effect with
+        :raises ValueError: if it has none
+        """
+        if not unless:
+            raise ValueError(f"{name}={getattr(self, name)!r} has no effect here: it needs {needs}, or leave it out")
+
     def _setup_model(self) -> None:
         self._check_arguments()
-        if self.device.type == "cpu":
-            keep_freed_memory()
         # What is saved with the model must be what was asked for, not what SB3 or the lines below make of it: only then
         # can `load(n_steps=...)` or `load(gamma=...)` change it.
         requested_kwargs = self.replay_buffer_kwargs
@@ -91,14 +117,14 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         self._chose_buffer_class = self.replay_buffer_class is None
         if self._chose_buffer_class:
             self.replay_buffer_class = self._default_buffer_class()
-        self.replay_buffer_kwargs = self._buffer_kwargs_with_n_steps()
+        self.replay_buffer_kwargs = self._buffer_kwargs_with_returns()
         with warnings.catch_warnings():
-            if self.replay_buffer_class is not None and _knows(self.replay_buffer_class, "n_steps"):
+            if _accepts(self.replay_buffer_class, "n_steps"):
                 # SB3 cannot know that `n_steps` has just been passed on
                 warnings.filterwarnings("ignore", message=r"`n_steps=\d+` is ignored because a custom")
             super()._setup_model()
         self.replay_buffer_kwargs = requested_kwargs
-        self._compiled = CompiledFunctions()  # of the networks just made
+        self._evaluator = NetworkEvaluator(self.device)
 
     def _default_buffer_class(self) -> type[ReplayBuffer] | None:
         """
@@ -108,28 +134,25 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         """
         return None
 
-    def _buffer_kwargs_with_n_steps(self) -> dict[str, Any]:
+    def _buffer_kwargs_with_returns(self) -> dict[str, Any]:
         """
-        SB3 ignores ``n_steps`` when a ``replay_buffer_class`` is given; here a buffer that knows ``n_steps`` gets it,
-        and ``gamma`` with it. (With a buffer that does not, SB3's warning says that it is ignored.)
+        SB3 ignores ``n_steps`` when a ``replay_buffer_class`` is given; here a buffer that knows ``n_steps`` and
+        ``gamma`` gets the algorithm's. (With a buffer that does not, SB3's warning says that ``n_steps`` is ignored.)
 
         :return: the arguments for the buffer, a copy: the dictionary is the caller's
         :raises ValueError: if the buffer's own arguments contradict the algorithm's
         """
         kwargs = dict(self.replay_buffer_kwargs)
-        if self.replay_buffer_class is None or not _knows(self.replay_buffer_class, "n_steps"):
-            return kwargs
-        # Whoever left an argument at its default has not contradicted anything
-        for name, default in (("n_steps", 1), ("gamma", 0.99)):
-            if not _knows(self.replay_buffer_class, name):
-                continue
+        for name in _RETURN_SETTINGS:
             value = getattr(self, name)
-            given = kwargs.setdefault(name, value)
-            if value not in (given, default):
+            given = kwargs.pop(name, value)
+            if given != value:
                 raise ValueError(
                     f"replay_buffer_kwargs has {name}={given}, which contradicts {name}={value} of the algorithm: "
-                    "give one of them only"
+                    f"give {name} to the algorithm only, its buffer follows"
                 )
+            if _accepts(self.replay_buffer_class, name):
+                kwargs[name] = value
         return kwargs
 
     @abstractmethod
@@ -139,45 +162,24 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         """
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled"]
+        return [*super()._excluded_save_params(), "_evaluator"]
 
     @property
-    def _compiles(self) -> bool:
-        return self.compile
+    def evaluate(self) -> NetworkEvaluator:
+        """
+        :return: evaluates networks as the training does, with the settings as they are now
+        """
+        return self._evaluator.configure(self.compile, self.autocast_dtype)
 
-    def _is_compiled(self) -> bool:
+    def _begin_updates(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         """
-        :return: whether what is evaluated now is to be compiled. On a CPU a forward pass whose gradient is asked for
-            later is not: it would also write, a byte each, where activations were positive
+        What comes first in ``train()``: networks in training mode, the learning rate of this moment, and on a CPU
+        memory that stays with the process between updates.
         """
-        return self._compiles and (self.device.type != "cpu" or not th.is_grad_enabled())
-
-    def _evaluate(
-        self,
-        function: Callable[..., Evaluated],
-        *args: Any,
-        plain: Callable[..., Evaluated] | None = None,
-        **kwargs: Any,
-    ) -> Evaluated:
-        """
-        Evaluate a network as the training does: compiled and in lower precision if asked for.
-
-        :param function: a network, a method of one, or another function of networks
-        :param args: its arguments
-        :param plain: what does the same faster where nothing is compiled; ``None``: the function itself
-        :param kwargs: named arguments of both
-        :return: what it returns, a tensor or a tuple of them, always in float32
-        """
-        plain = function if plain is None else plain
-        call: Callable[..., Evaluated] = self._compiled.of(function, plain) if self._is_compiled() else plain
-        dtype = autocast_dtype_on(self.autocast_dtype, self.device.type)
-        if dtype is None:
-            return call(*args, **kwargs)
-        with th.autocast(self.device.type, dtype=dtype):
-            result = call(*args, **kwargs)
-        if isinstance(result, th.Tensor):
-            return result.float()
-        return type(result)(tensor.float() for tensor in result)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(optimizers)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -211,9 +213,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                     f"learning_rate_final={self.learning_rate_final} needs a constant learning_rate to start from, "
                     f"not the schedule {self.learning_rate!r}"
                 )
-            self.lr_schedule = FloatSchedule(
-                LinearSchedule(initial, self.learning_rate_final, self.learning_rate_fraction)
-            )
+            fraction = 1.0 if self.learning_rate_fraction is None else self.learning_rate_fraction
+            self.lr_schedule = FloatSchedule(LinearSchedule(initial, self.learning_rate_final, fraction))
 
     def _setup_learn(
         self,
@@ -250,11 +251,11 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
 
-def _knows(buffer_class: type[ReplayBuffer], name: str) -> bool:
+def _accepts(buffer_class: type[ReplayBuffer] | None, name: str) -> bool:
     """
-    :param buffer_class: of the replay buffer
-    :param name: of an argument
-    :return: whether one of the constructors that the arguments pass through takes it
+    :return: whether one of the constructors that the arguments of a replay buffer pass through takes one of that name
     """
+    if buffer_class is None:
+        return False
     constructors = (vars(base).get("__init__") for base in buffer_class.__mro__ if base is not object)
     return any(init is not None and name in inspect.signature(init).parameters for init in constructors)

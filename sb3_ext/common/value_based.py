@@ -1,14 +1,10 @@
 """
-The training of every value-based algorithm of this package, once: SB3's ``DQN`` with one hook for the loss.
+What value-based algorithms with discrete actions share: SB3's ``DQN`` on the update loop, with one hook for the loss.
 
 With nothing switched on and one environment it is SB3's ``DQN``, bit for bit.
 """
 
-from abc import abstractmethod
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -16,100 +12,31 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
-from typing_extensions import Unpack
 
-from sb3_ext.buffers.prioritized import PrioritizedSampling
-from sb3_ext.buffers.samples import AnySamples, minibatch_weights, sample_replay, update_priorities
+from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
-from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.probe import Probe
+from sb3_ext.common.update_loop import UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.bellman import soft_td_target
+from sb3_ext.nets.modes import evaluation_mode
 
 SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")
 
 
-class DQNKwargs(TypedDict, total=False):
+class ValueBasedAlgorithm(UpdateLoop, DQN):
     """
-    The arguments of SB3's ``DQN`` after ``policy`` and ``env``, with its meanings and, unless an algorithm says
-    otherwise, its defaults.
-    """
+    The template. An algorithm supplies ``compute_loss`` and a policy whose ``q_net(obs)`` returns (B, A).
 
-    learning_rate: float | Schedule
-    buffer_size: int
-    learning_starts: int
-    batch_size: int
-    tau: float
-    gamma: float
-    train_freq: int | tuple[int, str]
-    gradient_steps: int
-    replay_buffer_class: type[ReplayBuffer] | None
-    replay_buffer_kwargs: dict[str, Any] | None
-    optimize_memory_usage: bool
-    n_steps: int
-    target_update_interval: int
-    exploration_fraction: float
-    exploration_initial_eps: float
-    exploration_final_eps: float
-    max_grad_norm: float
-    stats_window_size: int
-    tensorboard_log: str | None
-    policy_kwargs: dict[str, Any] | None
-    verbose: int
-    seed: int | None
-    device: th.device | str
-
-
-class ValueBasedKwargs(DQNKwargs, total=False):
-    """
-    What every value-based algorithm of this package has besides: see :class:`ValueBasedAlgorithm`.
-    """
-
-    target_clip: float | None
-    learning_rate_final: float | None
-    learning_rate_fraction: float
-    compile: bool
-    autocast_dtype: str | None
-
-
-class ValueLoss(NamedTuple):
-    """
-    What an algorithm makes of one minibatch.
-
-    :param losses: of each transition, shape (B,), differentiable
-    :param errors: how wrong each prediction was, shape (B,), detached: the priorities of a prioritised buffer
-    :param metrics: scalars to be logged as ``train/<name>``, detached
-    """
-
-    losses: th.Tensor
-    errors: th.Tensor
-    metrics: dict[str, th.Tensor]
-
-
-class ValueBasedAlgorithm(OffPolicyExtension, DQN):
-    """
-    The template. An algorithm supplies :meth:`_compute_loss` and a policy whose ``q_net(obs)`` returns (B, A).
-
-    Beyond SB3's ``DQN``: any replay buffer of this package, prioritised ones included; each environment tosses its own
-    coin for exploration (SB3's ``DQN``: one for all); the norm of the gradient before it is clipped is logged as
-    ``train/grad_norm``, the earliest sign of divergence; training stops when the loss is not finite.
+    Beyond SB3's ``DQN``: what :class:`~sb3_ext.common.update_loop.UpdateLoop` has, double Q-learning, clipped targets,
+    and for each environment a coin of its own for exploration (SB3's ``DQN``: one for all).
 
     The target network moves as in SB3: every ``target_update_interval`` environment steps by ``tau``, so that ``tau=1``
     is a hard update and a small ``tau`` with ``target_update_interval=1`` a soft one.
 
-    :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
-    :param env: the environment to learn from (if registered in Gym, can be str)
-    :param args: arguments of SB3's ``DQN`` after ``env``, in its order
-    :param double_q: choose the next action by the online network and value it by the target network
-    :param target_clip: if given, the targets are clipped to ``[-target_clip, target_clip]``
-    :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
-    :param learning_rate_fraction: with it, the fraction of the training after which it has arrived there, in (0, 1]
-    :param compile: run the networks through ``torch.compile`` while training, on a CPU where no gradient is asked for
-        (no gain was measured there), see :class:`~sb3_ext.common.off_policy.OffPolicyExtension`
-    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, ``"auto"`` on
-        CPUs that compute in it, see there
-    :param _init_setup_model: whether or not to build the network at the creation of the instance
-    :param kwargs: arguments of SB3's ``DQN``, see :class:`DQNKwargs`
+    The parameters are those of SB3's ``DQN``, and the keyword arguments of
+    :class:`~sb3_ext.double_dqn.double_dqn.DoubleDQN`.
+
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -121,26 +48,72 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
         self,
         policy: str | type[DQNPolicy],
         env: GymEnv | str,
-        *args: Any,
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        target_update_interval: int = 10_000,
+        exploration_fraction: float = 0.1,
+        exploration_initial_eps: float = 1.0,
+        exploration_final_eps: float = 0.05,
+        max_grad_norm: float = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
         double_q: bool = False,
         target_clip: float | None = None,
         learning_rate_final: float | None = None,
-        learning_rate_fraction: float = 1.0,
+        learning_rate_fraction: float | None = None,
         compile: bool = False,
         autocast_dtype: str | None = None,
-        _init_setup_model: bool = True,
-        **kwargs: Unpack[DQNKwargs],
     ) -> None:
-        # (mypy takes `args` for as long as they could be)
-        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[misc]
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            target_update_interval=target_update_interval,
+            exploration_fraction=exploration_fraction,
+            exploration_initial_eps=exploration_initial_eps,
+            exploration_final_eps=exploration_final_eps,
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
         self.double_q = double_q
         self.target_clip = target_clip
         self.learning_rate_final = learning_rate_final
         self.learning_rate_fraction = learning_rate_fraction
         self.compile = compile
         self.autocast_dtype = autocast_dtype
-        # Of the last update whose loss was finite: the loss and the norm of its gradient
-        self._last_finite: tuple[float, float] | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -167,133 +140,31 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
     def make_probe(self) -> Probe:
         return ValueProbe(self, self.q_net)
 
-    @contextmanager
-    def _choosing(self) -> Iterator[None]:
+    def next_q_values(self, replay_data: AnySamples) -> tuple[th.Tensor, th.Tensor | None]:
         """
-        The online network chooses next actions without dropout, and without moving the statistics of batch
-        normalisation towards the next states.
-        """
-        self.q_net.set_training_mode(False)
-        try:
-            yield
-        finally:
-            self.q_net.set_training_mode(True)
-
-    def _next_q_values(self, batch: AnySamples) -> tuple[th.Tensor, th.Tensor | None]:
-        """
-        :param batch: B transitions
         :return: the target network's values of the next states, shape (B, A), and with ``double_q`` those of the online
-            network, which chooses
+            network, which selects the action
         """
-        next_q = self._evaluate(self.q_net_target, batch.next_observations)
+        next_q = self.evaluate(self.q_net_target, replay_data.next_observations)
         if not self.double_q:
             return next_q, None
-        with self._choosing():
-            return next_q, self._evaluate(self.q_net, batch.next_observations)
+        with evaluation_mode(self.q_net):
+            return next_q, self.evaluate(self.q_net, replay_data.next_observations)
 
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_last_finite"]
-
-    @abstractmethod
-    def _compute_loss(self, batch: AnySamples, discounts: th.Tensor | float) -> ValueLoss:
-        """
-        :param batch: B transitions
-        :param discounts: of each, shape (B,), or of all of them
-        :return: the losses and errors
-        """
-
-    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """
-        Update the network ``gradient_steps`` times, each time on a fresh minibatch.
-
-        :param gradient_steps: number of updates
-        :param batch_size: rows of one minibatch
-        :raises ValueError: if the loss is not finite
-        """
-        assert self.replay_buffer is not None
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
-        # Reading a value back is free on a CPU, and a prioritised buffer waits for the errors anyway: then the network
-        # is still whole when the training stops. Elsewhere the host waits for the device once a call.
-        reads_back = self.device.type == "cpu" or isinstance(self.replay_buffer, PrioritizedSampling)
-
-        metrics: dict[str, list[th.Tensor]] = defaultdict(list)
-        for _ in range(gradient_steps):
-            batch = sample_replay(
-                self.replay_buffer, batch_size, self._vec_normalize_env, self._current_progress_remaining
-            )
-            # n-step returns have a discount of their own for each transition
-            discounts = batch.discounts.flatten() if batch.discounts is not None else self.gamma
-            terms = self._compute_loss(batch, discounts)
-            weights = minibatch_weights(batch)
-            loss = terms.losses.mean() if weights is None else (weights * terms.losses).mean()
-
-            self.policy.optimizer.zero_grad()
-            loss.backward()
-            # `clip_grad_norm_` in its two parts: the second one would multiply everything by 1 most of the time
-            grad_norm = th.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
-            if reads_back:
-                self._check_divergence(loss.item(), grad_norm.item())
-            if not reads_back or grad_norm.item() > self.max_grad_norm * (1 - 1e-6) - 1e-6:
-                th.nn.utils.clip_grads_with_norm_(self.policy.parameters(), self.max_grad_norm, grad_norm)
-            self.policy.optimizer.step()
-            update_priorities(self.replay_buffer, [batch], [terms.errors])
-            self._after_update(terms)
-
-            self._n_updates += 1
-            for name, value in (("loss", loss.detach()), ("grad_norm", grad_norm), *terms.metrics.items()):
-                metrics[name].append(value)
-
-        self._log_metrics(metrics)
-
-    def _after_update(self, terms: ValueLoss) -> None:
-        """
-        Hook: called after each update of the network.
-        """
-
-    def _log_metrics(self, metrics: dict[str, list[th.Tensor]]) -> None:
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        values = {name: th.stack(parts).cpu().numpy() for name, parts in metrics.items()}
-        for loss, grad_norm in zip(values.get("loss", []), values.get("grad_norm", []), strict=True):
-            self._check_divergence(float(loss), float(grad_norm))
-        for name, array in values.items():
-            self.logger.record(f"train/{name}", float(np.mean(array, dtype=np.float64)))
-
-    def _check_divergence(self, loss: float, grad_norm: float) -> None:
-        """
-        :param loss: of an update
-        :param grad_norm: the norm of its gradient
-        :raises ValueError: if one of them is not finite. (Not another error: rl_zoo3 prunes the trial of a search then)
-        """
-        if np.isfinite(loss) and np.isfinite(grad_norm):
-            self._last_finite = (loss, grad_norm)
-            return
-        before = "none before it was finite"
-        if self._last_finite is not None:
-            before = "the last finite loss was {:.6g}, with a gradient norm of {:.6g}".format(*self._last_finite)
-        raise ValueError(
-            f"the training has diverged: loss={loss}, gradient norm={grad_norm} at time step {self.num_timesteps}, "
-            f"about update {self._n_updates}; {before}. Checkpoints are as they were (on a GPU the network "
-            "itself may no longer be whole). A smaller learning_rate, a "
-            "smaller max_grad_norm, target_clip or clipped rewards may help"
-        )
-
-    def _td_targets(
+    def td_targets(
         self,
-        batch: AnySamples,
+        replay_data: AnySamples,
         discounts: th.Tensor | float,
         next_values: th.Tensor,
         reward_bonus: th.Tensor | float = 0.0,
     ) -> th.Tensor:
         """
-        :param batch: B transitions
-        :param discounts: of each, or of all of them
         :param next_values: of the next states, shape (B,) or (T', B)
         :param reward_bonus: added to the rewards, shape (B,)
         :return: shape of ``next_values``, clipped if ``target_clip`` says so
         """
-        rewards = batch.rewards.flatten() + reward_bonus
-        targets = soft_td_target(rewards, batch.dones.flatten(), discounts, next_values)
+        rewards = replay_data.rewards.flatten() + reward_bonus
+        targets = soft_td_target(rewards, replay_data.dones.flatten(), discounts, next_values)
         return targets if self.target_clip is None else targets.clamp(-self.target_clip, self.target_clip)
 
     def predict(
@@ -308,10 +179,8 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
         coin.
 
         :param observation: of one environment or several
-        :param state: not used
-        :param episode_start: not used
         :param deterministic: the greedy action, no exploration
-        :return: the actions and ``state``
+        :return: the actions and ``state``, which is not used
         """
         if deterministic:
             return self.policy.predict(observation, state, episode_start, deterministic)
@@ -350,18 +219,18 @@ class ValueBasedAlgorithm(OffPolicyExtension, DQN):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 
-def actions_taken(batch: AnySamples) -> th.Tensor:
+def actions_taken(replay_data: AnySamples) -> th.Tensor:
     """
-    :param batch: B transitions with discrete actions
+    :param replay_data: B transitions with discrete actions
     :return: shape (B, 1), int64
     """
-    return batch.actions.long()
+    return replay_data.actions.long()
 
 
-def values_of_actions(q_values: th.Tensor, batch: AnySamples) -> th.Tensor:
+def values_of_actions(q_values: th.Tensor, replay_data: AnySamples) -> th.Tensor:
     """
     :param q_values: shape (B, A)
-    :param batch: B transitions
+    :param replay_data: B transitions
     :return: the values of the actions that were taken, shape (B,)
     """
-    return q_values.gather(1, actions_taken(batch)).squeeze(1)
+    return q_values.gather(1, actions_taken(replay_data)).squeeze(1)

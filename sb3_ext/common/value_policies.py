@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
@@ -9,7 +10,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_choice
-from sb3_ext.nets import DuelingMLP, with_output_linear
+from sb3_ext.nets import build_action_values
 
 
 class ValueNetwork(QNetwork):
@@ -32,15 +33,27 @@ class ValueNetwork(QNetwork):
         normalize_images: bool = True,
         dueling: bool = False,
     ) -> None:
-        super().__init__(
-            observation_space, action_space, features_extractor, features_dim, net_arch, activation_fn, normalize_images
-        )
         check_choice("dueling", dueling, (True, False))
+        # The parent builds a network of its own. On the meta device that draws no random number
+        with th.device("meta"):
+            super().__init__(
+                observation_space,
+                action_space,
+                features_extractor,
+                features_dim,
+                net_arch,
+                activation_fn,
+                normalize_images,
+            )
         self.dueling = dueling
-        if dueling:
-            self.q_net = nn.Sequential(DuelingMLP(features_dim, int(action_space.n), self.net_arch, activation_fn))
-        else:
-            self.q_net = with_output_linear(self.q_net)
+        self.build_networks(features_dim, int(action_space.n))
+
+    def build_networks(self, features_dim: int, n_actions: int) -> None:
+        """
+        Hook: build what comes behind the features extractor.
+        """
+        network = build_action_values(features_dim, n_actions, self.net_arch, self.activation_fn, self.dueling)
+        self.q_net = network if isinstance(network, nn.Sequential) else nn.Sequential(network)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "dueling": self.dueling}

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_ext.envs.atari import AtariVecEnv
+from sb3_ext.envs import AtariVecEnv
 
 # These wrappers change nothing that a critic or a policy sees.
 _TRANSPARENT = (VecMonitor, VecCheckNan)

@@ -3,34 +3,65 @@
 from typing import Any, ClassVar
 
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
-from typing_extensions import Unpack
 
 from sb3_ext.buffers.samples import AnySamples
-from sb3_ext.common.value_based import ValueBasedAlgorithm, ValueBasedKwargs, ValueLoss, values_of_actions
+from sb3_ext.common.update_loop import TransitionLosses
+from sb3_ext.common.value_based import ValueBasedAlgorithm, values_of_actions
 from sb3_ext.double_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.functional.bellman import huber_value_loss
-from sb3_ext.functional.soft_value import soft_state_value
+from sb3_ext.functional.q_learning import double_q_learning, q_learning
+from sb3_ext.speed.precision import AutocastDtype
 
 
 class DoubleDQN(ValueBasedAlgorithm):
     """
-    Double DQN: the online network chooses the next action, the target network values it.
+    Double DQN: the online network selects the next action, the target network values it.
 
-    Paper: https://arxiv.org/abs/1509.06461. With ``policy_kwargs=dict(dueling=True)``, a prioritised replay buffer and
+    Paper: https://arxiv.org/abs/1509.06461. With ``policy_kwargs=dict(dueling=True)``, a prioritized replay buffer and
     ``n_steps`` it is Rainbow (https://arxiv.org/abs/1710.02298) without noise and distribution. With
     ``double_q=False``, one environment and nothing else switched on it is SB3's ``DQN``, bit for bit.
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)
-    :param args: arguments of SB3's ``DQN`` after ``env``, in its order
-    :param double_q: whether the online network chooses the next action; if not, it is DQN
+    :param learning_rate: a number, or a function of the remaining progress (from 1 to 0)
+    :param buffer_size: size of the replay buffer, in transitions of all environments together
+    :param learning_starts: steps to collect transitions for before learning starts
+    :param batch_size: minibatch size of each update
+    :param tau: how far the target network moves towards the online network, in [0, 1] (1: a hard update)
+    :param gamma: the discount factor
+    :param train_freq: update every ``train_freq`` steps of the vectorized environment, or a tuple of frequency and
+        unit like ``(5, "step")`` or ``(2, "episode")``
+    :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as environment steps in it
+    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``; chosen by SB3 if ``None``
+    :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer. ``gamma`` and ``n_steps`` are not
+        among them: the buffer follows the algorithm's
+    :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
+    :param n_steps: steps of the returns, with any replay buffer that knows ``n_steps``
+    :param target_update_interval: environment steps between updates of the target network
+    :param exploration_fraction: fraction of the training over which epsilon falls
+    :param exploration_initial_eps: probability of a random action at the beginning
+    :param exploration_final_eps: probability of a random action after that fraction
+    :param max_grad_norm: gradients are clipped to this norm
+    :param stats_window_size: number of episodes over which the rollout logging averages
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments of the policy; ``dueling=True`` for a dueling network
+    :param verbose: verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: seed for the pseudo random generators
+    :param device: device (cpu, cuda, ...) on which the code should be run
     :param _init_setup_model: whether or not to build the network at the creation of the instance
-    :param kwargs: those of SB3's ``DQN`` with its defaults, and ``target_clip``, ``learning_rate_final``,
-        ``learning_rate_fraction``, ``compile``, ``autocast_dtype``: see
-        :class:`~sb3_ext.common.value_based.ValueBasedAlgorithm`
+    :param double_q: whether the online network selects the next action; if not, it is DQN
+    :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
+    :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
+    :param learning_rate_fraction: with it, the fraction of the training after which it has arrived, in (0, 1];
+        ``None``: 1
+    :param compile: run the networks through ``torch.compile`` while training. On a CPU only passes without a gradient
+        are compiled, which brought no gain
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
+        excepted. It pays on CPUs with AVX512-BF16 or AMX, which ``"auto"`` looks for. ``None``: float32
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -44,18 +75,81 @@ class DoubleDQN(ValueBasedAlgorithm):
         self,
         policy: str | type[DQNPolicy],
         env: GymEnv | str,
-        *args: Any,
-        double_q: bool = True,
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        target_update_interval: int = 10_000,
+        exploration_fraction: float = 0.1,
+        exploration_initial_eps: float = 1.0,
+        exploration_final_eps: float = 0.05,
+        max_grad_norm: float = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
         _init_setup_model: bool = True,
-        **kwargs: Unpack[ValueBasedKwargs],
+        *,
+        double_q: bool = True,
+        target_clip: float | None = None,
+        learning_rate_final: float | None = None,
+        learning_rate_fraction: float | None = None,
+        compile: bool = False,
+        autocast_dtype: AutocastDtype | None = None,
     ) -> None:
-        super().__init__(policy, env, *args, double_q=double_q, _init_setup_model=_init_setup_model, **kwargs)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            target_update_interval=target_update_interval,
+            exploration_fraction=exploration_fraction,
+            exploration_initial_eps=exploration_initial_eps,
+            exploration_final_eps=exploration_final_eps,
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            double_q=double_q,
+            target_clip=target_clip,
+            learning_rate_final=learning_rate_final,
+            learning_rate_fraction=learning_rate_fraction,
+            compile=compile,
+            autocast_dtype=autocast_dtype,
+        )
+        if _init_setup_model:
+            self._setup_model()
 
-    def _compute_loss(self, batch: AnySamples, discounts: th.Tensor | float) -> ValueLoss:
+    def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
         with th.no_grad():
-            next_q, chooser = self._next_q_values(batch)
-            next_values = soft_state_value("max", next_q, 0.0, chooser)
-            targets = self._td_targets(batch, discounts, next_values)
-        q_values = values_of_actions(self._evaluate(self.q_net, batch.observations), batch)
+            next_q, selector_q = self.next_q_values(replay_data)
+            next_values = q_learning(next_q) if selector_q is None else double_q_learning(next_q, selector_q)
+            targets = self.td_targets(replay_data, discounts, next_values)
+        all_q_values = self.evaluate(self.q_net, replay_data.observations, differentiable=True)
+        q_values = values_of_actions(all_q_values, replay_data)
         errors = (q_values.detach() - targets).abs()
-        return ValueLoss(huber_value_loss(q_values, targets), errors, {"q_value": q_values.detach().mean()})
+        return TransitionLosses(huber_value_loss(q_values, targets), errors, {"q_value": q_values.detach().mean()})

@@ -10,11 +10,14 @@ Notation: N critics, B samples of a minibatch, M critics of a random subset.
 
 import math
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch as th
 
-BACKUPS = ("vanilla", "doubleq", "min", "mean", "redq", "rem")
-AGGREGATES = ("mean", "min")
+TargetBackup = Literal["vanilla", "doubleq", "min", "mean", "redq", "rem"]
+TARGET_BACKUPS: tuple[TargetBackup, ...] = get_args(TargetBackup)
+ActorQ = Literal["mean", "min"]
+ACTOR_QS: tuple[ActorQ, ...] = get_args(ActorQ)
 
 
 def _vanilla(next_q: th.Tensor) -> th.Tensor:
@@ -51,22 +54,24 @@ _BACKUP_FUNCTIONS: dict[str, Callable[..., th.Tensor]] = {
 }
 
 
-def ensemble_backup(backup: str, next_q: th.Tensor, n_critics: int, mixture: th.Tensor | None = None) -> th.Tensor:
+def ensemble_backup(
+    target_backup: TargetBackup, next_q: th.Tensor, n_critics: int, mixture: th.Tensor | None = None
+) -> th.Tensor:
     """
     The value of the next state-action pair that each critic is to learn.
 
-    :param backup: one of ``BACKUPS``
+    :param target_backup: one of :data:`TARGET_BACKUPS`
     :param next_q: values of the target critics, shape (N, B); for ``redq`` those of the subset, shape (M, B)
-    :param n_critics: N, the number of critics that are to learn
+    :param n_critics: N, the number of critics that learn
     :param mixture: for ``rem``: the convex combinations, shape (N, B); ``None``: :func:`random_mixture_weights` draws
-        them. The others do without
+        them. The others need none
     :return: shape (N, B): row i is the value for critic i (a view where all critics share one value)
-    :raises ValueError: if ``backup`` is unknown
+    :raises ValueError: if ``target_backup`` is unknown
     """
-    if backup not in _BACKUP_FUNCTIONS:
-        raise ValueError(f"target_backup={backup!r} is not one of {', '.join(BACKUPS)}")
-    drawn = {"mixture": mixture} if backup == "rem" else {}
-    return _BACKUP_FUNCTIONS[backup](next_q, **drawn).expand(n_critics, -1)
+    if target_backup not in _BACKUP_FUNCTIONS:
+        raise ValueError(f"target_backup={target_backup!r} is not one of {', '.join(TARGET_BACKUPS)}")
+    drawn = {"mixture": mixture} if target_backup == "rem" else {}
+    return _BACKUP_FUNCTIONS[target_backup](next_q, **drawn).expand(n_critics, -1)
 
 
 def random_mixture_weights(
@@ -77,8 +82,6 @@ def random_mixture_weights(
 
     :param n_critics: N
     :param batch_size: B
-    :param dtype: of the weights
-    :param device: where they are drawn
     :return: shape (N, B), non-negative, each column sums to 1
     """
     # 1 - u lies in (0, 1], so that the sum is never zero
@@ -107,17 +110,17 @@ def random_subset(n_critics: int, subset_size: float, device: th.device | str = 
     return th.rand(n_critics, device=device).topk(size).indices
 
 
-def aggregate_q(q_values: th.Tensor, how: str) -> th.Tensor:
+def aggregate_q(q_values: th.Tensor, actor_q: ActorQ) -> th.Tensor:
     """
     One value from the ensemble, for the actor's objective.
 
     :param q_values: shape (N, ...)
-    :param how: ``"mean"`` (REDQ) or ``"min"`` (SAC)
+    :param actor_q: ``"mean"`` (REDQ) or ``"min"`` (SAC)
     :return: shape (...)
-    :raises ValueError: if ``how`` is unknown
+    :raises ValueError: if ``actor_q`` is unknown
     """
-    if how == "mean":
+    if actor_q == "mean":
         return q_values.mean(dim=0)
-    if how == "min":
+    if actor_q == "min":
         return q_values.amin(dim=0)
-    raise ValueError(f"actor_q={how!r} is not one of {', '.join(AGGREGATES)}")
+    raise ValueError(f"actor_q={actor_q!r} is not one of {', '.join(ACTOR_QS)}")

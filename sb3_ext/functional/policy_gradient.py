@@ -9,11 +9,14 @@ Notation: K actions sampled in each of the B states, A action dimensions.
 """
 
 import math
+from typing import Literal, get_args
 
 import torch as th
 
-ACTOR_GRADIENTS = ("reparam", "reinforce")
-BASELINES = ("loo", "mean_action", "none")
+ActorGradient = Literal["reparam", "reinforce"]
+ACTOR_GRADIENTS: tuple[ActorGradient, ...] = get_args(ActorGradient)
+Baseline = Literal["loo", "mean_action", "none"]
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 
 # SB3's ``SquashedDiagGaussianDistribution`` adds it inside the logarithm; the same here, so that the densities agree.
 _SQUASH_EPSILON = 1e-6

@@ -5,11 +5,13 @@ Dabney et al. 2018, https://arxiv.org/abs/1806.06923.
 """
 
 import numbers
+from typing import Literal, get_args
 
 import torch as th
 
 #: How the quantile levels at which actions are valued can be distorted
-RISK_MEASURES = ("neutral", "cvar", "wang", "cpw", "pow")
+RiskMeasure = Literal["neutral", "cvar", "wang", "cpw", "pow"]
+RISK_MEASURES: tuple[RiskMeasure, ...] = get_args(RiskMeasure)
 
 
 def quantile_huber_loss(
@@ -49,16 +51,15 @@ def quantile_midpoints(n_quantiles: int, device: th.device | str = "cpu") -> th.
     ``(k + 1/2) / n``: the levels that represent a distribution best by n quantiles, without any randomness.
 
     :param n_quantiles: n
-    :param device: of the result
     :return: shape (n,)
     """
     return (th.arange(n_quantiles, device=device, dtype=th.float32) + 0.5) / n_quantiles
 
 
-def check_risk(risk_measure: str, risk_eta: float) -> None:
+def check_risk(risk_measure: RiskMeasure, risk_eta: float) -> None:
     """
     :param risk_measure: one of :data:`RISK_MEASURES`
-    :param risk_eta: its parameter: in (0, 1] for ``"cvar"`` and ``"cpw"``, between -1e6 and 1e6 for the others
+    :param risk_eta: in (0, 1] for ``"cvar"`` and ``"cpw"``, between -1e6 and 1e6 for the others
     :raises ValueError: naming the argument, its value and what is allowed
     """
     if risk_measure not in RISK_MEASURES:
@@ -72,7 +73,7 @@ def check_risk(risk_measure: str, risk_eta: float) -> None:
         raise ValueError(f"risk_eta={risk_eta!r} must be {allowed} with risk_measure={risk_measure!r}")
 
 
-def distort_taus(taus: th.Tensor, risk_measure: str, risk_eta: float = 0.0) -> th.Tensor:
+def distort_taus(taus: th.Tensor, risk_measure: RiskMeasure, risk_eta: float = 0.0) -> th.Tensor:
     """
     The levels at which actions are valued, section 3.2 of the paper. The mean of the quantiles at distorted uniform
     levels is the value under the risk measure.

@@ -8,10 +8,15 @@ Every function subtracts the largest value before it divides by the temperature,
 of 1e-4 stay finite, and exact to float32's precision of the values themselves.
 """
 
+from typing import Literal, get_args
+
 import torch as th
 
+from sb3_ext.functional.q_learning import double_q_learning, q_learning
+
 #: What the Q-values of the next state can be backed up as
-VALUE_BACKUPS = ("soft", "boltzmann", "mellowmax", "max")
+SoftBackup = Literal["soft", "boltzmann", "mellowmax", "max"]
+SOFT_BACKUPS: tuple[SoftBackup, ...] = get_args(SoftBackup)
 
 
 def _logits(q_values: th.Tensor, temperature: th.Tensor | float) -> th.Tensor:
@@ -45,7 +50,10 @@ def policy_entropy(log_policy: th.Tensor) -> th.Tensor:
 
 
 def soft_state_value(
-    backup: str, q_values: th.Tensor, temperature: th.Tensor | float, policy_q_values: th.Tensor | None = None
+    target_backup: SoftBackup,
+    q_values: th.Tensor,
+    temperature: th.Tensor | float,
+    selector_q: th.Tensor | None = None,
 ) -> th.Tensor:
     """
     The value of a state under the Boltzmann policy of its Q-values.
@@ -54,35 +62,33 @@ def soft_state_value(
     ``"boltzmann"``: its expected Q; ``"mellowmax"``: ``alpha (logsumexp(Q / alpha) - log A)``; ``"max"``: the largest
     Q.
 
-    With ``policy_q_values`` the policy is theirs and the values stay those of ``q_values`` (double Q-learning):
+    With ``selector_q`` the policy is theirs and the values stay those of ``q_values`` (double Q-learning):
     ``sum_a pi (Q - alpha log pi)`` for ``"soft"``, and so on; ``"max"`` is then Double DQN's.
 
-    :param backup: one of :data:`VALUE_BACKUPS`
+    :param target_backup: one of :data:`SOFT_BACKUPS`
     :param q_values: shape (B, A)
     :param temperature: alpha > 0, a number or a tensor of shape () or (1,)
-    :param policy_q_values: shape (B, A), of another network
+    :param selector_q: values of another network, the online one, shape (B, A)
     :return: shape (B,)
     :raises ValueError: for an unknown backup
     """
-    if backup not in VALUE_BACKUPS:
-        raise ValueError(f"backup={backup!r} is not one of {', '.join(map(repr, VALUE_BACKUPS))}")
-    if backup == "max":
-        if policy_q_values is None:
-            return q_values.max(dim=1).values
-        return q_values.gather(1, policy_q_values.argmax(dim=1, keepdim=True)).squeeze(1)
+    if target_backup not in SOFT_BACKUPS:
+        raise ValueError(f"target_backup={target_backup!r} is not one of {', '.join(map(repr, SOFT_BACKUPS))}")
+    if target_backup == "max":
+        return q_learning(q_values) if selector_q is None else double_q_learning(q_values, selector_q)
 
-    logits = _logits(q_values if policy_q_values is None else policy_q_values, temperature)
-    if backup == "boltzmann":
+    logits = _logits(q_values if selector_q is None else selector_q, temperature)
+    if target_backup == "boltzmann":
         return (th.softmax(logits, dim=1) * q_values).sum(dim=1)
-    if backup == "soft":
-        log_normaliser = th.logsumexp(logits, dim=1, keepdim=True)
+    if target_backup == "soft":
+        log_normalizer = th.logsumexp(logits, dim=1, keepdim=True)
     else:
         # logsumexp - log A, without the difference of two large numbers at high temperatures
-        log_normaliser = th.log1p(th.expm1(logits).mean(dim=1, keepdim=True))
-    if policy_q_values is None:
-        return q_values.max(dim=1).values + (temperature * log_normaliser).squeeze(1)
+        log_normalizer = th.log1p(th.expm1(logits).mean(dim=1, keepdim=True))
+    if selector_q is None:
+        return q_values.max(dim=1).values + (temperature * log_normalizer).squeeze(1)
     # Minus alpha log pi, which is positive: an uncertain policy is worth more, and that makes it explore
-    return (th.softmax(logits, dim=1) * (q_values - temperature * (logits - log_normaliser))).sum(dim=1)
+    return (th.softmax(logits, dim=1) * (q_values - temperature * (logits - log_normalizer))).sum(dim=1)
 
 
 def munchausen_bonus(

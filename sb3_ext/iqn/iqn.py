@@ -4,18 +4,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
-from typing_extensions import Unpack
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_integer, check_interval
 from sb3_ext.common.probe import Probe
-from sb3_ext.common.value_based import ValueBasedAlgorithm, ValueBasedKwargs, ValueLoss, actions_taken
-from sb3_ext.functional.quantile import check_risk, quantile_huber_loss
+from sb3_ext.common.update_loop import TransitionLosses
+from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken
+from sb3_ext.functional.quantile import RiskMeasure, check_risk, quantile_huber_loss
 from sb3_ext.iqn.policies import CnnPolicy, ImplicitQuantileNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.iqn.probe import IQNProbe
+from sb3_ext.nets.modes import evaluation_mode
+from sb3_ext.speed.precision import AutocastDtype
 
 
 class IQN(ValueBasedAlgorithm):
@@ -30,20 +33,50 @@ class IQN(ValueBasedAlgorithm):
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)
-    :param args: arguments of SB3's ``DQN`` after ``env``, in its order
+    :param learning_rate: a number, or a function of the remaining progress (from 1 to 0)
+    :param buffer_size: size of the replay buffer, in transitions of all environments together
+    :param learning_starts: steps to collect transitions for before learning starts
+    :param batch_size: minibatch size of each update
+    :param tau: how far the target network moves towards the online network, in [0, 1] (1: a hard update)
+    :param gamma: the discount factor
+    :param train_freq: update every ``train_freq`` steps of the vectorized environment, or a tuple of frequency and
+        unit like ``(5, "step")`` or ``(2, "episode")``
+    :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as environment steps in it
+    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``; chosen by SB3 if ``None``
+    :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer. ``gamma`` and ``n_steps`` are not
+        among them: the buffer follows the algorithm's
+    :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
+    :param n_steps: steps of the returns, with any replay buffer that knows ``n_steps``
+    :param target_update_interval: environment steps between updates of the target network
+    :param exploration_fraction: fraction of the training over which epsilon falls
+    :param exploration_initial_eps: probability of a random action at the beginning
+    :param exploration_final_eps: probability of a random action after that fraction
+    :param max_grad_norm: gradients are clipped to this norm
+    :param stats_window_size: number of episodes over which the rollout logging averages
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments of the policy; ``dueling=True`` for a dueling network,
+        ``n_cosines`` (64) is the size of the embedding of the quantile levels
+    :param verbose: verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: seed for the pseudo random generators
+    :param device: device (cpu, cuda, ...) on which the code should be run
+    :param _init_setup_model: whether or not to build the network at the creation of the instance
     :param n_quantile_samples: T, levels at which the online network learns, for each transition
     :param n_target_quantile_samples: T', levels of the target distribution
     :param n_action_quantile_samples: K, levels at which actions are valued
     :param kappa: where the loss of an error becomes linear, > 0
-    :param double_q: the online network chooses the next action
+    :param double_q: the online network selects the next action
     :param risk_measure: ``"neutral"``, ``"cvar"``, ``"wang"``, ``"cpw"`` or ``"pow"``, see
         :func:`~sb3_ext.functional.quantile.distort_taus`
     :param risk_eta: its parameter: in (0, 1] for ``"cvar"`` and ``"cpw"``; for ``"wang"`` and ``"pow"`` averse to risk
-        below 0
-    :param _init_setup_model: whether or not to build the network at the creation of the instance
-    :param kwargs: those of SB3's ``DQN`` with its defaults, and ``target_clip``, ``learning_rate_final``,
-        ``learning_rate_fraction``, ``compile``, ``autocast_dtype``: see
-        :class:`~sb3_ext.common.value_based.ValueBasedAlgorithm`
+        below 0; ``"neutral"`` has none
+    :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
+    :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
+    :param learning_rate_fraction: with it, the fraction of the training after which it has arrived, in (0, 1];
+        ``None``: 1
+    :param compile: run the networks through ``torch.compile`` while training. On a CPU only passes without a gradient
+        are compiled, which brought no gain
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
+        excepted. It pays on CPUs with AVX512-BF16 or AMX, which ``"auto"`` looks for. ``None``: float32
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -61,18 +94,78 @@ class IQN(ValueBasedAlgorithm):
         self,
         policy: str | type[DQNPolicy],
         env: GymEnv | str,
-        *args: Any,
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        target_update_interval: int = 10_000,
+        exploration_fraction: float = 0.1,
+        exploration_initial_eps: float = 1.0,
+        exploration_final_eps: float = 0.05,
+        max_grad_norm: float = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
         n_quantile_samples: int = 64,
         n_target_quantile_samples: int = 64,
         n_action_quantile_samples: int = 32,
         kappa: float = 1.0,
         double_q: bool = False,
-        risk_measure: str = "neutral",
+        risk_measure: RiskMeasure = "neutral",
         risk_eta: float = 0.0,
-        _init_setup_model: bool = True,
-        **kwargs: Unpack[ValueBasedKwargs],
+        target_clip: float | None = None,
+        learning_rate_final: float | None = None,
+        learning_rate_fraction: float | None = None,
+        compile: bool = False,
+        autocast_dtype: AutocastDtype | None = None,
     ) -> None:
-        super().__init__(policy, env, *args, double_q=double_q, _init_setup_model=False, **kwargs)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            target_update_interval=target_update_interval,
+            exploration_fraction=exploration_fraction,
+            exploration_initial_eps=exploration_initial_eps,
+            exploration_final_eps=exploration_final_eps,
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            double_q=double_q,
+            target_clip=target_clip,
+            learning_rate_final=learning_rate_final,
+            learning_rate_fraction=learning_rate_fraction,
+            compile=compile,
+            autocast_dtype=autocast_dtype,
+        )
         self.n_quantile_samples = n_quantile_samples
         self.n_target_quantile_samples = n_target_quantile_samples
         self.n_action_quantile_samples = n_action_quantile_samples
@@ -88,6 +181,8 @@ class IQN(ValueBasedAlgorithm):
             check_integer(name, getattr(self, name), minimum=1)
         check_interval("kappa", self.kappa, np.finfo(np.float32).tiny, np.finfo(np.float32).max, "a number > 0")
         check_risk(self.risk_measure, self.risk_eta)
+        if self.risk_eta != 0:
+            self._refuse("risk_eta", unless=self.risk_measure != "neutral", needs="another risk_measure than 'neutral'")
         for name in ("n_action_quantile_samples", "risk_measure", "risk_eta"):
             if name in self.policy_kwargs:
                 raise ValueError(
@@ -100,36 +195,37 @@ class IQN(ValueBasedAlgorithm):
         for network in (self.q_net, self.q_net_target):
             network.choose_actions_by(self.n_action_quantile_samples, self.risk_measure, self.risk_eta)
 
-    def _compute_loss(self, batch: AnySamples, discounts: th.Tensor | float) -> ValueLoss:
-        actions = actions_taken(batch)
+    def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
+        actions = actions_taken(replay_data)
         taus = th.rand(len(actions), self.n_quantile_samples, device=self.device)
         with th.no_grad():
             # (B, T') -> (T', B) and back, for a discount of each transition
-            targets = self._td_targets(batch, discounts, self._next_quantiles(batch).T).T
-        all_quantiles = self._evaluate(self.q_net.quantiles, batch.observations, taus)
+            targets = self.td_targets(replay_data, discounts, self.next_quantiles(replay_data).T).T
+        all_quantiles = self.evaluate(self.q_net.quantiles, replay_data.observations, taus, differentiable=True)
         quantiles = all_quantiles.gather(2, actions.unsqueeze(1).expand(-1, taus.shape[1], 1)).squeeze(2)
         losses = quantile_huber_loss(quantiles, taus, targets, self.kappa)
-        metrics = {"q_value": quantiles.detach().mean()}
-        return ValueLoss(losses, losses.detach().sqrt(), metrics)
+        # The loss is of the order of the squared error where it is small. Its square root is of the order of the error
+        # itself, as the priorities of the other algorithms are, so that alpha means the same for all of them
+        errors = losses.detach().sqrt()
+        return TransitionLosses(losses, errors, {"q_value": quantiles.detach().mean()})
 
     def make_probe(self) -> Probe:
         return IQNProbe(self)
 
-    def _next_quantiles(self, batch: AnySamples) -> th.Tensor:
+    def next_quantiles(self, replay_data: AnySamples) -> th.Tensor:
         """
-        :param batch: B transitions
         :return: quantiles of the best next action at uniformly random levels, shape (B, T')
         """
-        next_obs, n_states = batch.next_observations, len(batch.actions)
+        next_obs, n_states = replay_data.next_observations, len(replay_data.actions)
         taus = th.rand(n_states, self.n_target_quantile_samples, device=self.device)
         action_taus = self.q_net.action_taus(n_states, deterministic=False)
         if self.double_q:
-            with self._choosing():
-                action_quantiles = self._evaluate(self.q_net.quantiles, next_obs, action_taus)
-            quantiles = self._evaluate(self.q_net_target.quantiles, next_obs, taus)
+            with evaluation_mode(self.q_net):
+                action_quantiles = self.evaluate(self.q_net.quantiles, next_obs, action_taus)
+            quantiles = self.evaluate(self.q_net_target.quantiles, next_obs, taus)
         else:
             # One pass for both
-            both = self._evaluate(self.q_net_target.quantiles, next_obs, th.cat([taus, action_taus], dim=1))
+            both = self.evaluate(self.q_net_target.quantiles, next_obs, th.cat([taus, action_taus], dim=1))
             quantiles, action_quantiles = both.split([taus.shape[1], action_taus.shape[1]], dim=1)
         best = action_quantiles.mean(dim=1, keepdim=True).argmax(dim=2, keepdim=True)
         return quantiles.gather(2, best.expand(-1, taus.shape[1], 1)).squeeze(2)

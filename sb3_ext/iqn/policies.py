@@ -4,19 +4,19 @@ from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
-from sb3_ext.checks import check_choice, check_integer
-from sb3_ext.common.value_policies import ValuePolicy
-from sb3_ext.functional.quantile import check_risk, distort_taus, quantile_midpoints
-from sb3_ext.nets import CosineEmbedding, DuelingMLP, NatureConvolutions, with_output_linear
+from sb3_ext.checks import check_integer
+from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy
+from sb3_ext.functional.quantile import RiskMeasure, check_risk, distort_taus, quantile_midpoints
+from sb3_ext.nets import CosineEmbedding, NatureConvolutions, build_action_values, build_mlp
 from sb3_ext.speed.optimizers import with_fused_adam
 
 
-class ImplicitQuantileNetwork(QNetwork):
+class ImplicitQuantileNetwork(ValueNetwork):
     """
     ``Z_tau(s, a) = f(psi(s) * phi(tau))_a``: phi the cosine embedding, f the last entry of ``net_arch`` and the output
     layer, psi everything before (for images the convolutions alone, as in the paper).
@@ -29,8 +29,7 @@ class ImplicitQuantileNetwork(QNetwork):
     :param n_cosines: size of the cosine embedding
     :param dueling: f in the form ``V + A - mean_a A``
     :param n_action_quantile_samples: number of levels at which actions are valued
-    :param risk_measure: distortion of these levels
-    :param risk_eta: its parameter
+    :param risk_measure: distortion of these levels, with the parameter ``risk_eta``
 
     The other parameters are those of SB3's ``QNetwork``.
 
@@ -49,29 +48,33 @@ class ImplicitQuantileNetwork(QNetwork):
         dueling: bool = False,
         n_cosines: int = 64,
         n_action_quantile_samples: int = 32,
-        risk_measure: str = "neutral",
+        risk_measure: RiskMeasure = "neutral",
         risk_eta: float = 0.0,
     ) -> None:
         check_integer("n_cosines", n_cosines, minimum=1)
-        check_choice("dueling", dueling, (True, False))
-        super().__init__(
-            observation_space, action_space, features_extractor, features_dim, net_arch, activation_fn, normalize_images
-        )
-        self.dueling = dueling
         self.n_cosines = n_cosines
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor,
+            features_dim,
+            net_arch,
+            activation_fn,
+            normalize_images,
+            dueling,
+        )
         self.choose_actions_by(n_action_quantile_samples, risk_measure, risk_eta)
-        # The parent's network, which knows no quantile levels, is replaced by these three
-        del self.q_net
-        n_actions, before, after = int(action_space.n), self.net_arch[:-1], self.net_arch[-1:]
-        self.psi = nn.Sequential(*create_mlp(features_dim, -1, before, activation_fn))
-        n_features = before[-1] if before else features_dim
-        self.phi = CosineEmbedding(n_cosines, n_features)
-        if dueling:
-            self.f: nn.Module = DuelingMLP(n_features, n_actions, after, activation_fn)
-        else:
-            self.f = with_output_linear(nn.Sequential(*create_mlp(n_features, n_actions, after, activation_fn)))
 
-    def choose_actions_by(self, n_action_quantile_samples: int, risk_measure: str, risk_eta: float) -> None:
+    def build_networks(self, features_dim: int, n_actions: int) -> None:
+        # The parent's network, which knows no quantile levels, is replaced by three
+        del self.q_net
+        before, after = self.net_arch[:-1], self.net_arch[-1:]
+        n_features = before[-1] if before else features_dim
+        self.psi = build_mlp(features_dim, before, None, self.activation_fn)
+        self.phi = CosineEmbedding(self.n_cosines, n_features)
+        self.f = build_action_values(n_features, n_actions, after, self.activation_fn, self.dueling)
+
+    def choose_actions_by(self, n_action_quantile_samples: int, risk_measure: RiskMeasure, risk_eta: float) -> None:
         """
         How actions are valued from now on.
 
@@ -122,7 +125,7 @@ class ImplicitQuantileNetwork(QNetwork):
         return self.action_values(observation, deterministic).argmax(dim=1)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = ("dueling", "n_cosines", "n_action_quantile_samples", "risk_measure", "risk_eta")
+        names = ("n_cosines", "n_action_quantile_samples", "risk_measure", "risk_eta")
         return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
 
 
@@ -158,7 +161,7 @@ class IQNPolicy(ValuePolicy):
         *args: Any,
         n_cosines: int = 64,
         n_action_quantile_samples: int = 32,
-        risk_measure: str = "neutral",
+        risk_measure: RiskMeasure = "neutral",
         risk_eta: float = 0.0,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,

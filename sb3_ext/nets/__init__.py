@@ -1,19 +1,28 @@
 """Network modules: torch and SB3's building blocks, no algorithm."""
 
+from sb3_ext.nets.builder import PlainLayers, StackedLayers, build_mlp
 from sb3_ext.nets.convolutions import ChannelsLastCNN, NatureConvolutions
-from sb3_ext.nets.dueling import DuelingMLP
-from sb3_ext.nets.ensemble import EnsembleLayerNorm, EnsembleLinear, EnsembleMLP
+from sb3_ext.nets.critic import EnsembleCritic
+from sb3_ext.nets.dueling import DuelingMLP, build_action_values
+from sb3_ext.nets.ensemble import EnsembleMLP
+from sb3_ext.nets.heads import CriticHead, ScalarHead
 from sb3_ext.nets.implicit_quantile import CosineEmbedding
-from sb3_ext.nets.precision import OutputLinear, with_output_linear
+from sb3_ext.nets.layers import EnsembleLayerNorm, EnsembleLinear, OutputLinear
 
 __all__ = [
     "ChannelsLastCNN",
     "CosineEmbedding",
+    "CriticHead",
     "DuelingMLP",
+    "EnsembleCritic",
     "EnsembleLayerNorm",
     "EnsembleLinear",
     "EnsembleMLP",
     "NatureConvolutions",
     "OutputLinear",
-    "with_output_linear",
+    "PlainLayers",
+    "ScalarHead",
+    "StackedLayers",
+    "build_action_values",
+    "build_mlp",
 ]

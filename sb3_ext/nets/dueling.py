@@ -5,32 +5,35 @@ Wang et al. 2016, https://arxiv.org/abs/1511.06581.
 """
 
 import torch as th
-from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
-from sb3_ext.nets.precision import with_output_linear
+from sb3_ext.nets.builder import LayerKind, build_mlp
 
 
 class DuelingMLP(nn.Module):
     """
-    ``Q = V + A - mean_a A`` (equation 9). The hidden layers but the last are shared and evaluated once; the last one is
-    there twice, for V and for A. Without hidden layers V and A are linear in the inputs.
+    ``Q = V + A - mean_a A`` (equation 9). The hidden layers but the last are shared and evaluated once; V and A each
+    have a last hidden layer of their own. Without hidden layers V and A are linear in the inputs.
 
-    :param input_dim: number of inputs
     :param n_actions: number of actions
     :param net_arch: units of the hidden layers
-    :param activation_fn: activation function
+    :param layers: the kind of layers, see :func:`~sb3_ext.nets.builder.build_mlp`
     """
 
     def __init__(
-        self, input_dim: int, n_actions: int, net_arch: list[int], activation_fn: type[nn.Module] = nn.ReLU
+        self,
+        input_dim: int,
+        n_actions: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.ReLU,
+        layers: LayerKind | None = None,
     ) -> None:
         super().__init__()
         shared, stream = net_arch[:-1], net_arch[-1:]
         trunk_dim = shared[-1] if shared else input_dim
-        self.trunk = nn.Sequential(*create_mlp(input_dim, -1, shared, activation_fn))
-        self.value = with_output_linear(nn.Sequential(*create_mlp(trunk_dim, 1, stream, activation_fn)))
-        self.advantage = with_output_linear(nn.Sequential(*create_mlp(trunk_dim, n_actions, stream, activation_fn)))
+        self.trunk = build_mlp(input_dim, shared, None, activation_fn, layers=layers)
+        self.value = build_mlp(trunk_dim, stream, 1, activation_fn, layers=layers)
+        self.advantage = build_mlp(trunk_dim, stream, n_actions, activation_fn, layers=layers)
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """
@@ -40,3 +43,21 @@ class DuelingMLP(nn.Module):
         shared = self.trunk(inputs)
         advantages = self.advantage(shared)
         return self.value(shared) + advantages - advantages.mean(dim=-1, keepdim=True)
+
+
+def build_action_values(
+    input_dim: int,
+    n_actions: int,
+    net_arch: list[int],
+    activation_fn: type[nn.Module] = nn.ReLU,
+    dueling: bool = False,
+    layers: LayerKind | None = None,
+) -> nn.Module:
+    """
+    :param n_actions: number of actions, each of which gets an output
+    :param dueling: a :class:`DuelingMLP` in place of a plain network
+    :return: from shape (..., input_dim) to shape (..., n_actions)
+    """
+    if dueling:
+        return DuelingMLP(input_dim, n_actions, net_arch, activation_fn, layers)
+    return build_mlp(input_dim, net_arch, n_actions, activation_fn, layers=layers)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from sb3_ext.nets.dueling import DuelingMLP
-from sb3_ext.nets.ensemble import EnsembleLinear
+from sb3_ext.nets.layers import EnsembleLinear
 
 
 def output_layers(network: nn.Module) -> list[nn.Module]:

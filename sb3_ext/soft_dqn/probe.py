@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 class SoftDQNProbe(ValueProbe):
     """
-    A Boltzmann policy, with the entropy that ``backup`` counts and the Munchausen bonus. The policy of
-    ``backup="max"`` is greedy.
+    A Boltzmann policy, with the entropy that ``target_backup`` counts and the Munchausen bonus. The policy of
+    ``target_backup="max"`` is greedy.
 
     :param model: the algorithm
     """
@@ -27,14 +27,14 @@ class SoftDQNProbe(ValueProbe):
         self.model = model
 
     def step(self, obs: PyTorchObs) -> PolicyStep:
-        if self.model.backup == "max":
+        if self.model.target_backup == "max":
             return super().step(obs)
         values = self.action_values(obs)
         temperature = self.model.q_net.temperature
         log_policy = boltzmann_log_policy(values, temperature)
         actions = th.distributions.Categorical(logits=log_policy).sample()
         reward_bonuses = th.zeros_like(values[:, 0])
-        coef, clip = self.model.munchausen_coef, self.model.munchausen_clip
+        coef, clip = self.model.munchausen_coef, self.model.effective_munchausen_clip
         if coef > 0:
             reward_bonuses = munchausen_bonus(values, actions.unsqueeze(1), temperature, coef, clip)
         q_values = values.gather(1, actions.unsqueeze(1)).T
@@ -48,14 +48,14 @@ class SoftDQNProbe(ValueProbe):
         :param temperature: alpha
         :return: what the backup adds to the expected Q of the policy, shape (B,)
         """
-        if self.model.backup == "boltzmann":
+        if self.model.target_backup == "boltzmann":
             return th.zeros_like(log_policy[:, 0])
         entropy = policy_entropy(log_policy)
-        if self.model.backup == "mellowmax":
+        if self.model.target_backup == "mellowmax":
             entropy = entropy - math.log(log_policy.shape[1])
         return temperature * entropy
 
     def entropy(self, obs: PyTorchObs) -> th.Tensor | None:
-        if self.model.backup == "max":
+        if self.model.target_backup == "max":
             return None
         return policy_entropy(boltzmann_log_policy(self.action_values(obs), self.model.q_net.temperature))

@@ -6,27 +6,22 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.dqn.policies import DQNPolicy
-from typing_extensions import Unpack
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
 from sb3_ext.common.probe import Probe
-from sb3_ext.common.value_based import (
-    DQNKwargs,
-    ValueBasedAlgorithm,
-    ValueBasedKwargs,
-    ValueLoss,
-    actions_taken,
-    values_of_actions,
-)
+from sb3_ext.common.update_loop import TransitionLosses
+from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, values_of_actions
 from sb3_ext.functional.bellman import huber_value_loss
 from sb3_ext.functional.policy_gradient import temperature_loss
 from sb3_ext.functional.soft_value import (
-    VALUE_BACKUPS,
+    SOFT_BACKUPS,
+    SoftBackup,
     boltzmann_log_policy,
     munchausen_bonus,
     policy_entropy,
@@ -34,9 +29,14 @@ from sb3_ext.functional.soft_value import (
 )
 from sb3_ext.soft_dqn.policies import BoltzmannNetwork, CnnPolicy, MlpPolicy, MultiInputPolicy, SoftDQNPolicy
 from sb3_ext.soft_dqn.probe import SoftDQNProbe
+from sb3_ext.speed.precision import AutocastDtype
 
 # Values of 1e6 divided by it, and their exponentials, stay finite
 _SMALLEST_TEMPERATURE = 1e-8
+# In place of arguments that are None
+_TEMPERATURE_FINAL, _TEMPERATURE_FRACTION = 0.05, 0.5
+_TARGET_ENTROPY_FRACTION = 0.1
+_MUNCHAUSEN_CLIP = -1.0
 
 
 class SoftDQN(ValueBasedAlgorithm):
@@ -52,24 +52,56 @@ class SoftDQN(ValueBasedAlgorithm):
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)
-    :param args: arguments of SB3's ``DQN`` after ``env``, in its order
-    :param backup: the value of the next state: ``"soft"`` (expected Q plus alpha times the entropy), ``"boltzmann"``
-        (expected Q), ``"mellowmax"`` (``"soft"`` minus ``alpha log A``) or ``"max"`` (DQN)
-    :param double_q: the policy in the target is that of the online network; with ``backup="max"`` Double DQN
+    :param learning_rate: a number, or a function of the remaining progress (from 1 to 0)
+    :param buffer_size: size of the replay buffer, in transitions of all environments together
+    :param learning_starts: steps to collect transitions for before learning starts
+    :param batch_size: minibatch size of each update
+    :param tau: how far the target network moves towards the online network, in [0, 1] (1: a hard update)
+    :param gamma: the discount factor
+    :param train_freq: update every ``train_freq`` steps of the vectorized environment, or a tuple of frequency and
+        unit like ``(5, "step")`` or ``(2, "episode")``
+    :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as environment steps in it
+    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``; chosen by SB3 if ``None``
+    :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer. ``gamma`` and ``n_steps`` are not
+        among them: the buffer follows the algorithm's
+    :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
+    :param n_steps: steps of the returns, with any replay buffer that knows ``n_steps``
+    :param target_update_interval: environment steps between updates of the target network
+    :param exploration_fraction: fraction of the training over which epsilon falls
+    :param exploration_initial_eps: probability of a random action at the beginning. The policy
+        explores by itself, so that epsilon is 0 by default
+    :param exploration_final_eps: probability of a random action after that fraction
+    :param max_grad_norm: gradients are clipped to this norm
+    :param stats_window_size: number of episodes over which the rollout logging averages
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments of the policy; ``dueling=True`` for a dueling network
+    :param verbose: verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: seed for the pseudo random generators
+    :param device: device (cpu, cuda, ...) on which the code should be run
+    :param _init_setup_model: whether or not to build the network at the creation of the instance
+    :param target_backup: the value of the next state: ``"soft"`` (expected Q plus alpha times the entropy),
+        ``"boltzmann"`` (expected Q), ``"mellowmax"`` (``"soft"`` minus ``alpha log A``) or ``"max"`` (DQN)
+    :param double_q: the policy in the target is that of the online network; with ``target_backup="max"`` Double DQN
     :param temperature_initial: alpha at the beginning, >= 1e-8. (A model that was saved with ``auto_temperature`` goes
         on with the temperature that it has learned.)
-    :param temperature_final: alpha at the end, >= 1e-8
-    :param temperature_fraction: the fraction of the training, in (0, 1], after which it has arrived there, linearly
+    :param temperature_final: alpha at the end, >= 1e-8; ``None``: 0.05. Not with ``auto_temperature``
+    :param temperature_fraction: the fraction of the training, in (0, 1], after which it has arrived there, linearly;
+        ``None``: 0.5. Not with ``auto_temperature``
     :param auto_temperature: learn alpha instead, starting from ``temperature_initial``, so that the entropy becomes
         ``target_entropy_fraction * log A``; with Adam, at the learning rate of the network
-    :param target_entropy_fraction: in [0, 1)
+    :param target_entropy_fraction: in [0, 1); ``None``: 0.1. Only with ``auto_temperature``
     :param munchausen_coef: m: ``m * clip(alpha log pi(a|s), munchausen_clip, 0)`` is added to the rewards; 0.9 in the
-        paper, with alpha 0.03. In [0, 1]; above 0 only with ``backup="soft"``, ``double_q=False`` and ``n_steps=1``
-    :param munchausen_clip: l0 <= 0
-    :param _init_setup_model: whether or not to build the network at the creation of the instance
-    :param kwargs: those of SB3's ``DQN`` with its defaults, but for ``exploration_initial_eps`` and
-        ``exploration_final_eps`` (0), and ``target_clip``, ``learning_rate_final``, ``learning_rate_fraction``,
-        ``compile``, ``autocast_dtype``: see :class:`~sb3_ext.common.value_based.ValueBasedAlgorithm`
+        paper, with alpha 0.03. In [0, 1]; above 0 only with ``target_backup="soft"``, ``double_q=False`` and
+        ``n_steps=1``
+    :param munchausen_clip: l0 <= 0; ``None``: -1. Only with ``munchausen_coef`` above 0
+    :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
+    :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
+    :param learning_rate_fraction: with it, the fraction of the training after which it has arrived, in (0, 1];
+        ``None``: 1
+    :param compile: run the networks through ``torch.compile`` while training. On a CPU only passes without a gradient
+        are compiled, which brought no gain
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
+        excepted. It pays on CPUs with AVX512-BF16 or AMX, which ``"auto"`` looks for. ``None``: float32
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -87,25 +119,81 @@ class SoftDQN(ValueBasedAlgorithm):
         self,
         policy: str | type[DQNPolicy],
         env: GymEnv | str,
-        *args: Any,
-        backup: str = "soft",
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        target_update_interval: int = 10_000,
+        exploration_fraction: float = 0.1,
+        exploration_initial_eps: float = 0.0,
+        exploration_final_eps: float = 0.0,
+        max_grad_norm: float = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        target_backup: SoftBackup = "soft",
         double_q: bool = True,
         temperature_initial: float = 1.0,
-        temperature_final: float = 0.05,
-        temperature_fraction: float = 0.5,
+        temperature_final: float | None = None,
+        temperature_fraction: float | None = None,
         auto_temperature: bool = False,
-        target_entropy_fraction: float = 0.1,
+        target_entropy_fraction: float | None = None,
         munchausen_coef: float = 0.0,
-        munchausen_clip: float = -1.0,
-        _init_setup_model: bool = True,
-        **kwargs: Unpack[ValueBasedKwargs],
+        munchausen_clip: float | None = None,
+        target_clip: float | None = None,
+        learning_rate_final: float | None = None,
+        learning_rate_fraction: float | None = None,
+        compile: bool = False,
+        autocast_dtype: AutocastDtype | None = None,
     ) -> None:
-        # Unless it is given, by name or by position
-        for position, name in enumerate(DQNKwargs.__annotations__):
-            if name in ("exploration_initial_eps", "exploration_final_eps") and position >= len(args):
-                kwargs.setdefault(name, 0.0)  # type: ignore[misc]
-        super().__init__(policy, env, *args, double_q=double_q, _init_setup_model=False, **kwargs)
-        self.backup = backup
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            target_update_interval=target_update_interval,
+            exploration_fraction=exploration_fraction,
+            exploration_initial_eps=exploration_initial_eps,
+            exploration_final_eps=exploration_final_eps,
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            double_q=double_q,
+            target_clip=target_clip,
+            learning_rate_final=learning_rate_final,
+            learning_rate_fraction=learning_rate_fraction,
+            compile=compile,
+            autocast_dtype=autocast_dtype,
+        )
+        self.target_backup = target_backup
         self.temperature_initial = temperature_initial
         self.temperature_final = temperature_final
         self.temperature_fraction = temperature_fraction
@@ -119,34 +207,49 @@ class SoftDQN(ValueBasedAlgorithm):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         smallest, largest = _SMALLEST_TEMPERATURE, np.finfo(np.float32).max
-        check_choice("backup", self.backup, VALUE_BACKUPS)
+        check_choice("target_backup", self.target_backup, SOFT_BACKUPS)
         check_choice("auto_temperature", self.auto_temperature, (True, False))
-        for name in ("temperature_initial", "temperature_final"):
-            check_interval(name, getattr(self, name), smallest, largest, f"a number >= {smallest:g}")
+        check_interval("temperature_initial", self.temperature_initial, smallest, largest, f"a number >= {smallest:g}")
         tiny = np.finfo(np.float64).tiny
-        check_interval("temperature_fraction", self.temperature_fraction, tiny, 1.0, "in (0, 1]")
-        # The largest entropy itself takes an infinite temperature
-        check_interval("target_entropy_fraction", self.target_entropy_fraction, 0.0, 1 - 1e-6, "in [0, 1)")
+        is_scheduled, has_bonus = not self.auto_temperature, self._check_munchausen()
+        for name, low, high, allowed, has_effect, needs in (
+            (
+                "temperature_final",
+                smallest,
+                largest,
+                f"a number >= {smallest:g}",
+                is_scheduled,
+                "auto_temperature=False",
+            ),
+            ("temperature_fraction", tiny, 1.0, "in (0, 1]", is_scheduled, "auto_temperature=False"),
+            # The largest entropy itself takes an infinite temperature
+            ("target_entropy_fraction", 0.0, 1 - 1e-6, "in [0, 1)", not is_scheduled, "auto_temperature=True"),
+            ("munchausen_clip", -largest, 0.0, "a number <= 0", has_bonus, "munchausen_coef above 0"),
+        ):
+            if getattr(self, name) is not None:
+                check_interval(name, getattr(self, name), low, high, allowed)
+                self._refuse(name, unless=has_effect, needs=needs)
+
+    def _check_munchausen(self) -> bool:
+        """
+        :return: whether rewards get a bonus
+        """
         check_interval("munchausen_coef", self.munchausen_coef, 0.0, 1.0, "in [0, 1]")
-        check_interval("munchausen_clip", self.munchausen_clip, -largest, 0.0, "a number <= 0")
-        if self.munchausen_coef > 0:
-            n_steps = self.replay_buffer_kwargs.get("n_steps", self.n_steps)
-            for name, value, allowed in (
-                ("backup", self.backup, "soft"),
-                ("double_q", self.double_q, False),
-                ("n_steps", n_steps, 1),
-            ):
-                if value != allowed:
-                    raise ValueError(
-                        f"munchausen_coef={self.munchausen_coef} with {name}={value!r}: only {name}={allowed!r} is "
-                        "allowed"
-                    )
+        if self.munchausen_coef == 0:
+            return False
+        for name, allowed in (("target_backup", "soft"), ("double_q", False), ("n_steps", 1)):
+            value = getattr(self, name)
+            if value != allowed:
+                raise ValueError(
+                    f"munchausen_coef={self.munchausen_coef} with {name}={value!r}: only {name}={allowed!r} is allowed"
+                )
+        return True
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.temperature_schedule = LinearSchedule(
-            self.temperature_initial, self.temperature_final, self.temperature_fraction
-        )
+        final = _TEMPERATURE_FINAL if self.temperature_final is None else self.temperature_final
+        fraction = _TEMPERATURE_FRACTION if self.temperature_fraction is None else self.temperature_fraction
+        self.temperature_schedule = LinearSchedule(self.temperature_initial, final, fraction)
         # Also without `auto_temperature`, which may be switched when a model is loaded
         self.log_temperature = th.full((1,), math.log(self.temperature_initial), device=self.device).requires_grad_()
         self.temperature_optimizer = th.optim.Adam([self.log_temperature], lr=self.lr_schedule(1))
@@ -160,9 +263,13 @@ class SoftDQN(ValueBasedAlgorithm):
         return float(self.q_net.temperature)
 
     @property
-    def _n_actions(self) -> int:
+    def target_entropy(self) -> float:
+        """
+        What an automatic temperature steers the entropy of the policy to, in nats.
+        """
         assert isinstance(self.action_space, spaces.Discrete)
-        return int(self.action_space.n)
+        fraction = self.target_entropy_fraction
+        return (_TARGET_ENTROPY_FRACTION if fraction is None else fraction) * math.log(int(self.action_space.n))
 
     def _set_temperature(self, temperature: th.Tensor | float) -> None:
         # In place, in both networks: either of them may be the policy in a target
@@ -174,34 +281,49 @@ class SoftDQN(ValueBasedAlgorithm):
         if not self.auto_temperature:
             self._set_temperature(self.temperature_schedule(self._current_progress_remaining))
 
-    def _compute_loss(self, batch: AnySamples, discounts: th.Tensor | float) -> ValueLoss:
+    def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
         temperature = self.q_net.temperature
         with th.no_grad():
-            next_q, policy_q = self._next_q_values(batch)
-            bonus: th.Tensor | float = 0.0
-            if self.munchausen_coef > 0:
-                current_q = self._evaluate(self.q_net_target, batch.observations)
-                bonus = munchausen_bonus(
-                    current_q, actions_taken(batch), temperature, self.munchausen_coef, self.munchausen_clip
-                )
-            next_values = soft_state_value(self.backup, next_q, temperature, policy_q)
-            targets = self._td_targets(batch, discounts, next_values, bonus)
-        all_q_values = self._evaluate(self.q_net, batch.observations)
-        q_values = values_of_actions(all_q_values, batch)
+            next_q, selector_q = self.next_q_values(replay_data)
+            next_values = soft_state_value(self.target_backup, next_q, temperature, selector_q)
+            targets = self.td_targets(replay_data, discounts, next_values, self._reward_bonus(replay_data))
+        all_q_values = self.evaluate(self.q_net, replay_data.observations, differentiable=True)
+        q_values = values_of_actions(all_q_values, replay_data)
         metrics = {
             "entropy": policy_entropy(boltzmann_log_policy(all_q_values.detach(), temperature)).mean(),
             "temperature": temperature.detach().clone().squeeze(0),
             "q_value": q_values.detach().mean(),
         }
-        return ValueLoss(huber_value_loss(q_values, targets), (q_values.detach() - targets).abs(), metrics)
+        return TransitionLosses(huber_value_loss(q_values, targets), (q_values.detach() - targets).abs(), metrics)
 
-    def _after_update(self, terms: ValueLoss) -> None:
+    @property
+    def effective_munchausen_clip(self) -> float:
+        """
+        :return: l0, with its default filled in
+        """
+        return _MUNCHAUSEN_CLIP if self.munchausen_clip is None else self.munchausen_clip
+
+    def _reward_bonus(self, replay_data: AnySamples) -> th.Tensor | float:
+        """
+        :return: Munchausen's, shape (B,), or 0
+        """
+        if self.munchausen_coef == 0:
+            return 0.0
+        q_values = self.evaluate(self.q_net_target, replay_data.observations)
+        return munchausen_bonus(
+            q_values,
+            actions_taken(replay_data),
+            self.q_net.temperature,
+            self.munchausen_coef,
+            self.effective_munchausen_clip,
+        )
+
+    def _after_update(self, result: TransitionLosses) -> None:
         if not self.auto_temperature:
             return
         self._update_learning_rate(self.temperature_optimizer)
-        target_entropy = self.target_entropy_fraction * math.log(self._n_actions)
         # The expected log-probability of the policy is minus its entropy
-        loss = temperature_loss(self.log_temperature, -terms.metrics["entropy"], target_entropy)
+        loss = temperature_loss(self.log_temperature, -result.metrics["entropy"], self.target_entropy)
         self.temperature_optimizer.zero_grad()
         loss.backward()
         self.temperature_optimizer.step()

@@ -12,21 +12,27 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 HEAP_BLOCK_BYTES = 32 * 2**20
 #: So much free memory at the end of a heap stays with the process
 KEPT_BYTES = 256 * 2**20
+#: Set it to 0 in the environment, and glibc's settings are left alone
+SWITCH = "SB3_EXT_KEEP_FREED_MEMORY"
 
 
 @cache
 def keep_freed_memory() -> bool:
     """
-    Let the process keep freed memory, up to 256 MiB in each heap (threads may have their own), if it has glibc's
-    allocator in its default state. Call it before the first update.
+    Let the process keep freed memory, up to 256 MiB in each heap (threads may have their own), where glibc's allocator
+    is in its default state. Algorithms call it before their first update on a CPU.
 
-    An update makes tensors of some megabytes and frees them again. With glibc's own settings that memory may go back to
-    the system each time, which then has to clear it page by page for the next one: with ten critics hundreds of page
-    faults an update, which take milliseconds. Whoever has set glibc's ``MALLOC_..._`` or ``GLIBC_TUNABLES`` environment
-    variables keeps these settings; without glibc (macOS, Windows, musl) there is nothing to do.
+    An update makes tensors of some megabytes and frees them again. By default that memory may go back to the system
+    each time, which then has to clear it page by page for the next one. With ten critics that is hundreds of page
+    faults an update, which take milliseconds.
+
+    Nothing happens if ``SB3_EXT_KEEP_FREED_MEMORY=0`` is in the environment, if glibc's own variables
+    (``MALLOC_..._``, ``GLIBC_TUNABLES``) are, or where there is no glibc (macOS, Windows, musl).
 
     :return: whether glibc has accepted the settings
     """
+    if os.environ.get(SWITCH) == "0":
+        return False
     if os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     try:

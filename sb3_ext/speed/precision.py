@@ -1,9 +1,11 @@
 """The precision in which networks run while training."""
 
 from functools import cache
+from typing import Literal
 
 import torch as th
 
+AutocastDtype = Literal["auto", "bfloat16"]
 #: What ``autocast_dtype`` may name besides ``None`` and ``"auto"``. (float16 would need its gradients scaled.)
 AUTOCAST_DTYPES: dict[str, th.dtype] = {"bfloat16": th.bfloat16}
 
@@ -26,9 +28,9 @@ def cpu_computes_in_bfloat16() -> bool:
     :return: whether the processor has instructions for matrix products in bfloat16 (AVX512-BF16 or AMX). Without them
         they are emulated, far slower than float32
     """
-    # torch's own look at the processor, which it does not promise to keep; on others than x86-64 it says no
-    looks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(th.cpu, look, bool)() for look in looks)
+    # Private functions of torch, which may go; on processors other than x86-64 they say no
+    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(th.cpu, flag, bool)() for flag in flags)
 
 
 def cpu_capability() -> str:

@@ -61,7 +61,7 @@ def _sample_learning_params(trial: "optuna.Trial", additional_args: dict[str, An
     """
     # User attributes: the values as they are, for display
     if "gamma" not in _yaml_buffer_kwargs(additional_args):
-        # (Two discounts, that of the buffer's n-step returns and the algorithm's, are an error of the constructor)
+        # (A discount of the buffer that is not the algorithm's is an error of the constructor)
         one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True)
         trial.set_user_attr("gamma", 1 - one_minus_gamma)
     # From 2**5=32, to 2**10=1024 unless it is less
@@ -267,7 +267,9 @@ def _convert_value_params(params: Mapping[str, Any]) -> dict[str, Any]:
     arguments.update({name: params[name] for name in same_name})
     # What makes sense with values of the YAML file only: its end of the learning rate may be above the sampled
     # beginning, and a small tau is for another interval.
-    arguments.update(tau=1.0, learning_rate_final=None, n_steps=params.get("n_steps", 1))
+    arguments.update(tau=1.0, learning_rate_final=None, learning_rate_fraction=None)
+    if "n_steps" in params:
+        arguments["n_steps"] = params["n_steps"]
     arguments["policy_kwargs"]["dueling"] = params["dueling"]
     if "adam_eps" in params:
         arguments["policy_kwargs"]["optimizer_kwargs"] = {"eps": params["adam_eps"], "fused": True}
@@ -329,7 +331,7 @@ def sample_soft_dqn_params(
     :return: arguments for the constructor of ``SoftDQN``
     """
     _sample_value_params(trial, n_envs, additional_args)
-    backup = trial.suggest_categorical("backup", ["soft", "boltzmann", "mellowmax", "max"])
+    backup = trial.suggest_categorical("target_backup", ["soft", "boltzmann", "mellowmax", "max"])
     trial.suggest_float("temperature_initial", 0.01, 10.0, log=True)
     if trial.suggest_categorical("auto_temperature", [False, True]):
         trial.suggest_float("target_entropy_fraction", 0.01, 0.5, log=True)
@@ -337,7 +339,8 @@ def sample_soft_dqn_params(
         # A ratio, so that it ends no hotter than it begins, and the range is the same in every trial
         trial.suggest_float("temperature_ratio", 0.01, 1.0, log=True)
         trial.suggest_float("temperature_fraction", 0.05, 1.0)
-    n_steps = trial.params.get("n_steps", _yaml_buffer_kwargs(additional_args).get("n_steps", 1))
+    # Where it is not drawn it is the YAML file's
+    n_steps = trial.params.get("n_steps", int(_yaml_arguments(trial).get("n_steps", 1)))
     if backup == "soft" and not trial.params["double_q"] and n_steps == 1:
         trial.suggest_categorical("munchausen_coef", [0.0, 0.9])
     return _with_her_kwargs(convert_soft_dqn_params(trial.params), additional_args)
@@ -350,13 +353,16 @@ def convert_soft_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     :param sampled_params: ``trial.params``, left as it is
     """
     arguments = _convert_value_params(sampled_params)
-    names = ("backup", "temperature_initial", "auto_temperature", "target_entropy_fraction", "temperature_fraction")
-    arguments.update({name: sampled_params[name] for name in names if name in sampled_params})
-    if "temperature_ratio" in sampled_params:
-        initial, ratio = sampled_params["temperature_initial"], sampled_params["temperature_ratio"]
-        arguments["temperature_final"] = initial * ratio
-    # In any case: what the YAML file has may contradict the other three
+    arguments.update(
+        {name: sampled_params[name] for name in ("target_backup", "temperature_initial", "auto_temperature")}
+    )
+    # All of them, with None for those that have no effect: the YAML file's values are refused there
+    for name in ("target_entropy_fraction", "temperature_fraction"):
+        arguments[name] = sampled_params.get(name)
+    ratio = sampled_params.get("temperature_ratio")
+    arguments["temperature_final"] = None if ratio is None else sampled_params["temperature_initial"] * ratio
     arguments["munchausen_coef"] = sampled_params.get("munchausen_coef", 0.0)
+    arguments["munchausen_clip"] = None
     return arguments
 
 

@@ -84,7 +84,12 @@ def make(**kwargs: Any) -> REDQSAC:
             r"replay_buffer_kwargs has n_steps=2, which contradicts n_steps=3",
         ),
         (
-            dict(gamma=0.9, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=dict(n_steps=2, gamma=0.99)),
+            dict(
+                gamma=0.9,
+                n_steps=2,
+                replay_buffer_class=NStepReplayBuffer,
+                replay_buffer_kwargs=dict(n_steps=2, gamma=0.99),
+            ),
             r"replay_buffer_kwargs has gamma=0.99, which contradicts gamma=0.9",
         ),
     ],

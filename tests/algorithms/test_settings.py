@@ -14,7 +14,9 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext import REDQSAC
+from sb3_ext.nets import EnsembleCritic
 from sb3_ext.redq_sac import redq_sac as implementation
+from sb3_ext.redq_sac.update import REDQUpdate
 
 SMALL = dict(net_arch=[8, 8], n_critics=3)
 
@@ -77,9 +79,9 @@ def test_several_environments_with_normalization() -> None:
 def test_images(monkeypatch: pytest.MonkeyPatch) -> None:
     env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1, discrete=False)
     blocks: list[int] = []
-    train_block = REDQSAC._train_block
+    run = REDQUpdate.run
     monkeypatch.setattr(
-        REDQSAC, "_train_block", lambda self, n, *args: (blocks.append(n), train_block(self, n, *args))[1]
+        REDQUpdate, "run", lambda self, plan, data: (blocks.append(plan.n_updates), run(self, plan, data))[1]
     )
     # Two minibatches of 16 images fill a block
     monkeypatch.setattr(implementation, "_MAX_BLOCK_ELEMENTS", 2 * 16 * 40 * 40)
@@ -141,14 +143,14 @@ def test_minibatches_of_a_block_mix_real_and_relabelled_transitions(monkeypatch:
         n_real = len(samples.rewards)
         return samples._replace(rewards=th.full_like(samples.rewards, 123.0))
 
-    update = REDQSAC._update_critics
+    update = REDQUpdate.step_critics
 
-    def recording(self: REDQSAC, minibatch: Any, *args: Any) -> th.Tensor:
+    def recording(self: REDQUpdate, minibatch: Any, *args: Any) -> Any:
         shares.append((minibatch.rewards == 123.0).float().mean().item())
         return update(self, minibatch, *args)
 
     monkeypatch.setattr(HerReplayBuffer, "_get_real_samples", marked_real)
-    monkeypatch.setattr(REDQSAC, "_update_critics", recording)
+    monkeypatch.setattr(REDQUpdate, "step_critics", recording)
     learn_and_check(
         "MultiInputPolicy",
         env,
@@ -165,10 +167,10 @@ def test_minibatches_of_a_block_mix_real_and_relabelled_transitions(monkeypatch:
 
 def test_only_the_subset_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated: list[int] = []
-    stacked = implementation.EnsembleCritic.stacked
+    outputs = EnsembleCritic.outputs
 
     def counting(self: Any, *args: Any, **kwargs: Any) -> th.Tensor:
-        values = stacked(self, *args, **kwargs)
+        values = outputs(self, *args, **kwargs)
         if self is model_holder["model"].critic_target:
             evaluated.append(values.shape[0])
         return values
@@ -177,21 +179,21 @@ def test_only_the_subset_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     model_holder["model"] = REDQSAC(
         "MlpPolicy", "Pendulum-v1", seed=0, learning_starts=10, policy_kwargs=dict(net_arch=[4], n_critics=5)
     )
-    monkeypatch.setattr(implementation.EnsembleCritic, "stacked", counting)
+    monkeypatch.setattr(EnsembleCritic, "outputs", counting)
     model_holder["model"].learn(12)
     assert evaluated == [2] * 40
 
 
 def test_dropout_is_active_in_the_targets_and_off_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     differences: list[bool] = []
-    update = REDQSAC._update_critics
+    update = REDQUpdate.step_critics
 
-    def checking(self: REDQSAC, minibatch: Any, *args: Any) -> th.Tensor:
+    def checking(self: REDQUpdate, minibatch: Any, *args: Any) -> Any:
         evaluations = [self.critic_target.stacked(minibatch.observations, minibatch.actions) for _ in range(2)]
         differences.append(not th.equal(*evaluations))
         return update(self, minibatch, *args)
 
-    monkeypatch.setattr(REDQSAC, "_update_critics", checking)
+    monkeypatch.setattr(REDQUpdate, "step_critics", checking)
     model = learn_and_check("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(dropout=0.5))
     assert len(differences) == 120 and all(differences)
     model.policy.set_training_mode(False)
@@ -204,7 +206,7 @@ def test_the_actor_update_leaves_no_gradient_in_the_critics() -> None:
     model = learn_and_check("MlpPolicy", "Pendulum-v1")
     model.critic.optimizer.zero_grad()
     obs = th.randn(5, 3)
-    model._update_actor(obs, model._sample_policy(obs), th.tensor(0.1))
+    model.update.step_actor(obs, model.update.sample_policy(obs), th.tensor(0.1))
     assert all(p.grad is None for p in model.critic.parameters())
 
 
@@ -216,11 +218,11 @@ def test_backup_entropy_changes_the_targets() -> None:
 
 def test_device_and_defaults() -> None:
     model = REDQSAC("MlpPolicy", "Pendulum-v1", device=th.device("cpu"))
-    assert model.critic.n_critics == 10 and model.gradient_steps == 20 and model.policy_delay == 20
-    assert model._effective_subset_size == 2
+    assert model.critic.n_critics == 10 and model.gradient_steps == 20 and model.effective_policy_delay == 20
+    assert model.update.settings.subset_size == 2
     assert model.critic.optimizer.defaults["fused"] is True
     single = REDQSAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(n_critics=1))
-    assert single._effective_subset_size == 1
+    assert single.update.settings.subset_size == 1
 
 
 def test_action_spaces_other_than_unit(tmp_path: Any) -> None:

@@ -16,9 +16,11 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_ext import REDQSAC, DeviceReplayBuffer, PrioritizedReplayBuffer
 from sb3_ext.nets import ChannelsLastCNN
-from sb3_ext.redq_sac.redq_sac import gaussian_parameters
+from sb3_ext.redq_sac.policies import gaussian_parameters
+from sb3_ext.redq_sac.update import REDQUpdate
 from sb3_ext.speed import recording
 from sb3_ext.speed.compilation import LossGradients, compiled_or_plain
+from sb3_ext.speed.evaluation import NetworkEvaluator
 
 
 class Tape:
@@ -244,7 +246,7 @@ def test_errors_of_the_work_itself_are_not_swallowed(monkeypatch: pytest.MonkeyP
     def broken(*args: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(model, "_update_critics", broken)
+    monkeypatch.setattr(REDQUpdate, "step_critics", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         model.learn(30)
 
@@ -337,7 +339,7 @@ def test_traced_updates_are_the_plain_ones(variant: dict[str, Any]) -> None:
 
 def test_batch_normalization_is_not_compiled() -> None:
     kwargs = dict(policy_kwargs=dict(net_arch=[8], features_extractor_class=BatchNormExtractor))
-    with pytest.warns(UserWarning, match="compile=True has no effect on networks with batch normalisation"):
+    with pytest.warns(UserWarning, match="compile=True has no effect on networks with batch normalization"):
         model = make(compile=True, **kwargs).learn(24)
     assert_close(model, make(**kwargs).learn(24), atol=0.0)
 
@@ -369,7 +371,7 @@ def test_blocks_of_all_sizes_share_one_compiled_loss(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(th, "compile", counting)
     settings = dict(gradient_steps=7, policy_delay=3)  # blocks of 3, 3, 1, 2, ... minibatches
     model = make(compile=True, **settings).learn(40)
-    assert compiled.count("in_one") == 1 and model._n_updates == 140
+    assert compiled.count("functional") == 1 and model._n_updates == 140
     assert_close(model, make(**settings).learn(40), atol=1e-4)
 
 
@@ -384,11 +386,13 @@ def test_compiled_updates_are_recorded() -> None:
 def test_compiled_dropout_drops() -> None:
     model = make(compile=True, policy_kwargs=dict(net_arch=[8], dropout=0.5, n_critics=2)).learn(24)
     assert model._n_updates == 80
-    minibatch = model.replay_buffer.sample(8)
+    minibatch, targets = model.replay_buffer.sample(8), th.zeros(2, 8)
     model.policy.set_training_mode(True)
-    losses = [
-        model._differentiate_critic_loss(minibatch, minibatch.actions, th.zeros(8), 0.9, "min")[0] for _ in range(2)
-    ]
+    state = copy.deepcopy(model.critic.state_dict())
+    losses = []
+    for _ in range(2):
+        model.critic.load_state_dict(state)
+        losses.append(model.update.step_critics(minibatch, targets)[0])
     assert losses[0] != losses[1]
 
 
@@ -403,7 +407,7 @@ def test_compiled_lower_precision_is_the_plain_one() -> None:
 def test_networks_are_compiled_with_their_gradient_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """There a CPU's objection does not hold."""
     plain = make().learn(24)
-    monkeypatch.setattr(REDQSAC, "_is_compiled", lambda self: self.compile)
+    monkeypatch.setattr(NetworkEvaluator, "is_compiled", lambda self, differentiable: self.compile)
     assert_close(make(compile=True).learn(24), plain, atol=1e-4)
 
 
@@ -452,7 +456,7 @@ def test_a_loss_and_its_gradients_in_both_ways() -> None:
         "layer.weight": 2 * outputs.T @ x,
         "layer.bias": 2 * outputs.sum(dim=0),
     }
-    for function in (gradients_of.in_one, gradients_of.by_autograd):
+    for function in (gradients_of.functional, gradients_of.autograd):
         for precision in (th.float32, th.bfloat16):
             loss.zero_grad()
             with th.no_grad(), th.autocast("cpu", dtype=th.bfloat16, enabled=precision == th.bfloat16):
@@ -462,10 +466,10 @@ def test_a_loss_and_its_gradients_in_both_ways() -> None:
             th.testing.assert_close(value, outputs.square().sum().detach())
             assert not (value.requires_grad or extra.requires_grad) and th.equal(extra, loss.layer(x).detach())
     with th.no_grad(), pytest.raises(RuntimeError, match="mutate"):
-        gradients_of.in_one(parameters, x, True)
+        gradients_of.functional(parameters, x, True)
     loss.zero_grad()
     with pytest.warns(UserWarning, match="compile=True has no effect"), th.no_grad():
-        *gradients, value, _ = compiled_or_plain(gradients_of.in_one, gradients_of.by_autograd)(parameters, x, True)
+        *gradients, value, _ = compiled_or_plain(gradients_of.functional, gradients_of.autograd)(parameters, x, True)
     assert loss.count == 1
     th.testing.assert_close(gradients[0], expected[next(iter(parameters))].detach())
 
@@ -486,7 +490,7 @@ def test_gradients_have_the_strides_of_their_parameters() -> None:
     expected = convolution.weight.grad
     parameters = dict(Loss().named_parameters())
     with th.no_grad():
-        for function in (LossGradients(Loss()).in_one, LossGradients(Loss()).by_autograd):
+        for function in (LossGradients(Loss()).functional, LossGradients(Loss()).autograd):
             convolution.zero_grad()
             weight, bias, _ = function(parameters, x)
             assert weight.stride() == convolution.weight.stride() and bias.stride() == convolution.bias.stride()
@@ -508,7 +512,7 @@ def test_the_loss_trains_what_the_optimizer_has() -> None:
     env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1, discrete=False)
     for is_shared in (False, True):
         model = make(policy="CnnPolicy", env=env, policy_kwargs=dict(**SMALL_CNN, share_features_extractor=is_shared))
-        trained = model._trained_parameters
+        trained = model.update.trained_critic_parameters()
         expected = {f"critic.{name}": p for name, p in model.critic.named_parameters()}
         if is_shared:
             expected = {name: p for name, p in expected.items() if "features_extractor" not in name}
@@ -531,7 +535,7 @@ def test_values_and_distributions_keep_their_digits_in_lower_precision() -> None
             bias.add_(1.502)  # bfloat16 knows 1.5 and 1.508
         obs, actions = th.rand(256, 3), th.rand(256, 1)
         for function, args in ((critic.stacked, (obs, actions)), (gaussian_parameters, (actor, obs))):
-            exact, lower = function(*args), model._evaluate(function, *args)
+            exact, lower = function(*args), model.evaluate(function, *args)
             for one, other in zip(th.atleast_2d(exact), th.atleast_2d(lower), strict=True):
                 assert not th.equal(one, other)
                 # Rounded to 8 bits there would be some dozens of values

@@ -222,26 +222,26 @@ def pair(double_q: bool, **kwargs: Any) -> tuple[DoubleDQN, SoftDQN]:
 
 @pytest.mark.parametrize("double_q", [True, False])
 def test_the_max_backup_is_double_dqn(double_q: bool) -> None:
-    reference, model = pair(double_q, backup="max")
+    reference, model = pair(double_q, target_backup="max")
     batch, discounts = batch_of(N_STATES), th.linspace(0.5, 1.0, N_STATES)
-    expected, actual = (m._compute_loss(batch, discounts) for m in (reference, model))
+    expected, actual = (m.compute_loss(batch, discounts) for m in (reference, model))
     assert th.equal(actual.losses, expected.losses) and th.equal(actual.errors, expected.errors)
     # Not only because double Q-learning makes no difference here
     other, _ = pair(not double_q)
-    assert not th.equal(other._compute_loss(batch, discounts).errors, expected.errors)
+    assert not th.equal(other.compute_loss(batch, discounts).errors, expected.errors)
 
 
 @pytest.mark.parametrize("double_q", [True, False])
 @pytest.mark.parametrize("backup", ["soft", "boltzmann", "mellowmax", "max"])
 def test_a_cold_policy_is_dqn(backup: str, double_q: bool) -> None:
-    reference, cold = pair(double_q, backup=backup, temperature_initial=1e-5)
-    _, warm = pair(double_q, backup=backup, temperature_initial=1.0)
+    reference, cold = pair(double_q, target_backup=backup, temperature_initial=1e-5)
+    _, warm = pair(double_q, target_backup=backup, temperature_initial=1.0)
     batch = batch_of(N_STATES)
-    expected = reference._compute_loss(batch, 0.9)
-    actual = cold._compute_loss(batch, 0.9)
+    expected = reference.compute_loss(batch, 0.9)
+    actual = cold.compute_loss(batch, 0.9)
     th.testing.assert_close(actual.losses, expected.losses, rtol=1e-4, atol=1e-4)
     th.testing.assert_close(actual.errors, expected.errors, rtol=1e-4, atol=1e-4)
-    assert th.allclose(warm._compute_loss(batch, 0.9).errors, expected.errors, atol=1e-2) == (backup == "max")
+    assert th.allclose(warm.compute_loss(batch, 0.9).errors, expected.errors, atol=1e-2) == (backup == "max")
 
 
 @pytest.mark.parametrize("progress_remaining", [1.0, 0.3])

@@ -3,10 +3,11 @@
 import copy
 import inspect
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -31,11 +32,11 @@ from sb3_ext import (
     PrioritizedReplayBuffer,
     SoftDQN,
 )
-from sb3_ext.common import precision
-from sb3_ext.common.value_based import DQNKwargs, ValueBasedAlgorithm, ValueBasedKwargs
 from sb3_ext.iqn.policies import MlpPolicy as IQNPolicy
 from sb3_ext.soft_dqn.policies import MlpPolicy as SoftDQNPolicy
+from sb3_ext.speed import precision
 from sb3_ext.speed.compilation import compiled_or_plain
+from sb3_ext.speed.evaluation import NetworkEvaluator
 
 CLASSES: list[Any] = [DoubleDQN, SoftDQN, IQN]
 each_class = pytest.mark.parametrize("cls", CLASSES)
@@ -130,7 +131,7 @@ BAD_AND_NOT_CHECKED_BY_SB3: list[tuple[dict[str, Any], str]] = [
 ]
 MUNCHAUSEN: dict[str, Any] = dict(munchausen_coef=0.9, double_q=False)
 BAD_FOR_SOFT_DQN: list[tuple[dict[str, Any], str]] = [
-    (dict(backup="mean"), r"backup='mean' is not one of 'soft', 'boltzmann', 'mellowmax', 'max'"),
+    (dict(target_backup="mean"), r"target_backup='mean' is not one of 'soft', 'boltzmann', 'mellowmax', 'max'"),
     (dict(temperature_initial=0.0), r"temperature_initial=0.0 must be a number >= 1e-08"),
     (dict(temperature_initial=INF), r"temperature_initial=inf must be a number >= 1e-08"),
     (dict(temperature_final=0.0), r"temperature_final=0.0 must be a number >= 1e-08"),
@@ -146,8 +147,8 @@ BAD_FOR_SOFT_DQN: list[tuple[dict[str, Any], str]] = [
     (dict(munchausen_clip=-INF), r"munchausen_clip=-inf must be a number <= 0"),
     *(
         (
-            MUNCHAUSEN | dict(backup=backup),
-            rf"munchausen_coef=0.9 with backup='{backup}': only backup='soft' is allowed",
+            MUNCHAUSEN | dict(target_backup=backup),
+            rf"munchausen_coef=0.9 with target_backup='{backup}': only target_backup='soft' is allowed",
         )
         for backup in ("boltzmann", "mellowmax", "max")
     ),
@@ -155,7 +156,7 @@ BAD_FOR_SOFT_DQN: list[tuple[dict[str, Any], str]] = [
     (MUNCHAUSEN | dict(n_steps=3), r"munchausen_coef=0.9 with n_steps=3: only n_steps=1 is allowed"),
     (
         MUNCHAUSEN | PER | dict(replay_buffer_kwargs=dict(n_steps=3)),
-        r"munchausen_coef=0.9 with n_steps=3: only n_steps=1 is allowed",
+        r"replay_buffer_kwargs has n_steps=3, which contradicts n_steps=1 of the algorithm",
     ),
 ]
 BAD_FOR_IQN: list[tuple[dict[str, Any], str]] = [
@@ -297,18 +298,21 @@ def arguments_of(model: Any) -> dict[str, Any]:
 
 def test_arguments_have_the_names_and_types_of_sb3() -> None:
     expected = {name: parameter.annotation for name, parameter in DQN_PARAMETERS.items()}
-    assert get_type_hints(DQNKwargs) == expected
-    assert list(get_type_hints(DQNKwargs)) == list(expected)
+    defaults = {name: parameter.default for name, parameter in DQN_PARAMETERS.items()}
     for cls in CLASSES:
         parameters = inspect.signature(cls.__init__).parameters
-        assert list(parameters)[:4] == ["self", "policy", "env", "args"]
-        added = {name for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        assert not added & set(get_type_hints(ValueBasedKwargs)), cls
-    # What the template adds is documented for all, under the names that it takes
-    template = inspect.signature(ValueBasedAlgorithm.__init__).parameters
-    own = get_type_hints(ValueBasedKwargs).keys() - DQN_PARAMETERS.keys()
-    assert own == {n for n, p in template.items() if p.kind is p.KEYWORD_ONLY} - {"double_q", "_init_setup_model"}
-    assert {name: template[name].annotation for name in own} == {n: get_type_hints(ValueBasedKwargs)[n] for n in own}
+        # In SB3's order, which positional arguments rely on; what is added comes by keyword only
+        positional = {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        assert list(positional) == ["self", "policy", "env", *expected, "_init_setup_model"], cls
+        assert {name: positional[name].annotation for name in expected} == expected, cls
+        assert {n: positional[n].default for n in defaults} == defaults | OTHER_DEFAULTS.get(cls, {}), cls
+        assert not {p.kind for p in parameters.values()} - {
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            inspect.Parameter.KEYWORD_ONLY,
+        }, cls
+        # And every argument is explained
+        explained = set(re.findall(r":param (\w+):", cls.__doc__))
+        assert explained == set(parameters) - {"self"}, cls
 
 
 @each_class
@@ -636,7 +640,7 @@ def losses_of(model: Any, reference: Any) -> tuple[Any, Any]:
     terms = []
     for agent in (reference, model):
         th.manual_seed(3)
-        terms.append(agent._compute_loss(batch, 0.9))
+        terms.append(agent.compute_loss(batch, 0.9))
     return terms[0], terms[1]
 
 
@@ -673,7 +677,7 @@ def test_values_keep_their_digits_in_lower_precision(cls: Any, dueling: bool) ->
     with th.no_grad():
         head[-1].bias += 1001.5
         obs = th.rand(256, 4)
-        exact, lower = network(obs), model._evaluate(network, obs)
+        exact, lower = network(obs), model.evaluate(network, obs)
     assert lower.dtype == th.float32 and not th.equal(lower, exact)
     assert (lower - exact).abs().max() < 0.05
     assert (exact.bfloat16().float() - exact).abs().min() > 0.5
@@ -703,7 +707,7 @@ def fresh_compiler() -> Iterator[None]:
 @each_class
 def test_compiled_losses_are_the_plain_ones(cls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As on a GPU: also where gradients are asked for
-    monkeypatch.setattr(cls, "_is_compiled", lambda self: self.compile)
+    monkeypatch.setattr(NetworkEvaluator, "is_compiled", lambda self, differentiable: self.compile)
     reference, model = make(cls).learn(60), make(cls, compile=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=True has no effect")
@@ -739,7 +743,7 @@ def test_every_model_of_a_process_is_compiled(cls: Any, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(th, "compile", lambda function, **kwargs: compile_really(function, backend=counting, **kwargs))
     # As on a GPU: also where gradients are asked for
-    monkeypatch.setattr(cls, "_is_compiled", lambda self: self.compile)
+    monkeypatch.setattr(NetworkEvaluator, "is_compiled", lambda self, differentiable: self.compile)
     for n_models in range(1, 11):
         before = len(runs)
         model = make(cls, compile=True, policy_kwargs=dict(net_arch=[7 + n_models])).learn(30)
@@ -810,7 +814,7 @@ VARIANTS = [
     (DoubleDQN, dict(learning_rate_final=1e-5, n_steps=3)),
     (DoubleDQN, dict(policy_kwargs=dict(dueling=True), tau=0.01, target_update_interval=1)),
     (SoftDQN, {}),
-    (SoftDQN, dict(auto_temperature=True, backup="mellowmax")),
+    (SoftDQN, dict(auto_temperature=True, target_backup="mellowmax")),
     (SoftDQN, dict(MUNCHAUSEN, policy_kwargs=dict(dueling=True))),
     (IQN, dict(double_q=True, n_steps=3)),
     (IQN, dict(risk_measure="cvar", risk_eta=0.5, policy_kwargs=dict(dueling=True, n_cosines=5, net_arch=[6, 7]))),
@@ -964,7 +968,7 @@ def test_stacked_images_of_several_environments(cls: Any) -> None:
         policy_kwargs=dict(net_arch=[6], dueling=True, features_extractor_kwargs=dict(features_dim=8)),
         batch_size=4,
         replay_buffer_class=PrioritizedFrameDedupReplayBuffer,
-        replay_buffer_kwargs=dict(n_steps=3),
+        n_steps=3,
     )
     assert model.replay_buffer.n_envs == 2 and model.replay_buffer.n_steps == 3
 

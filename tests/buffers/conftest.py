@@ -140,7 +140,7 @@ class Stock:
             return function(self.buffers[ONLY])
         norm_obs = env.norm_obs if env is not None else False
         if env is not None:
-            # It normalises a dictionary, or else an array: the parts get their turn together below
+            # It normalizes a dictionary, or else an array: the parts get their turn together below
             env.norm_obs = False
         state = np.random.get_state()
         samples = {}
@@ -171,7 +171,7 @@ class Stock:
         """
         :param slots: slot of each row
         :param envs: environment of each row
-        :param env: for normalisation
+        :param env: for normalization
         :return: what SB3 would return if it drew these, without touching the global random numbers
         """
         state = np.random.get_state()

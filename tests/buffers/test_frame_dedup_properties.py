@@ -162,7 +162,7 @@ def feed_and_compare(
     kwargs = data.draw(buffer_kwargs(config.n_envs))
     n_stack = data.draw(st.sampled_from([None, stack_of(config)]))
     n_adds = data.draw(st.integers(1, max_adds))
-    looks = data.draw(st.sets(st.integers(0, n_adds - 1), max_size=3))
+    compared = data.draw(st.sets(st.integers(0, n_adds - 1), max_size=3))
     copied = data.draw(st.integers(0, n_adds))
     stock, buffer = new_pair(config, n_stack, compression, **kwargs)
     stream = stream_class(config)
@@ -176,7 +176,7 @@ def feed_and_compare(
             stream.feed(stock, *buffers)
             for each in buffers:
                 each.check_valid()
-                if step in looks:
+                if step in compared:
                     same_contents(each, stock)
     for each in buffers:
         same_contents(each, stock)

@@ -1,5 +1,5 @@
 """
-Prioritised replay against loops over plain numbers.
+Prioritized replay against loops over plain numbers.
 
 Nothing here looks into the tree of priorities: they are read off what is sampled. Sampling is stratified, which makes
 frequencies nearly deterministic: if B draws have one of B equal parts of the sum of all priorities each, a leaf with

@@ -48,14 +48,14 @@ LOG3 = math.log(3)
     ("settings", "reward", "bonus"),
     [
         # Equal values of three actions: the entropy is log 3
-        (dict(backup="soft"), 1.0, 2 * LOG3),
-        (dict(backup="boltzmann"), 1.0, 0.0),
-        (dict(backup="mellowmax"), 1.0, 0.0),
-        (dict(backup="max"), 1.0, 0.0),
+        (dict(target_backup="soft"), 1.0, 2 * LOG3),
+        (dict(target_backup="boltzmann"), 1.0, 0.0),
+        (dict(target_backup="mellowmax"), 1.0, 0.0),
+        (dict(target_backup="max"), 1.0, 0.0),
         # clip(2 log(1/3), -1, 0) = -1, also for the first action
-        (dict(backup="soft", munchausen_coef=0.75, double_q=False), 0.25, 2 * LOG3),
+        (dict(target_backup="soft", munchausen_coef=0.75, double_q=False), 0.25, 2 * LOG3),
         # The entropy enters where the critic bootstraps, at every third step
-        (dict(backup="soft", n_steps=3), 1.0, None),
+        (dict(target_backup="soft", n_steps=3), 1.0, None),
     ],
     ids=str,
 )
@@ -71,7 +71,7 @@ def test_entropy_of_a_boltzmann_policy(
     row = measured(model, tmp_path, tail_tolerance=1e-3)
     assert row["mc_return_mean"] == pytest.approx(value, rel=2e-3)
     assert row["normalized_bias_mean"] == pytest.approx(0.5, abs=3e-3)
-    assert row["policy_entropy"] == (None if settings["backup"] == "max" else pytest.approx(LOG3, rel=1e-5))
+    assert row["policy_entropy"] == (None if settings["target_backup"] == "max" else pytest.approx(LOG3, rel=1e-5))
 
 
 def squashed_entropy(std: float) -> float:
@@ -110,8 +110,8 @@ def test_entropy_of_a_gaussian_policy(cls: Any, counts: bool, tmp_path: Path) ->
         pytest.param(SAC, dict(n_steps=3), marks=pytest.mark.slow),
         pytest.param(REDQSAC, dict(backup_entropy=False, gradient_steps=1), marks=pytest.mark.slow),
         pytest.param(SoftDQN, dict(n_steps=3), marks=pytest.mark.slow),
-        (SoftDQN, dict(backup="soft", munchausen_coef=0.75, double_q=False)),
-        pytest.param(SoftDQN, dict(backup="mellowmax"), marks=pytest.mark.slow),
+        (SoftDQN, dict(target_backup="soft", munchausen_coef=0.75, double_q=False)),
+        pytest.param(SoftDQN, dict(target_backup="mellowmax"), marks=pytest.mark.slow),
         pytest.param(QRDQN, {}, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),

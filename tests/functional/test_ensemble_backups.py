@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_ext.functional.ensemble import (
-    AGGREGATES,
-    BACKUPS,
+    ACTOR_QS,
+    TARGET_BACKUPS,
     aggregate_q,
     ensemble_backup,
     random_mixture_weights,
@@ -148,7 +148,7 @@ def test_order_of_the_backups(n_critics: int, seed: int) -> None:
     assert (low <= ensemble_backup("vanilla", next_q, n_critics)).all()
 
 
-@pytest.mark.parametrize("backup", BACKUPS)
+@pytest.mark.parametrize("backup", TARGET_BACKUPS)
 def test_every_backup_gives_a_value_for_each_critic(backup: str) -> None:
     next_q = random_q().float()
     result = ensemble_backup(backup, next_q, N)
@@ -156,7 +156,7 @@ def test_every_backup_gives_a_value_for_each_critic(backup: str) -> None:
     assert result.dtype == th.float32
 
 
-@pytest.mark.parametrize("backup", sorted(set(BACKUPS) - {"doubleq"}))
+@pytest.mark.parametrize("backup", sorted(set(TARGET_BACKUPS) - {"doubleq"}))
 def test_one_critic_is_vanilla(backup: str) -> None:
     next_q = random_q(n_critics=1)
     th.testing.assert_close(ensemble_backup(backup, next_q, 1), next_q, rtol=1e-14, atol=0)
@@ -293,7 +293,7 @@ def test_redq_with_all_critics_is_min_and_draws_nothing(n_critics: int, as_type:
     assert th.equal(result, ensemble_backup("min", next_q, n_critics))
 
 
-@pytest.mark.parametrize("how", AGGREGATES)
+@pytest.mark.parametrize("how", ACTOR_QS)
 def test_aggregate_against_loops(how: str) -> None:
     # (N, K, B)
     q_values = th.randn(5, 3, 7, dtype=th.float64, generator=th.Generator().manual_seed(0))

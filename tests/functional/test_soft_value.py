@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_ext.functional.soft_value import (
-    VALUE_BACKUPS,
+    SOFT_BACKUPS,
     boltzmann_log_policy,
     munchausen_bonus,
     policy_entropy,
@@ -69,7 +69,7 @@ def test_policy_and_entropy_against_loops() -> None:
             assert entropy[b].item() == pytest.approx(entropy_of(expected), rel=1e-10, abs=1e-12)
 
 
-@pytest.mark.parametrize("backup", VALUE_BACKUPS)
+@pytest.mark.parametrize("backup", SOFT_BACKUPS)
 def test_values_against_loops(backup: str) -> None:
     q_values, policy_q_values = randn(B, A, seed=1), randn(B, A, seed=2)
     for alpha in (0.03, 0.5, 7.0):
@@ -105,7 +105,7 @@ def test_values_by_hand() -> None:
 @settings(max_examples=100)
 @given(q_values=st.lists(numbers, min_size=2, max_size=9), alpha=temperatures)
 def test_bounds_and_order_without_double(q_values: list[float], alpha: float) -> None:
-    values = {backup: soft_state_value(backup, row(q_values), alpha).item() for backup in VALUE_BACKUPS}
+    values = {backup: soft_state_value(backup, row(q_values), alpha).item() for backup in SOFT_BACKUPS}
     largest, rounding = max(q_values), 1e-9 * (1 + alpha)
     assert values["max"] == largest
     assert largest - rounding <= values["soft"] <= largest + alpha * math.log(len(q_values)) + rounding
@@ -138,7 +138,7 @@ def test_uncertainty_is_worth_something() -> None:
 
 def test_doubled_value_of_the_same_network_is_the_single_one() -> None:
     q_values = randn(B, A)
-    for backup in VALUE_BACKUPS:
+    for backup in SOFT_BACKUPS:
         alone, doubled = (soft_state_value(backup, q_values, 0.3, policy) for policy in (None, q_values.clone()))
         th.testing.assert_close(alone, doubled, rtol=1e-12, atol=1e-12)
 
@@ -152,7 +152,7 @@ def test_limit_of_a_cold_policy_is_the_greedy_value() -> None:
     assert all(chosen < largest for chosen, largest in zip(double_greedy, greedy, strict=True))
     for alpha in (1e-4, 1e-6):
         tolerance = 1.01 * alpha * math.log(A)
-        for backup in VALUE_BACKUPS:
+        for backup in SOFT_BACKUPS:
             alone = soft_state_value(backup, q_values, alpha)
             doubled = soft_state_value(backup, q_values, alpha, policy_q_values)
             assert alone.tolist() == pytest.approx(greedy, rel=0, abs=tolerance)
@@ -163,7 +163,7 @@ def test_limit_of_a_cold_policy_is_the_greedy_value() -> None:
 @given(seed=st.integers(0, 2**20), alpha=st.floats(0.01, 100), shift=numbers, policy_shift=numbers)
 def test_a_constant_moves_values_and_not_policies(seed: int, alpha: float, shift: float, policy_shift: float) -> None:
     q_values, policy_q_values = randn(B, A, seed=seed), randn(B, A, seed=seed + 1)
-    for backup in VALUE_BACKUPS:
+    for backup in SOFT_BACKUPS:
         for others, moved in ((None, None), (policy_q_values, policy_q_values + policy_shift)):
             expected = soft_state_value(backup, q_values, alpha, others) + shift
             value = soft_state_value(backup, q_values + shift, alpha, moved)
@@ -195,7 +195,7 @@ def test_float32_is_finite_and_exact(scale: float) -> None:
     for alpha in th.tensor([1e-4, 0.05, 1.0]).tolist():
         tolerance = 4 * FLOAT32_EPSILON * (scale + alpha * math.log(A))
         for others in (None, policy_q_values):
-            for backup in VALUE_BACKUPS:
+            for backup in SOFT_BACKUPS:
                 values = soft_state_value(backup, q_values, alpha, others)
                 expected = [
                     value_of(backup, q_values[b].tolist(), alpha, None if others is None else others[b].tolist())
@@ -231,7 +231,7 @@ def test_huge_temperature(backup: str) -> None:
 def test_single_action() -> None:
     q_values, actions = th.tensor([[-3.0], [0.0], [1e6]]), th.zeros(3, 1, dtype=th.int64)
     for alpha in (1e-4, 1.0, 1e4):
-        for backup in VALUE_BACKUPS:
+        for backup in SOFT_BACKUPS:
             assert th.equal(soft_state_value(backup, q_values, alpha), q_values.squeeze(1))
             assert th.equal(soft_state_value(backup, q_values, alpha, -q_values), q_values.squeeze(1))
         log_policy = boltzmann_log_policy(q_values, alpha)
@@ -248,7 +248,7 @@ def test_temperature_as_a_tensor_with_one_element(shape: tuple[int, ...]) -> Non
     assert th.equal(boltzmann_log_policy(q_values, tensor), boltzmann_log_policy(q_values, alpha))
     bonus = munchausen_bonus(q_values, actions, alpha, 0.9, -5.0)
     assert th.equal(munchausen_bonus(q_values, actions, tensor, 0.9, -5.0), bonus)
-    for backup in VALUE_BACKUPS:
+    for backup in SOFT_BACKUPS:
         for others in (None, policy_q_values):
             value, expected = (soft_state_value(backup, q_values, number, others) for number in (tensor, alpha))
             assert th.equal(value, expected), f"{backup}: {tuple(value.shape)} and not {tuple(expected.shape)}"

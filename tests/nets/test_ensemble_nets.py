@@ -5,6 +5,7 @@ N networks, B inputs and the widths of all layers always differ.
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch as th
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
-from sb3_ext.nets import EnsembleLayerNorm, EnsembleLinear, EnsembleMLP
+from sb3_ext import nets
+from sb3_ext.nets import EnsembleLayerNorm, EnsembleLinear
 
 N, B, INPUTS = 5, 7, 4
 NET_ARCH = [6, 3]
@@ -21,6 +23,13 @@ NET_ARCH = [6, 3]
 FLAVOURS = pytest.mark.parametrize(
     ("net_arch", "activation_fn"), [(NET_ARCH, nn.ReLU), ([6], nn.Tanh), ([6, 3, 8], nn.ELU), ([], nn.ReLU)]
 )
+
+
+class EnsembleMLP(nets.EnsembleMLP):
+    """With one output each, as values of shape (M, B)."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> th.Tensor:
+        return super().forward(*args, **kwargs).squeeze(-1)
 
 
 def inputs(batch_size: int = B, seed: int = 0) -> th.Tensor:

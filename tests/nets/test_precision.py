@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
-from sb3_ext.nets import DuelingMLP, EnsembleMLP, OutputLinear, with_output_linear
+from sb3_ext.nets import DuelingMLP, EnsembleMLP, OutputLinear, build_mlp
 from sb3_ext.speed.precision import autocast_dtype_on, cpu_capability, cpu_computes_in_bfloat16
 
 
@@ -15,20 +15,22 @@ def test_it_is_the_same_layer() -> None:
     layers = nn.Sequential(*create_mlp(5, 3, [7]))
     last, inputs = layers[-1], th.rand(11, 5)
     expected, state = layers(inputs), th.get_rng_state()
-    assert with_output_linear(layers) is layers
+    layers[-1] = OutputLinear.from_linear(last)
     assert layers[-1].weight is last.weight and layers[-1].bias is last.bias
     assert th.equal(layers(inputs), expected)
     assert th.equal(th.get_rng_state(), state)
     assert list(layers.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert layers.double()(inputs.double()).dtype == th.float64
-    no_bias = OutputLinear.of(nn.Linear(5, 3, bias=False))
+    no_bias = OutputLinear.from_linear(nn.Linear(5, 3, bias=False))
     assert no_bias.bias is None and no_bias(inputs).shape == (11, 3)
 
 
 NETWORKS = {
-    "linear": lambda: with_output_linear(nn.Sequential(*create_mlp(5, 3, [64, 64]))),
+    "linear": lambda: build_mlp(5, [64, 64], 3),
     "dueling": lambda: DuelingMLP(5, 3, [64, 64]),
     "ensemble": lambda: EnsembleMLP(3, 5, [64, 64]),
+    "ensemble of 2 outputs": lambda: EnsembleMLP(3, 5, [64, 64], output_dim=2),
+    "ensemble of 51 outputs": lambda: EnsembleMLP(3, 5, [64, 64], output_dim=51),
 }
 
 
@@ -52,7 +54,7 @@ def test_values_near_a_thousand_are_told_apart(name: str) -> None:
 
 
 def test_gradients_reach_all_parameters_in_float32() -> None:
-    network = with_output_linear(nn.Sequential(*create_mlp(5, 3, [7])))
+    network = build_mlp(5, [7], 3)
     with th.autocast("cpu", dtype=th.bfloat16):
         network(th.rand(11, 5)).square().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == th.float32 and p.grad.any() for p in network.parameters())

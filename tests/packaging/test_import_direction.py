@@ -134,7 +134,7 @@ def test_the_functional_layer_needs_only_torch(path):
         ("nets/ensemble.py", "import sb3_ext.buffers.samples"),
         ("nets/ensemble.py", "from ..common import off_policy"),
         ("speed/recording.py", "from sb3_ext.buffers import samples"),
-        ("envs/atari.py", "from sb3_ext.common import off_policy"),
+        ("envs/atari_vec_env.py", "from sb3_ext.common import off_policy"),
         ("buffers/per.py", "from sb3_ext import nets"),
         ("common/off_policy.py", "def f():\n    from sb3_ext import REDQSAC"),
         ("redq_sac/redq_sac.py", "from ..iqn import policies"),
@@ -152,7 +152,7 @@ def test_the_check_sees_what_is_wrong(module, source):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("nets/ensemble.py", "from sb3_ext.functional.ensemble import BACKUPS"),
+        ("nets/ensemble.py", "from sb3_ext.functional.ensemble import TARGET_BACKUPS"),
         ("redq_sac/redq_sac.py", "from .policies import MlpPolicy\nfrom ..checks import check_choice"),
         ("zoo/plugin.py", "import sb3_ext\nfrom sb3_ext import REDQSAC\nfrom sb3_ext.zoo import samplers"),
         ("experiments/grid.py", "from sb3_ext.zoo import register\nimport sb3_ext.files"),

@@ -1,0 +1,320 @@
+"""What a replay buffer stores. How it samples from that is in ``base``."""
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+
+from sb3_ext.buffers.memory import check_memory
+from sb3_ext.buffers.pickling import full_length
+from sb3_ext.buffers.storage import ObservationPair, ObservationStore
+from sb3_ext.checks import check_integer
+
+Observations = np.ndarray | dict[str, np.ndarray]
+# The arrays with one row per slot
+_SLOT_ARRAYS = ("actions", "rewards", "dones", "timeouts")
+
+
+class TransitionStorage(ReplayBuffer):
+    """
+    The part of a replay buffer that stores transitions. Subclasses decide how observations are kept.
+
+    Memory is allocated with the first transition. Until then ``actions``, ``rewards``, ``dones`` and ``timeouts`` are
+    read-only zeros that take no memory.
+
+    :param buffer_size: number of transitions, counted over all environments
+    :param observation_space: observation space
+    :param action_space: action space
+    :param device: PyTorch device of the samples
+    :param n_envs: number of environments
+    :param optimize_memory_usage: not supported; SB3's algorithms pass it
+    :param handle_timeout_termination: count the end by a time limit as no termination
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+
+    actions: np.ndarray
+    rewards: np.ndarray
+    dones: np.ndarray
+    timeouts: np.ndarray
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+    ) -> None:
+        check_integer("buffer_size", buffer_size, minimum=1)
+        check_integer("n_envs", n_envs, minimum=1)
+        # Size 1 is always allowed, because models are played back with a buffer for one transition
+        if buffer_size > 1 and buffer_size < n_envs:
+            raise ValueError(f"buffer_size={buffer_size} must be 1 or at least n_envs={n_envs}")
+        if optimize_memory_usage:
+            raise ValueError(
+                f"optimize_memory_usage={optimize_memory_usage!r} must be False: SB3's variant loses the last "
+                f"observation of each episode, {type(self).__name__} has its own means"
+            )
+        # ReplayBuffer's constructor would allocate at once. rl_zoo3's `enjoy` and `record_video` load models with
+        # buffers of full size that they never fill.
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        self._requested_size = buffer_size
+        self.buffer_size = max(buffer_size // n_envs, 1)
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = handle_timeout_termination
+        self._stores: dict[str, ObservationStore] | None = None
+        self._memory_checked = False
+        self._release_arrays()
+
+    @abstractmethod
+    def _make_store(self, key: str, space: spaces.Space) -> ObservationStore:
+        """
+        :param key: key of the observations, an empty string if they are not a dictionary
+        :param space: space of these observations
+        :return: an empty store
+        """
+
+    @property
+    def observations(self) -> Any:  # type: ignore[override]
+        """
+        SB3's arrays of observations. This class has none, subclasses may.
+
+        :raises AttributeError: naming the methods that read observations
+        """
+        raise self._has_no_array("observations")
+
+    @property
+    def next_observations(self) -> Any:  # type: ignore[override]
+        """
+        SB3's arrays of next observations. This class has none, subclasses may.
+
+        :raises AttributeError: naming the methods that read observations
+        """
+        raise self._has_no_array("next_observations")
+
+    def _has_no_array(self, name: str) -> AttributeError:
+        return AttributeError(
+            f"{type(self).__name__} has no array {name}: call samples_at(slots, envs) or window(slots, envs, length)"
+        )
+
+    @cached_property
+    def _subspaces(self) -> dict[str, spaces.Space]:
+        if isinstance(self.observation_space, spaces.Dict):
+            return dict(self.observation_space.spaces)
+        return {"": self.observation_space}
+
+    @cached_property
+    def _shapes_and_dtypes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """
+        :return: shape and dtype of what ``add`` receives for each key
+        """
+        subspaces = self._subspaces.items()
+        return {key: ((self.n_envs, *self._shape_of(key)), np.dtype(space.dtype)) for key, space in subspaces}
+
+    def _shape_of(self, key: str) -> tuple[int, ...]:
+        return self.obs_shape[key] if isinstance(self.obs_shape, dict) else self.obs_shape
+
+    def _slot_array_types(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """
+        :return: shape and dtype of each array with one row per slot
+        """
+        slots, float32 = (self.buffer_size, self.n_envs), np.dtype(np.float32)
+        action_dtype = np.dtype(self._maybe_cast_dtype(self.action_space.dtype))
+        per_step = dict.fromkeys(_SLOT_ARRAYS[1:], (slots, float32))
+        return {"actions": ((*slots, self.action_dim), action_dtype), **per_step}
+
+    def _transition_nbytes(self) -> int:
+        """
+        :return: bytes of one transition without its observations
+        """
+        return sum(int(np.prod(shape[2:])) * dtype.itemsize for shape, dtype in self._slot_array_types().values())
+
+    def expected_nbytes(self) -> int:
+        """
+        :return: bytes of RAM that the full buffer needs, as far as they are known beforehand
+        """
+        # Subclasses add the bytes of the observations
+        return self._transition_nbytes() * self.buffer_size * self.n_envs
+
+    def _allocate(self) -> dict[str, ObservationStore]:
+        stores = {key: self._make_store(key, space) for key, space in self._subspaces.items()}
+        for name, (shape, dtype) in self._slot_array_types().items():
+            setattr(self, name, np.zeros(shape, dtype=dtype))
+        return stores
+
+    def _release_arrays(self) -> None:
+        for name, (shape, dtype) in self._slot_array_types().items():
+            setattr(self, name, empty_array(shape, dtype))
+
+    def _checked(self, what: str, observations: Observations) -> dict[str, np.ndarray]:
+        """
+        :return: the observations of each key, shape (n_envs, ``*shape``)
+        :raises ValueError: if shape or dtype differ from the space's
+        """
+        arrays = {}
+        for key, (shape, dtype) in self._shapes_and_dtypes.items():
+            array = np.asarray(observations[key] if key else observations)
+            if array.shape == (self.n_envs,) and isinstance(self._subspaces[key], spaces.Discrete):
+                array = array.reshape(shape)
+            if array.shape != shape or array.dtype != dtype:
+                name = f"{what}[{key!r}]" if key else what
+                raise ValueError(
+                    f"{name} has shape {array.shape} and dtype {array.dtype}: the observation space and "
+                    f"n_envs={self.n_envs} allow {shape} and {dtype} only"
+                )
+            arrays[key] = array
+        return arrays
+
+    def add(
+        self,
+        obs: Observations,
+        next_obs: Observations,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Store one transition of each environment.
+
+        :param obs: observations, shape (n_envs, ``*shape``), or a dictionary of them
+        :param next_obs: observations after the action. At the end of an episode this is its last observation, not the
+            first one of the next episode
+        :param action: shape (n_envs, action_dim)
+        :param reward: shape (n_envs,)
+        :param done: whether the episode has ended, shape (n_envs,)
+        :param infos: ``"TimeLimit.truncated"`` in them marks an end by a time limit
+        :raises ValueError: if a shape, or the dtype of an observation, differs from the space's; nothing is stored
+        :raises MemoryError: at the first transition, if the full buffer will not fit into the free RAM
+        """
+        # Everything is checked before anything is stored
+        observations, next_observations = self._checked("obs", obs), self._checked("next_obs", next_obs)
+        action = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        reward, done = self._one_per_env("reward", reward), self._one_per_env("done", done)
+        truncated = self._one_per_env("infos", [info.get("TimeLimit.truncated", False) for info in infos])
+        if not self._memory_checked:
+            self._check_memory()
+        if self._stores is None:
+            self._stores = self._allocate()
+        for key in observations:
+            self._add_observations(key, observations[key], next_observations[key])
+        self.actions[self.pos] = action
+        self.rewards[self.pos] = reward
+        self.dones[self.pos] = done
+        if self.handle_timeout_termination:
+            self.timeouts[self.pos] = truncated
+        self.pos += 1
+        if self.pos == self.buffer_size:
+            self.full = True
+            self.pos = 0
+
+    def _one_per_env(self, what: str, values: Any) -> np.ndarray:
+        array = np.asarray(values)
+        if array.size != self.n_envs:
+            raise ValueError(f"{what} has shape {array.shape}: n_envs={self.n_envs} allows ({self.n_envs},) only")
+        return array.reshape(-1)
+
+    def _check_memory(self) -> None:
+        what = f"{type(self).__name__} with buffer_size={self.buffer_size * self.n_envs}"
+        # A loaded buffer already occupies part of what it will need
+        check_memory(self.expected_nbytes() - self.nbytes(), what)
+        self._memory_checked = True
+
+    def _add_observations(self, key: str, observations: np.ndarray, next_observations: np.ndarray) -> None:
+        assert self._stores is not None
+        self._stores[key].add(self.pos, observations, next_observations)
+
+    def reset(self) -> None:
+        """
+        Remove all transitions and free their memory.
+        """
+        super().reset()
+        self._stores = None
+        self._release_arrays()
+
+    def ends_at(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """
+        :param slots: slots, any shape
+        :param envs: environments, a shape that broadcasts with ``slots``
+        :return: whether the transition is the last of its episode (terminated or truncated) or the newest one stored
+        """
+        # Flat indices are faster than pairs
+        flat = slots * self.n_envs + envs
+        ended = np.logical_or(self.dones.take(flat), self.timeouts.take(flat))
+        return ended | (slots == (self.pos - 1) % self.buffer_size)
+
+    def terminated_at(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """
+        :param slots: slots, any shape
+        :param envs: environments, same shape
+        :return: 1 where the episode terminated, 0 where it goes on or was truncated, float32, same shape
+        """
+        flat = slots * self.n_envs + envs
+        return self.dones.take(flat) * (1 - self.timeouts.take(flat))
+
+    def read_observations(self, slots: np.ndarray, envs: np.ndarray) -> tuple[Observations, Observations]:
+        """
+        :param slots: slots, shape (B,)
+        :param envs: environments, shape (B,)
+        :return: observations and next observations, arrays of shape (B, ``*shape``) or dictionaries of them. They may
+            share memory with each other, but not with the buffer
+        """
+        pairs = self._read_pairs(slots, envs)
+        return self._joined(pairs, "observations"), self._joined(pairs, "next_observations")
+
+    def _read_pairs(
+        self, slots: np.ndarray, envs: np.ndarray, next_slots: np.ndarray | None = None
+    ) -> dict[str, ObservationPair]:
+        assert self._stores is not None
+        return {key: store.read(slots, envs, next_slots) for key, store in self._stores.items()}
+
+    def _joined(self, pairs: dict[str, ObservationPair], name: str) -> Any:
+        values = {key: getattr(pair, name) for key, pair in pairs.items()}
+        return values if isinstance(self.observation_space, spaces.Dict) else values[""]
+
+    def nbytes(self) -> int:
+        """
+        :return: number of bytes in use
+        """
+        stores = self._stores or {}
+        return self.size() * self.n_envs * self._transition_nbytes() + sum(store.nbytes() for store in stores.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "_memory_checked": False}
+        for name in _SLOT_ARRAYS:
+            state[name] = state[name][: self.size()]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._stores is None:
+            self._release_arrays()
+            return
+        for name in _SLOT_ARRAYS:
+            setattr(self, name, full_length(state[name], self.buffer_size))
+
+    def check_valid(self) -> None:
+        """
+        Check that the contents are consistent; for tests.
+
+        :raises AssertionError: if they are not
+        """
+        assert 0 <= self.pos < self.buffer_size, "the write position lies outside"
+        assert (self._stores is not None) == (self.size() > 0), "transitions without memory, or memory without them"
+        for store in (self._stores or {}).values():
+            store.check_valid()
+
+
+def empty_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """
+    :param shape: shape of the array
+    :param dtype: its dtype
+    :return: read-only zeros that take the memory of one number
+    """
+    return np.broadcast_to(np.zeros((), dtype=dtype), shape)

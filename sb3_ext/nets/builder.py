@@ -1,0 +1,128 @@
+"""
+The one place where fully connected networks are built.
+
+A network is a choice of layer kind (plain or stacked), normalization, dropout, activation and outputs. The random
+numbers are those of SB3's ``create_mlp``, so that a plain network starts as SB3's, and N stacked ones as N of SB3's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol, get_args
+
+from torch import nn
+
+from sb3_ext.checks import check_choice
+from sb3_ext.nets.layers import EnsembleLayerNorm, EnsembleLinear, OutputLinear
+
+Normalization = Literal["layer"]
+NORMALIZATIONS: tuple[str | None, ...] = (None, *get_args(Normalization))
+
+
+class LayerKind(Protocol):
+    """
+    What layers a network is made of. A new kind, noisy layers say, is one more class with these methods.
+    """
+
+    def linear_layers(self, sizes: Sequence[tuple[int, int]], has_output: bool) -> list[nn.Module]:
+        """
+        :param sizes: numbers of inputs and outputs of each layer, from the first to the last
+        :param has_output: whether the last one is an output layer, which keeps its precision
+        :return: the layers, each initialized as an ``nn.Linear``
+        """
+
+    def normalization(self, name: Normalization, n_features: int) -> nn.Module:
+        """
+        :param n_features: width of the normalized layer
+        """
+
+    def activation(self, activation_fn: type[nn.Module]) -> nn.Module:
+        """
+        :raises ValueError: if layers of this kind cannot use it
+        """
+
+
+@dataclass(frozen=True)
+class PlainLayers:
+    """Layers of a single network: torch's own."""
+
+    def linear_layers(self, sizes: Sequence[tuple[int, int]], has_output: bool) -> list[nn.Module]:
+        layers: list[nn.Module] = [nn.Linear(*size) for size in sizes]
+        return [*layers[:-1], OutputLinear.from_linear(layers[-1])] if has_output else layers
+
+    def normalization(self, name: Normalization, n_features: int) -> nn.Module:
+        return nn.LayerNorm(n_features)
+
+    def activation(self, activation_fn: type[nn.Module]) -> nn.Module:
+        return activation_fn()
+
+
+@dataclass(frozen=True)
+class StackedLayers:
+    """
+    Layers of N networks that are evaluated together.
+
+    :param n_members: N
+    """
+
+    n_members: int
+
+    def linear_layers(self, sizes: Sequence[tuple[int, int]], has_output: bool) -> list[nn.Module]:
+        # One network after the other, as SB3 draws the random numbers of N critics
+        members = [[nn.Linear(*size) for size in sizes] for _ in range(self.n_members)]
+        is_output = [False] * (len(sizes) - 1) + [has_output]
+        return [EnsembleLinear(peers, flag) for peers, flag in zip(zip(*members, strict=True), is_output, strict=True)]
+
+    def normalization(self, name: Normalization, n_features: int) -> nn.Module:
+        return EnsembleLayerNorm(self.n_members, n_features)
+
+    def activation(self, activation_fn: type[nn.Module]) -> nn.Module:
+        activation = activation_fn()
+        if next(activation.parameters(), None) is not None:
+            raise ValueError(f"activation_fn={activation_fn.__name__} has parameters: the critics would share them")
+        if isinstance(activation, nn.ReLU):
+            # Nothing else needs its input, and memory for a copy costs page faults
+            activation.inplace = True
+        return activation
+
+
+def build_mlp(
+    input_dim: int,
+    net_arch: list[int],
+    output_dim: int | None,
+    activation_fn: type[nn.Module] = nn.ReLU,
+    *,
+    layers: LayerKind | None = None,
+    normalization: Normalization | None = None,
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """
+    Linear - dropout - normalization - activation for each hidden layer, then the output layer.
+
+    The order is that of DroQ's critic (Hiraoka et al. 2022, https://arxiv.org/abs/2110.02034).
+
+    :param net_arch: units of the hidden layers
+    :param output_dim: width of the output layer, which computes in the precision of its weights even under
+        ``th.autocast``; ``None``: the network ends with its last hidden layer
+    :param layers: the kind of layers, :class:`PlainLayers` by default
+    :param normalization: of each hidden layer before its activation: ``"layer"``, or ``None``
+    :param dropout: probability with which a hidden unit is dropped
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    layers = PlainLayers() if layers is None else layers
+    has_output = output_dim is not None
+    widths = [input_dim, *net_arch, *([output_dim] if output_dim is not None else [])]
+    sizes = list(pairwise(widths))
+    if not sizes:  # neither hidden layers nor outputs
+        return nn.Sequential()
+    linear_layers = layers.linear_layers(sizes, has_output)
+    modules: list[nn.Module] = []
+    for linear, width in zip(linear_layers, net_arch, strict=False):
+        modules.append(linear)
+        if dropout > 0:
+            modules.append(nn.Dropout(dropout))
+        if normalization is not None:
+            modules.append(layers.normalization(normalization, width))
+        modules.append(layers.activation(activation_fn))
+    return nn.Sequential(*modules, *(linear_layers[-1:] if has_output else []))

@@ -1,0 +1,127 @@
+"""SB3's critic of continuous actions with its networks stacked: a stack of layers and a head."""
+
+from contextlib import nullcontext
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_ext.functional.ensemble import TargetBackup
+from sb3_ext.nets.ensemble import EnsembleMLP
+from sb3_ext.nets.heads import CriticHead, ScalarHead
+
+
+class EnsembleCritic(ContinuousCritic):
+    """
+    SB3's ``ContinuousCritic`` with its networks stacked: one features extractor, N critics evaluated together.
+
+    ``critic(obs, actions)`` still returns a tuple of N tensors of shape (B, 1).
+
+    :param n_critics: N
+    :param layer_norm: normalize the hidden layers
+    :param dropout: dropout probability of the hidden layers
+    :param head: what the outputs mean; a value each by default
+
+    The other parameters are those of ``ContinuousCritic``.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        n_critics: int = 10,
+        share_features_extractor: bool = True,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        head: CriticHead | None = None,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            net_arch,
+            features_extractor,
+            features_dim,
+            activation_fn,
+            normalize_images,
+            n_critics=0,  # the ensemble replaces the parent's networks, one module each
+            share_features_extractor=share_features_extractor,
+        )
+        self.n_critics = n_critics
+        self.head = ScalarHead() if head is None else head
+        n_inputs = features_dim + spaces.utils.flatdim(action_space)
+        self.ensemble = EnsembleMLP(
+            n_critics, n_inputs, net_arch, activation_fn, layer_norm, dropout, self.head.n_outputs
+        )
+
+    def outputs(
+        self, obs: PyTorchObs, actions: th.Tensor, members: th.Tensor | None = None, frozen: bool = False
+    ) -> th.Tensor:
+        """
+        What the last layers of several critics return, for the head to interpret.
+
+        :param obs: observations of B states
+        :param actions: one action for each state, shape (B, A), or K of them, shape (K, B, A)
+        :param members: indices of the M critics to evaluate, all N if ``None``
+        :param frozen: let no gradient reach the critics, only the actions (the actor's update)
+        :return: shape (M, B, n_outputs) or (M, K, B, n_outputs)
+        """
+        # A shared extractor learns from the policy's loss alone, as in SB3
+        with th.no_grad() if self.share_features_extractor or frozen else nullcontext():
+            features = self.extract_features(obs, self.features_extractor)
+        inputs = th.cat([features.expand(*actions.shape[:-1], -1), actions], dim=-1)
+        outputs = self.ensemble(inputs.flatten(end_dim=-2), members, frozen)
+        return outputs.unflatten(1, actions.shape[:-1])
+
+    def stacked(
+        self, obs: PyTorchObs, actions: th.Tensor, members: th.Tensor | None = None, frozen: bool = False
+    ) -> th.Tensor:
+        """
+        The values of several critics as one tensor. The parameters are those of :meth:`outputs`.
+
+        :return: shape (M, B) or (M, K, B)
+        """
+        return self.head.values(self.outputs(obs, actions, members, frozen))
+
+    def backup(
+        self,
+        next_obs: PyTorchObs,
+        next_actions: th.Tensor,
+        target_backup: TargetBackup,
+        members: th.Tensor | None = None,
+        mixture: th.Tensor | None = None,
+    ) -> th.Tensor:
+        """
+        What these critics, as target critics, say of the next states.
+
+        :param next_obs: observations of B states
+        :param next_actions: one action for each state, shape (B, A)
+        :param target_backup: how the critics are combined, see :func:`~sb3_ext.functional.ensemble.ensemble_backup`
+        :param members: indices of the critics to ask, all N if ``None``
+        :param mixture: weights of the critics for ``"rem"``, shape (N, B)
+        :return: the return from the next state for each of N critics, as the head represents it; values of shape (N, B)
+            by default
+        """
+        next_outputs = self.outputs(next_obs, next_actions, members)
+        return self.head.backup(next_outputs, target_backup, self.n_critics, mixture)
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        return tuple(self.stacked(obs, actions).unsqueeze(-1))
+
+    def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        The value of the first critic, with no gradient to the features extractor, as SB3's.
+
+        :return: shape (B, 1)
+        """
+        with th.no_grad():
+            features = self.extract_features(obs, self.features_extractor)
+        first = th.zeros(1, dtype=th.long, device=actions.device)
+        return self.head.values(self.ensemble(th.cat([features, actions], dim=1), members=first)).T

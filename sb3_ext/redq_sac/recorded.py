@@ -1,0 +1,107 @@
+"""REDQ's update as recordings for a GPU (CUDA graphs), wrapped around it from outside."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import torch as th
+
+from sb3_ext.buffers.samples import AnySamples
+from sb3_ext.redq_sac.update import BlockResult, Plan, REDQUpdate
+from sb3_ext.speed.recording import GraphedWork, Recorder
+
+
+class RecordedUpdate:
+    """
+    Runs blocks of updates by recordings where that is possible, and as usual where it is not.
+
+    A recording repeats kernels and their addresses, nothing of Python. So there is one for each plan and value of the
+    settings, and all are made anew when parameters or optimizers have moved in memory.
+
+    :param update: what is recorded
+    :param make_recorder: makes what records
+    """
+
+    def __init__(self, update: REDQUpdate, make_recorder: Callable[[], Recorder]) -> None:
+        self._update = update
+        self._work = GraphedWork(make_recorder)
+
+    def run(self, plan: Plan, replay_data: AnySamples) -> BlockResult:
+        """
+        As :meth:`~sb3_ext.redq_sac.update.REDQUpdate.run`.
+        """
+        key = (plan, self._update.settings, self._optimizer_settings(), self._frozen_parameters())
+        return self._work.run(key, self._addresses(), partial(self._update.run, plan), replay_data)
+
+    def _optimizer_settings(self) -> tuple[tuple[str, object], ...]:
+        groups = [group for optimizer in self._update.optimizers() for group in optimizer.param_groups]
+        return tuple((name, value) for group in groups for name, value in group.items() if name not in ("params", "lr"))
+
+    def _frozen_parameters(self) -> tuple[bool, ...]:
+        # (Attributes of modules, such as the rate of a dropout layer, are not noticed)
+        return tuple(not parameter.requires_grad for parameter in self._update.policy.parameters())
+
+    def _addresses(self) -> tuple[int, ...]:
+        """
+        :return: of all tensors that an update changes, and of those it reads besides its samples
+        """
+        update = self._update
+        tensors = [*update.policy.parameters(), *update.policy.buffers()]
+        tensors += [
+            tensor for tensor in (update.temperature.log_ent_coef, update.temperature.fixed) if tensor is not None
+        ]
+        for optimizer in update.optimizers():
+            tensors += [group["lr"] for group in optimizer.param_groups]
+            tensors += [value for state in optimizer.state.values() for value in state.values()]
+        return tuple(tensor.data_ptr() for tensor in tensors if isinstance(tensor, th.Tensor))
+
+
+def recorded_where_possible(update: REDQUpdate, make_recorder: Callable[[], Recorder] | None) -> RecordedUpdate | None:
+    """
+    :param make_recorder: ``None`` where nothing is to be recorded
+    :return: ``None`` if nothing is recorded, with a warning if that is because of the settings
+    """
+    if make_recorder is None:
+        return None
+    obstacle = _obstacle_to_recording(update)
+    if obstacle is not None:
+        warnings.warn(f"training goes on without CUDA graphs, because of {obstacle}", stacklevel=2)
+        return None
+    return RecordedUpdate(update, make_recorder)
+
+
+def _obstacle_to_recording(update: REDQUpdate) -> str | None:
+    """
+    :return: what in the settings depends on values that a recording cannot read; ``None`` if nothing does
+    """
+    if update.settings.use_sde:
+        return "use_sde=True"
+    if update.settings.target_backup == "redq" and update.settings.subset_size % 1:
+        return f"subset_size={update.settings.subset_size}: the number of critics varies"
+    for optimizer in update.optimizers():
+        if "capturable" not in optimizer.param_groups[0]:
+            return f"optimizer_class={type(optimizer).__name__}"
+    return None
+
+
+def set_learning_rates(
+    optimizers: list[th.optim.Optimizer], set_floats: Callable[[], None], device: th.device, is_recorded: bool
+) -> None:
+    """
+    Set learning rates, for recordings in tensors that stay where they are: a recording reads the rate from there.
+
+    :param optimizers: whose rates are set
+    :param set_floats: sets them as floats, as SB3 does
+    :param is_recorded: whether updates are recorded
+    """
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    rates = [group["lr"] for group in groups]
+    set_floats()
+    for group, before in zip(groups, rates, strict=True):
+        if "capturable" in group:
+            group["capturable"] = is_recorded and device.type == "cuda"
+        if is_recorded:
+            # The same tensor as before, if there is one already
+            is_ours = isinstance(before, th.Tensor) and before.device == device
+            rate = before if is_ours else th.empty((), device=device)
+            group["lr"] = rate.fill_(group["lr"])
