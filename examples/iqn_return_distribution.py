@@ -18,7 +18,7 @@ from sb3_ext import IQN
 from sb3_ext.functional.quantile import quantile_midpoints
 
 # Okabe and Ito's palette, told apart by colour-blind readers; the line style says it once more
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 LINE_STYLES = ["-", "--", "-.", ":"]
 
 
@@ -43,10 +43,10 @@ def draw(quantiles: th.Tensor, path: str, title: str) -> None:
     taus = quantile_midpoints(len(quantiles))
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for action, values in enumerate(quantiles.T):
-        colour, style = COLOURS[action % len(COLOURS)], LINE_STYLES[action % len(LINE_STYLES)]
+        color, style = COLORS[action % len(COLORS)], LINE_STYLES[action % len(LINE_STYLES)]
         # Sorted, because nothing forces a network's quantiles to be in order
-        axes.plot(values.sort().values, taus, style, color=colour, label=f"action {action}, mean {values.mean():.2f}")
-        axes.axvline(float(values.mean()), color=colour, linestyle=style, linewidth=0.7)
+        axes.plot(values.sort().values, taus, style, color=color, label=f"action {action}, mean {values.mean():.2f}")
+        axes.axvline(float(values.mean()), color=color, linestyle=style, linewidth=0.7)
     axes.set(xlabel="discounted return", ylabel="probability of at most this return", title=title, ylim=(0, 1))
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=150)

@@ -8,9 +8,8 @@ import numpy as np
 
 def check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
     """
-    :param name: of the argument
-    :param value: of the argument
-    :param allowed: what it may be
+    Check that an argument has one of the allowed values.
+
     :raises ValueError: if ``value`` is not one of ``allowed``
     """
     if value not in allowed:
@@ -19,9 +18,8 @@ def check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
 
 def check_integer(name: str, value: Any, minimum: int) -> None:
     """
-    :param name: of the argument
-    :param value: of the argument
-    :param minimum: the least it may be
+    Check that an argument is an integer, and large enough. Python's booleans do not count as integers here.
+
     :raises ValueError: if ``value`` is not an integer of at least ``minimum``
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
@@ -30,12 +28,12 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
 
 def check_interval(name: str, value: Any, low: float, high: float, allowed: str) -> None:
     """
-    :param name: of the argument
-    :param value: of the argument
-    :param low: the least it may be
-    :param high: the most it may be
-    :param allowed: the allowed interval in words, for the message
-    :raises ValueError: if ``value`` is not a number between ``low`` and ``high``, both included
+    Check that an argument is a number within an interval.
+
+    :param low: the smallest allowed value
+    :param high: the largest allowed value
+    :param allowed: the interval in words, for the message
+    :raises ValueError: if ``value`` is not a number between ``low`` and ``high``
     """
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:
@@ -44,18 +42,20 @@ def check_interval(name: str, value: Any, low: float, high: float, allowed: str)
 
 def check_finite(what: str, value: Any, step: int, is_batch: bool = True) -> None:
     """
+    Check what an environment returned.
+
     :param what: what ``value`` is, for the message
-    :param value: array or number, or a dictionary of them
-    :param step: number of the time step that produced it
+    :param value: an array, a number, or a dictionary of arrays
+    :param step: the time step that produced it
     :param is_batch: whether the first axis is the environment
-    :raises ValueError: if there is a NaN or an infinity in it
+    :raises ValueError: if the value has a NaN or an infinity in it
     """
     if isinstance(value, Mapping):
         for key, part in value.items():
             check_finite(f"{what}[{key!r}]", part, step, is_batch)
         return
     array = np.asarray(value)
-    # Images and discrete observations are integers, which are always finite
+    # Images and discrete observations are integers, which are always finite.
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         place = f"index {list(index)}" + (" (environment first)" if is_batch else "")

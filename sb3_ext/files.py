@@ -1,4 +1,4 @@
-"""Files that are complete or not there at all, whatever interrupts their writing."""
+"""Files that are either complete or absent, whatever interrupts their writing."""
 
 import errno
 import glob
@@ -16,13 +16,13 @@ import psutil
 @contextmanager
 def replaced_when_complete(path: pathlib.Path) -> Iterator[IO[bytes]]:
     """
-    Write a file of which readers see either the old or the new content, whatever happens in between.
+    Write a file so that readers see either the old content or the new one, never a part of it.
 
     :param path: of the file; its folder is created
     :return: the open file to write to
-    :raises IsADirectoryError: if it is a folder
+    :raises IsADirectoryError: if ``path`` is a folder
     """
-    path = pathlib.Path(os.path.realpath(path))  # what a link points to is replaced, not the link
+    path = pathlib.Path(os.path.realpath(path))  # the target of a link is replaced, not the link itself
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a file is to be written here, and this is a folder", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +43,7 @@ def replaced_when_complete(path: pathlib.Path) -> Iterator[IO[bytes]]:
 
 def _partial_name(path: pathlib.Path) -> pathlib.Path:
     """
-    :param path: of the file that is to be written
-    :return: of one beside it that no other process writes. What killed processes of this machine left is removed
+    Name a temporary file that no other process writes. Those that dead processes of this machine left are removed.
     """
     prefix, suffix = f".{path.name}.{platform.node()}-", ".partial"
     for left in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
@@ -57,7 +56,7 @@ def _partial_name(path: pathlib.Path) -> pathlib.Path:
 def _sync_folder(folder: pathlib.Path) -> None:
     if os.name != "posix":
         return
-    # The new name, too, has to be on the disk. Not every file system knows how; the file itself is safe by now
+    # The new name has to reach the disk, too. Some file systems cannot do it, but the file itself is safe by now.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

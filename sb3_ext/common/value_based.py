@@ -15,7 +15,9 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import UpdateLoop
+from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.bellman import soft_td_target
 from sb3_ext.nets.modes import evaluation_mode
 
@@ -134,6 +136,9 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         if self.target_clip is not None:
             check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
         check_choice("double_q", self.double_q, (True, False))
+
+    def make_probe(self) -> Probe:
+        return ValueProbe(self, self.q_net)
 
     def next_q_values(self, replay_data: AnySamples) -> tuple[th.Tensor, th.Tensor | None]:
         """

@@ -1,4 +1,4 @@
-"""A callback that measures, while an off-policy algorithm trains, why it works or fails."""
+"""A callback that measures why an off-policy algorithm works or fails, while it trains."""
 
 import csv
 import math
@@ -15,23 +15,24 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext.buffers.samples import sample_replay
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.probe import PolicyStep, Probe
 from sb3_ext.diagnosis.environments import (
     check_is_another,
-    freeze_normalisation,
+    freeze_normalization,
     make_rollout_env,
     prepare_env,
     training_time_limit,
 )
 from sb3_ext.diagnosis.networks import GradientNorms, NetworkObserver, finite_or_none
-from sb3_ext.diagnosis.probes import PolicyStep, Probe, probe_for
+from sb3_ext.diagnosis.probes import probe_for
 from sb3_ext.diagnosis.rollouts import Discounting, Horizon, monte_carlo_pairs, undisturbed
-from sb3_ext.functional.diagnosis import dormant_fraction, ensemble_disagreement, normalised_bias, tail_length
+from sb3_ext.functional.diagnosis import dormant_fraction, ensemble_disagreement, normalized_bias, tail_length
 
-#: Of the CSV file
+#: Columns of the CSV file
 COLUMNS = (
     "timesteps",
-    "normalised_bias_mean",
-    "normalised_bias_std",
+    "normalized_bias_mean",
+    "normalized_bias_std",
     "q_mean",
     "mc_return_mean",
     "n_state_actions",
@@ -44,7 +45,7 @@ COLUMNS = (
     "feature_rank",
 )
 
-# Rollout environments that are made here: so many play at once, whose states are one batch for the networks
+# How many rollout environments play at once. Their states are one batch for the networks.
 _MAX_ENVS = 8
 
 Measurements = dict[str, float | None]
@@ -52,45 +53,47 @@ Measurements = dict[str, float | None]
 
 class DiagnosisCallback(BaseCallback):
     """
-    Measures critics and policy of an off-policy algorithm, and logs to TensorBoard (``diagnosis/...``) and a CSV file:
+    Measures the critics and the policy of an off-policy algorithm. The results go to TensorBoard (``diagnosis/...``)
+    and to a CSV file:
 
-    - the bias of the critics against Monte-Carlo returns of the policy whose value they estimate, normalised as in
-      REDQ (https://arxiv.org/abs/2101.05982), with the entropy that the critics count;
+    - the bias of the critics against Monte-Carlo returns of the policy whose value they estimate. It is normalised as
+      in REDQ (https://arxiv.org/abs/2101.05982), and the returns hold the entropy that the critics count;
     - the disagreement of several critics and the entropy of the policy, on a minibatch of the replay buffer;
     - the norms of the gradients that critics and actor were updated with;
     - dead and dormant units (https://arxiv.org/abs/2302.12902) and the effective rank of the critics' features
       (https://arxiv.org/abs/2010.14498), on the same minibatch.
 
-    Works with SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN and the algorithms of this package. The training is not
-    disturbed: with the callback it gives the same parameters, to the bit, as without.
+    It works with SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN and the algorithms of this package. Any other algorithm may
+    supply a :class:`~sb3_ext.common.probe.Probe` through a method ``make_probe()``. The training is not disturbed: the
+    parameters are the same with and without the callback, to the bit.
 
     The returns need an environment of their own. If none is given, it is made from the spec of the training's, WITHOUT
-    its time limit: critics bootstrap at a time limit, so that they estimate what an endless episode would bring. Of
-    an episode that is cut off nevertheless, the states near its end are left out (``tail_tolerance``).
+    its time limit. Critics bootstrap at a time limit, and so estimate what an endless episode would bring. If an
+    episode is cut off nevertheless, the states near its end are left out (``tail_tolerance``).
 
     Nothing is measured before ``learning_starts`` has passed.
 
-    :param eval_freq: time steps of the training (of all environments together) between two measurements
+    :param eval_freq: time steps of the training, of all environments together, between two measurements
     :param n_episodes: episodes of each measurement; 0: no Monte-Carlo returns, and no environment
-    :param max_steps: at most so many states of an episode are measured, and never more than the time limit of the
-        training's environment; its rewards are followed further, until the discount makes them negligible
-    :param tail_tolerance: in (0, 1): a state of an episode that was cut off k steps later is measured if
-        ``gamma ** k`` is at most this. It is the fraction by which its return is too small at most, roughly
+    :param max_steps: how many states of an episode are measured at most, and never more than the time limit of the
+        training's environment; rewards are followed further, until the discount makes them negligible
+    :param tail_tolerance: in (0, 1). If an episode was cut off k steps after a state, this state is measured only if
+        ``gamma ** k`` is at most the tolerance. Roughly, a return is too small by at most this fraction
     :param batch_size: states of the minibatch. No rank of features can be larger
-    :param dormant_threshold: tau >= 0: a unit whose activity is at most tau times the average of its layer is dormant
+    :param dormant_threshold: tau >= 0: a unit is dormant if its activity is at most tau times the average of its layer
     :param rank_delta: delta in (0, 1): the effective rank is the number of singular values that make up 1 - delta of
         their sum
     :param csv_path: of the CSV file; ``None``: ``diagnosis.csv`` in the folder of the logger. An existing file with the
         same columns is continued
-    :param env: for the Monte-Carlo returns, an environment or a vectorised one. It must not be the training's. Its
-        VecNormalize, if it has one, gets the statistics and settings of the training's; if it has a time limit,
+    :param env: an environment for the Monte-Carlo returns, vectorised or not, but never the training's. Its
+        VecNormalize, if it has one, gets the statistics and settings of the training's. If it has a time limit,
         episodes end there
-    :param env_wrapper: wrappers of the environment that is made here, in the syntax of an rl_zoo3 YAML file and in
-        place of the training environment's own; only with ``env=None``
+    :param env_wrapper: wrappers of the environment that is made here, in the syntax of an rl_zoo3 YAML file. They
+        replace the wrappers of the training's environment, and are allowed with ``env=None`` only
     :param seed: of rollouts and minibatches; ``None``: another one each time
     :param verbose: 1: say where the CSV file is
-    :raises ValueError: naming the argument, its value and what is allowed; when the training begins, if the algorithm
-        has no critics that are known, or there is no environment for the returns
+    :raises ValueError: naming the argument, its value and what is allowed. Also when the training begins, if the
+        critics of the algorithm are unknown or no environment can be made for the returns
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class DiagnosisCallback(BaseCallback):
         self._gradient_norms: GradientNorms | None = None
 
     def _on_training_start(self) -> None:
-        self._release()  # an earlier training may have ended by an exception
+        self._release()  # an exception may have ended an earlier training
         self._probe = probe_for(self.model)
         self._file = self._open_file()
         self._last_due = self.num_timesteps
@@ -167,9 +170,8 @@ class DiagnosisCallback(BaseCallback):
         return buffer
 
     def _set_up_rollouts(self) -> None:
-        gamma = float(self.model.gamma)  # type: ignore[attr-defined]
         time_limit_is_terminal = not getattr(self._replay_buffer, "handle_timeout_termination", True)
-        # Later states the training never sees
+        # The training never sees later states.
         n_states = min(self.max_steps, training_time_limit(self.model) or self.max_steps)
         if self.env is not None:
             check_is_another(self.model, self.env)
@@ -179,13 +181,14 @@ class DiagnosisCallback(BaseCallback):
             with undisturbed(self.model, seed=0):
                 env = make_rollout_env(self.model, n_envs, self.env_wrapper, time_limit_is_terminal)
             self._rollout_env = prepare_env(self.model, env)
-        self._horizon = Horizon(n_states, tail_length(gamma, self.tail_tolerance), time_limit_is_terminal)
-        self._discounting = Discounting(gamma, getattr(self._replay_buffer, "n_steps", 1))
+        tail = tail_length(self._probe.discount, self.tail_tolerance)
+        self._horizon = Horizon(n_states, tail, time_limit_is_terminal)
+        self._discounting = Discounting(self._probe.discount, self._probe.n_steps)
 
     def _open_file(self) -> Path:
         """
         :return: the CSV file, with a header
-        :raises ValueError: if there is another one of that name
+        :raises ValueError: if a file with another header has this name
         """
         path = self.csv_path
         if path is None:
@@ -208,7 +211,7 @@ class DiagnosisCallback(BaseCallback):
     def _on_step(self) -> bool:
         late = self.num_timesteps - self._last_due - self.eval_freq
         if late >= 0:
-            # At the multiples of `eval_freq`, also where a step is several time steps
+            # Measurements stay at the multiples of `eval_freq`, even if a step is several time steps.
             self._last_due = self.num_timesteps - late % self.eval_freq
             learning_starts: int = self.model.learning_starts  # type: ignore[attr-defined]
             if self.num_timesteps > learning_starts and self._replay_buffer.size() > 0:
@@ -217,12 +220,12 @@ class DiagnosisCallback(BaseCallback):
 
     def measure(self) -> Measurements:
         """
-        Measure now. Only while the model trains.
+        Measure now. This is possible only while the model trains.
 
-        :return: a value for each of :data:`COLUMNS`; ``None`` where there is none, or it is not finite
+        :return: a value for each of :data:`COLUMNS`; ``None`` if there is no value, or it is not finite
         """
         measurements: Measurements = dict.fromkeys(COLUMNS)
-        # Without a seed from the system: the global generators are the training's
+        # Without a seed the system supplies one, because the global generators belong to the training.
         sequence = np.random.SeedSequence(None if self.seed is None else [self.seed, self._n_measurements])
         seed = int(sequence.generate_state(1)[0]) % 2**31
         self._n_measurements += 1
@@ -238,7 +241,7 @@ class DiagnosisCallback(BaseCallback):
 
     def _measure_minibatch(self) -> Measurements:
         """
-        What needs states only: those that the critics learn from.
+        Measure what needs no rollouts, on states that the critics learn from.
         """
         progress: float = self.model._current_progress_remaining
         batch = sample_replay(self._replay_buffer, self.batch_size, self.model.get_vec_normalize_env(), progress)
@@ -255,7 +258,7 @@ class DiagnosisCallback(BaseCallback):
         }
 
     def _measure_bias(self, env: VecEnv, seed: int) -> Measurements:
-        freeze_normalisation(self.model, env)
+        freeze_normalization(self.model, env)
         env.seed(seed)
         pairs = monte_carlo_pairs(env, self._act, self.n_episodes, self._horizon, self._discounting)
         if len(pairs.returns) == 0:
@@ -266,10 +269,10 @@ class DiagnosisCallback(BaseCallback):
                 stacklevel=2,
             )
             return {"n_state_actions": 0}
-        bias = normalised_bias(*pairs)
+        bias = normalized_bias(*pairs)
         return {
-            "normalised_bias_mean": float(bias.mean()),
-            "normalised_bias_std": float(bias.std(correction=0)),
+            "normalized_bias_mean": float(bias.mean()),
+            "normalized_bias_std": float(bias.std(correction=0)),
             "q_mean": float(pairs.q_values.mean()),
             "mc_return_mean": float(pairs.returns.mean()),
             "n_state_actions": len(bias),
@@ -287,6 +290,6 @@ class DiagnosisCallback(BaseCallback):
         for name, value in measurements.items():
             if value is not None and name != "timesteps":
                 self.logger.record(f"diagnosis/{name}", value)
-        # As SB3's EvalCallback does, so that the values get the step at which they were measured
+        # SB3's EvalCallback does the same, so that values get the step at which they were measured.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)

@@ -1,4 +1,4 @@
-"""An environment of its own for Monte-Carlo rollouts, which the training does not notice."""
+"""A second environment for Monte-Carlo rollouts, so that the training does not notice them."""
 
 import copy
 from collections.abc import Callable
@@ -22,22 +22,23 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_ext.envs import AtariVecEnv
 
-# They change nothing that a critic or a policy sees
+# These wrappers change nothing that a critic or a policy sees.
 _TRANSPARENT = (VecMonitor, VecCheckNan)
 _ADVICE = "give env=... an environment wrapped as the training's, or n_episodes=0 to do without Monte-Carlo returns"
 
 
 def make_rollout_env(model: BaseAlgorithm, n_envs: int, env_wrapper: Any, keep_time_limit: bool) -> VecEnv:
     """
-    The training's environment once more, from its spec. ``Monitor`` is left out, VecNormalize (with frozen statistics),
-    VecFrameStack and VecTransposeImage are put around it in the training's order.
+    Make the training's environment once more, from its spec.
 
-    :param model: with an environment
+    ``Monitor`` is left out. VecNormalize (with frozen statistics), VecFrameStack and VecTransposeImage are put around
+    the environment in the training's order.
+
+    :param model: an algorithm with an environment
     :param n_envs: number of copies
-    :param env_wrapper: in place of the wrappers of the training's environment, as in a YAML file of rl_zoo3
-    :param keep_time_limit: if not, the time limit of the spec is left out, so that returns do not end there
-    :return: the environment
-    :raises ValueError: if it cannot be made
+    :param env_wrapper: replaces the wrappers of the training's environment, in the syntax of an rl_zoo3 YAML file
+    :param keep_time_limit: if false, the time limit of the spec is left out, so that returns do not end there
+    :raises ValueError: if the environment cannot be made
     """
     training_env = model.get_env()
     assert training_env is not None
@@ -56,7 +57,7 @@ def make_rollout_env(model: BaseAlgorithm, n_envs: int, env_wrapper: Any, keep_t
 def _from_spec(base: VecEnv, n_envs: int, env_wrapper: Any, keep_time_limit: bool) -> VecEnv:
     spec = _spec_of(base)
     spec.additional_wrappers = _wrapper_specs(spec, env_wrapper)
-    spec.kwargs.pop("render_mode", None)  # nobody looks
+    spec.kwargs.pop("render_mode", None)  # nobody watches rollouts
     wrap = _wrapper_function(env_wrapper)
 
     def make() -> gym.Env:
@@ -67,8 +68,7 @@ def _from_spec(base: VecEnv, n_envs: int, env_wrapper: Any, keep_time_limit: boo
 
 def training_time_limit(model: BaseAlgorithm) -> int | None:
     """
-    :param model: with an environment
-    :return: the time limit in the spec of its environment; ``None`` without a spec or a limit
+    :return: the time limit in the spec of the training's environment; ``None`` without a spec or a limit
     """
     training_env = model.get_env()
     assert training_env is not None
@@ -80,10 +80,9 @@ def training_time_limit(model: BaseAlgorithm) -> int | None:
 
 def prepare_env(model: BaseAlgorithm, env: gym.Env | VecEnv) -> VecEnv:
     """
-    :param model: with an environment
-    :param env: for rollouts
-    :return: the same, vectorised, images channels first, with a VecNormalize if the training has one
-    :raises ValueError: if its spaces are not those of the model
+    Vectorise an environment, put images channels first, and add a VecNormalize if the training has one.
+
+    :raises ValueError: if the spaces are not those of the model
     """
     vec_env = model._wrap_env(env, monitor_wrapper=False)
     training = model.get_vec_normalize_env()
@@ -101,9 +100,9 @@ def prepare_env(model: BaseAlgorithm, env: gym.Env | VecEnv) -> VecEnv:
 
 def check_is_another(model: BaseAlgorithm, env: gym.Env | VecEnv) -> None:
     """
-    :param model: with an environment
-    :param env: for rollouts
-    :raises ValueError: if it is the training's, whose episodes and random numbers rollouts would disturb
+    Check that rollouts cannot disturb the episodes and random numbers of the training.
+
+    :raises ValueError: if ``env`` is the training's environment
     """
     training_env = model.get_env()
     assert training_env is not None
@@ -113,12 +112,14 @@ def check_is_another(model: BaseAlgorithm, env: gym.Env | VecEnv) -> None:
         raise ValueError("env is the training's environment, which rollouts would disturb: give another one")
 
 
-def freeze_normalisation(model: BaseAlgorithm, env: VecEnv) -> None:
+def freeze_normalization(model: BaseAlgorithm, env: VecEnv) -> None:
     """
-    Normalise as the training does at this moment, rewards included: those are what the critics learn from.
+    Give the environment for rollouts the normalisation that the training has at this moment.
 
-    :param model: the training
-    :param env: for rollouts
+    Rewards are included, because the critics learn from normalised ones.
+
+    :param model: the algorithm that trains
+    :param env: the environment for rollouts
     """
     training, ours = model.get_vec_normalize_env(), unwrap_vec_normalize(env)
     if ours is None:
@@ -137,7 +138,7 @@ def freeze_normalisation(model: BaseAlgorithm, env: VecEnv) -> None:
 def _wrappers_of(env: VecEnv) -> tuple[list[VecEnvWrapper], VecEnv]:
     """
     :return: the wrappers around the training's environments that matter, the outermost first, and what is inside
-    :raises ValueError: for a wrapper that is not known
+    :raises ValueError: for an unknown wrapper
     """
     wrappers: list[VecEnvWrapper] = []
     while isinstance(env, VecEnvWrapper):
@@ -190,8 +191,8 @@ def _spec_of(env: VecEnv) -> EnvSpec:
 
 def _wrapper_specs(spec: EnvSpec, env_wrapper: Any) -> tuple[Any, ...]:
     """
-    :return: of the wrappers that are to be made again
-    :raises ValueError: for one of which nobody knows how it was made
+    :return: the specs of the wrappers that have to be made again
+    :raises ValueError: for a wrapper whose arguments are unknown
     """
     if env_wrapper is not None:
         return ()
@@ -209,7 +210,7 @@ def _wrapper_specs(spec: EnvSpec, env_wrapper: Any) -> tuple[Any, ...]:
 def _wrapper_function(env_wrapper: Any) -> Callable[[gym.Env], gym.Env]:
     if env_wrapper is None:
         return lambda env: env
-    # The syntax is rl_zoo3's, so that an entry of a YAML file can be repeated as it is
+    # The syntax is rl_zoo3's, so that users can copy an entry of a YAML file.
     from rl_zoo3.utils import get_wrapper_class
 
     wrap = get_wrapper_class({"env_wrapper": env_wrapper})

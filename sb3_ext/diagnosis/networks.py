@@ -1,4 +1,4 @@
-"""What goes on inside networks, observed by hooks: active units, features, gradients."""
+"""Units, features and gradients of networks, observed through hooks."""
 
 import math
 from collections import defaultdict
@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_ext.functional.diagnosis import dormancy_scores, effective_rank
-from sb3_ext.nets import CosineEmbedding, DuelingMLP, EnsembleLinear, EnsembleMLP
+from sb3_ext.nets import CosineEmbedding, EnsembleMLP
 
-# The modules whose outputs are units. (The embedding of quantile levels ends in a ReLU of its own.)
+# The modules whose outputs are units. The embedding of quantile levels ends in a ReLU of its own.
 _ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign),
@@ -21,26 +21,12 @@ _ACTIVATIONS = (
 )
 
 
-def output_layers(network: nn.Module) -> list[nn.Module]:
-    """
-    :param network: ends in a linear layer, or in the two of a dueling network
-    :return: the layers in whose inputs, together, its output is linear
-    """
-    duelings = [module for module in network.modules() if isinstance(module, DuelingMLP)]
-    parts: list[nn.Module] = [part for dueling in duelings for part in (dueling.value, dueling.advantage)]
-    linear = [
-        [module for module in part.modules() if isinstance(module, (nn.Linear, EnsembleLinear))]
-        for part in parts or [network]
-    ]
-    return [layers[-1] for layers in linear if layers]
-
-
 class NetworkObserver:
     """
-    While it is entered, collects from every forward pass how active the units are and what goes into the last layers.
+    Collects how active the units are and what goes into the last layers, in every forward pass while it is entered.
 
-    :param network: whose activations count, features extractor included
-    :param heads: of each critic the output layers, see :func:`output_layers`
+    :param network: the network whose units count, features extractor included
+    :param heads: the output layers of each critic, see :func:`~sb3_ext.nets.output_layers.output_layers`
     """
 
     def __init__(self, network: nn.Module, heads: Sequence[Sequence[nn.Module]]) -> None:
@@ -67,13 +53,13 @@ class NetworkObserver:
         self._handles.clear()
 
     def _see_units(self, module: nn.Module, inputs: Any, output: th.Tensor) -> None:
-        # Of an image a channel is a unit, as in Sokar et al.; of stacked networks each has its own; otherwise what
-        # comes before the last axis are states, and the quantile levels of an implicit quantile network
+        # A channel of an image is one unit, as in Sokar et al. Each of several stacked networks has units of its own.
+        # Otherwise only the last axis holds units: those before it are states and quantile levels.
         unit_axes = {1} if output.ndim in (4, 5) else {output.ndim - 1}
         if id(module) in self._stacked:
             unit_axes = {0, output.ndim - 1}
         others = [axis for axis in range(output.ndim) if axis not in unit_axes]
-        # At once: whatever comes next may work in place
+        # Not later: the next layer may overwrite the output.
         self._scores.append(dormancy_scores(output.detach().abs().mean(dim=others)))
 
     def _see_features(self, module: nn.Module, inputs: tuple[th.Tensor, ...]) -> None:
@@ -82,14 +68,16 @@ class NetworkObserver:
     @property
     def scores(self) -> list[th.Tensor]:
         """
-        :return: see :func:`~sb3_ext.functional.diagnosis.dormancy_scores`, of each layer shape (H,) or (N, H)
+        :return: of each layer shape (H,) or (N, H), see :func:`~sb3_ext.functional.diagnosis.dormancy_scores`
         """
         return self._scores
 
     def feature_rank(self, delta: float) -> float | None:
         """
+        Measure the effective rank of the features of each critic, and average it over the critics.
+
         :param delta: see :func:`~sb3_ext.functional.diagnosis.effective_rank`
-        :return: the effective rank of the features of each critic, their mean; ``None`` if there are none
+        :return: ``None`` if no features were seen
         """
         ranks: list[int] = []
         for layers in self._heads:
@@ -99,7 +87,7 @@ class NetworkObserver:
             if id(layers[0]) in self._stacked:
                 ranks += [effective_rank(member, delta) for member in features[0]]
                 continue
-            # The value is the mean over quantile levels, if there are any, hence linear in the mean of the features
+            # The value is the mean over quantile levels, if there are any, and so linear in the mean of the features.
             matrices = [part.flatten(1, -2).mean(dim=1) if part.ndim > 2 else part for part in features]
             ranks.append(effective_rank(th.cat(matrices, dim=1), delta))
         return sum(ranks) / len(ranks) if ranks else None
@@ -107,8 +95,10 @@ class NetworkObserver:
 
 class GradientNorms:
     """
-    The norms of the gradients that optimisers are given. (SB3 leaves gradients behind after an update, but those of the
-    critics are not the ones they learned from: the actor's backward pass goes through the critics and adds its own.)
+    Measures the gradients that optimizers are given, at every update.
+
+    The gradients that SB3 leaves behind after an update would not do. The backward pass of the actor goes through the
+    critics and adds to what they learned from.
 
     :param optimizers: by name
     """
@@ -121,33 +111,35 @@ class GradientNorms:
 
     def attach(self) -> None:
         """
-        Look at every update from now on.
+        Start to look at every update.
         """
         for optimizer in self._optimizers.values():
             self._handles.append(optimizer.register_step_pre_hook(self._see_gradients))
 
     def detach(self) -> None:
         """
-        Leave the optimisers as they were.
+        Stop, and leave the optimizers as they were.
         """
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def _see_gradients(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        # A recording of the updates (CUDA graphs) calls no Python when it is replayed, and would repeat this sum
+        # A recording of updates (CUDA graphs) runs no Python when it is replayed, and would repeat this sum.
         if th.cuda.is_available() and th.cuda.is_current_stream_capturing():
             return
         norm = total_norm(parameter for group in optimizer.param_groups for parameter in group["params"])
         key = id(optimizer)
-        # The host does not wait for the device here
+        # The sum stays on the device, so that the host need not wait for it here.
         self._norms[key] = self._norms[key] + norm if key in self._norms else norm
         self._counts[key] += 1
 
     def pop(self, name: str) -> float | None:
         """
+        Take the mean norm of the updates since the last call.
+
         :param name: of the optimizer
-        :return: mean norm of the updates since the last call, ``None`` if there was no such optimiser or no update
+        :return: ``None`` if there is no such optimizer, or there was no update
         """
         key = id(self._optimizers.get(name))
         norm, count = self._norms.pop(key, None), self._counts.pop(key, 0)
@@ -156,15 +148,13 @@ class GradientNorms:
 
 def total_norm(parameters: Iterable[th.Tensor]) -> th.Tensor:
     """
-    :param parameters: of a network
-    :return: Euclidean norm of all their gradients together, a scalar
+    :return: the Euclidean norm of all gradients together, a scalar
     """
     return th.nn.utils.get_total_norm([p.grad.detach() for p in parameters if p.grad is not None])
 
 
 def finite_or_none(value: float | None) -> float | None:
     """
-    :param value: a measurement
-    :return: the same, ``None`` if it is not finite
+    Replace a measurement that is not finite by ``None``.
     """
     return value if value is not None and math.isfinite(value) else None

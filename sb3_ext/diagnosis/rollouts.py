@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ext.diagnosis.probes import PolicyStep
+from sb3_ext.common.probe import PolicyStep
 from sb3_ext.functional.diagnosis import n_known_returns, soft_returns
 
 
@@ -18,10 +18,9 @@ class Horizon(NamedTuple):
     """
     How far episodes are followed.
 
-    :param n_states: at most so many states of an episode are measured, the first ones
-    :param tail: rewards that the return of a state must hold, see
-        :func:`~sb3_ext.functional.diagnosis.tail_length`
-    :param time_limit_is_terminal: whether the critics take the end by a time limit for the end of all rewards
+    :param n_states: only so many states of an episode are measured, the first ones
+    :param tail: how many rewards a return must hold, see :func:`~sb3_ext.functional.diagnosis.tail_length`
+    :param time_limit_is_terminal: whether the critics take a time limit for the end of all rewards
     """
 
     n_states: int
@@ -31,15 +30,17 @@ class Horizon(NamedTuple):
     @property
     def n_steps(self) -> int:
         """
-        :return: after so many steps nothing more is needed of an episode
+        :return: the number of steps after which nothing more is needed of an episode
         """
         return self.n_states + max((self.tail or 0) - 1, 0)
 
 
 class Discounting(NamedTuple):
     """
-    :param gamma: discount
-    :param n_steps: of the returns that the critics learn from
+    How rewards become the returns that the critics estimate.
+
+    :param gamma: discount, in [0, 1]
+    :param n_steps: n >= 1: the critics learn from n-step returns
     """
 
     gamma: float
@@ -50,8 +51,8 @@ class Pairs(NamedTuple):
     """
     State-action pairs.
 
-    :param q_values: what the critics say, their mean, shape (M,)
-    :param returns: what became of it, shape (M,)
+    :param q_values: the mean of the critics, shape (M,)
+    :param returns: what the policy earned from there on, shape (M,)
     """
 
     q_values: th.Tensor
@@ -60,7 +61,7 @@ class Pairs(NamedTuple):
 
 class Episode:
     """
-    What is kept of an episode: numbers, no observations.
+    The numbers that are kept of an episode. Observations are not.
     """
 
     def __init__(self) -> None:
@@ -71,9 +72,7 @@ class Episode:
 
     def pairs(self, horizon: Horizon, discounting: Discounting) -> Pairs:
         """
-        :param horizon: which of the states are measured
-        :param discounting: of the rewards
-        :return: those whose return is known
+        :return: the state-action pairs whose return is known
         """
         gamma, n_steps = discounting
         rewards = th.tensor(self.rewards, dtype=th.float64)
@@ -87,17 +86,15 @@ def monte_carlo_pairs(
     env: VecEnv, act: Callable[[Any], PolicyStep], n_episodes: int, horizon: Horizon, discounting: Discounting
 ) -> Pairs:
     """
-    :param env: for rollouts
-    :param act: from observations of all its environments to what the policy does
-    :param n_episodes: to play
-    :param horizon: how far
-    :param discounting: of the rewards
-    :return: the state-action pairs of all of them
+    Play episodes, and compare what the critics promise with what comes.
+
+    :param act: from the observations of all environments to a step of the policy
+    :return: the state-action pairs of all episodes
     """
     pairs: list[Pairs] = []
     remaining = n_episodes
     while remaining > 0:
-        # In rounds that begin together: to take whatever ends first would prefer short episodes
+        # Episodes begin together, in rounds. To take whatever ends first would prefer short episodes.
         n_envs = min(remaining, env.num_envs)
         pairs += [episode.pairs(horizon, discounting) for episode in _play(env, act, n_envs, horizon)]
         remaining -= n_envs
@@ -133,10 +130,12 @@ def _play(env: VecEnv, act: Callable[[Any], PolicyStep], n_envs: int, horizon: H
 @contextmanager
 def undisturbed(model: BaseAlgorithm, seed: int) -> Iterator[None]:
     """
-    Nothing that happens inside leaves a trace in the training: random numbers, modes of the networks and the noise of
-    gSDE are afterwards what they were, and no gradients are computed. Inside, networks are in evaluation mode.
+    Keep the training unaware of what happens inside, where networks are in evaluation mode and no gradients are
+    computed.
 
-    :param model: the training
+    Afterwards the random numbers, the modes of the networks and the noise of gSDE are what they were.
+
+    :param model: the algorithm that trains
     :param seed: of the random numbers inside
     """
     modes = [(module, module.training) for module in model.policy.modules()]

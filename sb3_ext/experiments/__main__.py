@@ -5,7 +5,7 @@ Experiments from a file: environments x variants x seeds, through rl_zoo3.
     python -m sb3_ext.experiments status FILE
     python -m sb3_ext.experiments plot FILE
 
-`run` trains what is not finished yet, and ends with figures and a table; interrupted, it is simply started again.
+`run` trains what is not finished yet, then draws figures and a table. If it is interrupted, simply start it again.
 """
 
 import argparse
@@ -29,7 +29,6 @@ class Grid:
     """
     An experiment and where it lives.
 
-    :param experiment: what is compared
     :param root: folder of its runs
     """
 
@@ -39,22 +38,23 @@ class Grid:
     @property
     def folders(self) -> list[RunFolder]:
         """
-        :return: of all runs
+        :return: the folders of all runs
         """
         return [RunFolder(self.root, run) for run in self.experiment.runs]
 
 
 def load(args: argparse.Namespace) -> Grid:
     """
-    :param args: the command line
-    :return: the experiment that it names
+    Load the experiment that the command line names.
+
+    :raises ValueError: if the file or the number of time steps is not allowed, or a finished run had other settings
     """
     experiment = load_experiment(args.file)
     if args.n_timesteps is not None:
         if args.n_timesteps < 1:
             raise ValueError(f"--n-timesteps {args.n_timesteps} must be 1 or more")
         experiment = experiment.with_timesteps(args.n_timesteps)
-    # Trials do not stand in the way of the real runs
+    # A trial with fewer steps has a folder of its own, so that it does not stand in the way of the real runs.
     name = experiment.name if args.n_timesteps is None else f"{experiment.name}_{args.n_timesteps}"
     grid = Grid(experiment, args.log_folder or Path("logs") / "experiments" / name)
     for folder in grid.folders:
@@ -64,20 +64,19 @@ def load(args: argparse.Namespace) -> Grid:
 
 def show(*parts: object) -> None:
     """
-    Print. A reader that has read enough, as ``| head``, is no error, and stops nothing.
-
-    :param parts: as of ``print``
+    Print. It is no error if the reader has read enough, as ``| head`` has.
     """
     try:
         print(*parts, flush=True)
-    except BrokenPipeError:  # what is still to be printed goes nowhere: Python would try once more at its exit
+    except BrokenPipeError:  # Python would try once more at its exit, unless the rest goes nowhere
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def run(args: argparse.Namespace) -> int:
     """
-    :param args: the command line
+    Train what is not finished yet, then draw.
+
     :return: the exit status: 0 if all runs are finished and drawn
     """
     for name in ("jobs", "threads"):
@@ -103,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
 
 def status(args: argparse.Namespace) -> int:
     """
-    :param args: the command line
+    Show how far each run is.
+
     :return: the exit status
     """
     grid = load(args)
@@ -120,7 +120,8 @@ def status(args: argparse.Namespace) -> int:
 
 def plot(args: argparse.Namespace) -> int:
     """
-    :param args: the command line
+    Draw the finished runs.
+
     :return: the exit status
     """
     return plot_grid(load(args), args.output)
@@ -128,11 +129,10 @@ def plot(args: argparse.Namespace) -> int:
 
 def plot_grid(grid: Grid, output: Path | None) -> int:
     """
-    Raw returns as CSV, figures, a table.
+    Write the raw returns of the finished runs as CSV, figures and a table.
 
-    :param grid: of which the finished runs are taken
     :param output: folder for them, by default one beside the runs
-    :return: the exit status: 1 if there was something that could not be read, or nothing at all
+    :return: the exit status: 1 if something could not be read, or no run is finished
     """
     output = output or grid.root / "report"
     rows, runs, problems = collect(grid.folders)
@@ -148,7 +148,7 @@ def plot_grid(grid: Grid, output: Path | None) -> int:
     write_json(output / "score_range.json", grid.experiment.score_range)
     if diagnoses:
         write_csv(output / "diagnosis.csv", DIAGNOSIS_COLUMNS, diagnoses)
-    else:  # of runs with other settings, perhaps
+    else:  # an older file may be of runs with other settings
         (output / "diagnosis.csv").unlink(missing_ok=True)
     draw(output)
     return 1 if problems else 0
@@ -156,7 +156,10 @@ def plot_grid(grid: Grid, output: Path | None) -> int:
 
 def draw(folder: Path) -> None:
     """
-    :param folder: with ``returns.csv`` and perhaps ``score_range.json`` and ``diagnosis.csv``, for figures and table
+    Draw figures and a table from CSV files.
+
+    :param folder: with ``returns.csv`` and perhaps ``score_range.json`` and ``diagnosis.csv``; figures and table go
+        there
     """
     curves = read_curves(folder / "returns.csv")
     ranges = read_json(folder / "score_range.json") if (folder / "score_range.json").exists() else {}
@@ -164,13 +167,13 @@ def draw(folder: Path) -> None:
     with replaced_when_complete(folder / "table.md") as file:
         file.write(text.encode())
     diagnoses = read_diagnoses(folder / "diagnosis.csv") if (folder / "diagnosis.csv").exists() else {}
-    # The same in all figures
+    # Each variant has the same style in all figures.
     measured = [variant for by_variant in diagnoses.values() for variant in by_variant]
-    looks = styles(dict.fromkeys([*(curve.variant for curve in curves), *measured]))
+    line_styles = styles(dict.fromkeys([*(curve.variant for curve in curves), *measured]))
     paths = [
         folder / "table.md",
-        *draw_all(curves, ranges, looks, folder),
-        *draw_all_diagnoses(diagnoses, looks, folder),
+        *draw_all(curves, ranges, line_styles, folder),
+        *draw_all_diagnoses(diagnoses, line_styles, folder),
     ]
     show(text)
     show("wrote", *paths)
@@ -178,7 +181,8 @@ def draw(folder: Path) -> None:
 
 def redraw(args: argparse.Namespace) -> int:
     """
-    :param args: the command line
+    Draw figures and a table again, without the runs.
+
     :return: the exit status
     """
     draw(args.folder)
@@ -187,7 +191,7 @@ def redraw(args: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """
-    :return: of the command line
+    :return: the parser of the command line
     """
     result = argparse.ArgumentParser(
         prog="python -m sb3_ext.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -224,7 +228,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    :param arguments: of the command line
+    Run the command line.
+
     :return: the exit status
     """
     args = parser().parse_args(arguments)

@@ -1,4 +1,4 @@
-"""What ``DiagnosisCallback`` wrote in the runs of an experiment: one CSV file of it, and a figure an environment."""
+"""The measurements of ``DiagnosisCallback`` in the runs of an experiment: one CSV file, and a figure an environment."""
 
 import itertools
 import math
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 DIAGNOSIS_COLUMNS = ("environment", "variant", "seed", *COLUMNS)
 # Title, column drawn as a line, column drawn as dots, scale
 _PANELS = (
-    ("bias of Q, normalised", "normalised_bias_mean", None, "symlog"),
+    ("bias of Q, normalised", "normalized_bias_mean", None, "symlog"),
     ("Q (lines) and Monte-Carlo return (dots)", "q_mean", "mc_return_mean", "linear"),
-    ("spread of the bias", "normalised_bias_std", None, "log"),
+    ("spread of the bias", "normalized_bias_std", None, "log"),
     ("disagreement of the critics", "disagreement", None, "linear"),
     ("entropy of the policy (nats)", "policy_entropy", None, "linear"),
     ("norm of the critics' gradient", "critic_grad_norm", None, "log"),
@@ -31,16 +31,15 @@ _PANELS = (
     ("dormant units (lines), dead ones (dots)", "dormant_units", "dead_units", "linear"),
     ("effective rank of the features", "feature_rank", None, "linear"),
 )
-# Where nothing is larger, a scale that says symlog is linear
+# If no value is larger, a panel is linear even if its scale is symlog.
 _LINEAR_UP_TO = 10.0
-# variant -> seed -> column -> values, shape (T,), NaN where nothing was measured
+# variant -> seed -> column -> values, shape (T,). They are NaN if nothing was measured.
 Diagnoses = dict[str, dict[str, dict[str, np.ndarray]]]
 
 
 def _number(text: str) -> float:
     """
-    :param text: a field of the CSV file
-    :return: its number; NaN where nothing was measured
+    Read a field of the CSV file. It is NaN if nothing was measured.
     """
     return float(text or math.nan)
 
@@ -50,9 +49,11 @@ _KINDS = dict.fromkeys(COLUMNS, _number)
 
 def collect_diagnoses(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]], list[str]]:
     """
-    :param folders: of runs, of which the finished ones are taken
-    :return: a row for each measurement, and what is wrong with files that cannot be read. Nothing of runs that had no
-        ``DiagnosisCallback``, or one with a ``csv_path``
+    Read what was measured in the finished runs.
+
+    Runs without a ``DiagnosisCallback``, or with one that has a ``csv_path``, contribute nothing.
+
+    :return: a row for each measurement, and what is wrong with files that cannot be read
     """
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -72,8 +73,8 @@ def collect_diagnoses(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]
 
 def _check_order(rows: list[dict[str, str]]) -> None:
     """
-    :param rows: of one run
-    :raises ValueError: if its time steps do not increase: two callbacks wrote into one file, or there are two files
+    :raises ValueError: if the time steps of a run do not increase: two callbacks wrote into one file, or there are two
+        files
     """
     steps = [_number(row["timesteps"]) for row in rows]
     for one, other in itertools.pairwise([0.0, *steps]):
@@ -83,9 +84,10 @@ def _check_order(rows: list[dict[str, str]]) -> None:
 
 def read_diagnoses(path: Path) -> dict[str, Diagnoses]:
     """
-    :param path: of a CSV file with the rows of :func:`collect_diagnoses`
+    Read a CSV file with the rows of :func:`collect_diagnoses`.
+
     :return: environment -> what was measured there
-    :raises ValueError: if it has other columns, or is damaged
+    :raises ValueError: if the file has other columns, or is damaged
     """
     values: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list))))
     for row in read_csv(path, DIAGNOSIS_COLUMNS, _KINDS):
@@ -101,13 +103,13 @@ def read_diagnoses(path: Path) -> dict[str, Diagnoses]:
     }
 
 
-def draw_diagnoses(diagnoses: Diagnoses, looks: dict[str, dict[str, Any]]) -> "Figure":
+def draw_diagnoses(diagnoses: Diagnoses, line_styles: dict[str, dict[str, Any]]) -> "Figure":
     """
-    One panel for each kind of measurement that there is; a line for each seed.
+    Draw one panel for each kind of measurement that exists, with a line for each seed.
 
     :param diagnoses: of one environment
-    :param looks: of the variants, from :func:`sb3_ext.experiments.figures.styles`
-    :return: the figure; with one panel that is empty, if nothing was measured
+    :param line_styles: of the variants, from :func:`sb3_ext.experiments.figures.styles`
+    :return: the figure; it has one empty panel if nothing was measured
     """
     runs = [run for by_seed in diagnoses.values() for run in by_seed.values()]
     panels = [panel for panel in _PANELS if any(np.isfinite(run[panel[1]]).any() for run in runs)] or _PANELS[:1]
@@ -115,8 +117,8 @@ def draw_diagnoses(diagnoses: Diagnoses, looks: dict[str, dict[str, Any]]) -> "F
     for axis, (title, line, dots, scale) in zip(axes, panels, strict=True):
         for variant, by_seed in diagnoses.items():
             for index, run in enumerate(by_seed.values()):
-                _draw_run(axis, run, line, dots, {**looks[variant], "label": variant if index == 0 else None})
-        # A symmetrical logarithm has hardly any ticks where values are small
+                _draw_run(axis, run, line, dots, {**line_styles[variant], "label": variant if index == 0 else None})
+        # A symmetrical logarithm has hardly any ticks among small values.
         is_small = scale == "symlog" and max(abs(bound) for bound in axis.get_ylim()) < _LINEAR_UP_TO
         axis.set(title=title, xlabel="time steps", yscale="linear" if is_small else scale)
         axis.set_xlim(left=0)
@@ -127,23 +129,30 @@ def draw_diagnoses(diagnoses: Diagnoses, looks: dict[str, dict[str, Any]]) -> "F
     return figure
 
 
-def _draw_run(axis: "Axes", run: dict[str, np.ndarray], line: str, dots: str | None, look: dict[str, Any]) -> None:
-    # The marker is for a measurement by itself, which is no line
-    axis.plot(run["timesteps"], run[line], **look, linewidth=1.4, alpha=0.8, marker=".", markersize=2)
+def _draw_run(
+    axis: "Axes", run: dict[str, np.ndarray], line: str, dots: str | None, line_style: dict[str, Any]
+) -> None:
+    # A single measurement makes no line, and only its marker is seen.
+    axis.plot(run["timesteps"], run[line], **line_style, linewidth=1.4, alpha=0.8, marker=".", markersize=2)
     if dots is not None:
-        axis.plot(run["timesteps"], run[dots], color=look["color"], linestyle="", marker="o", markersize=3, alpha=0.8)
+        axis.plot(
+            run["timesteps"], run[dots], color=line_style["color"], linestyle="", marker="o", markersize=3, alpha=0.8
+        )
 
 
-def draw_all_diagnoses(diagnoses: dict[str, Diagnoses], looks: dict[str, dict[str, Any]], folder: Path) -> list[Path]:
+def draw_all_diagnoses(
+    diagnoses: dict[str, Diagnoses], line_styles: dict[str, dict[str, Any]], folder: Path
+) -> list[Path]:
     """
+    Draw the measurements of all environments. Figures of environments without measurements are removed from the folder.
+
     :param diagnoses: from :func:`read_diagnoses`
-    :param looks: of the variants, from :func:`sb3_ext.experiments.figures.styles`
-    :param folder: for the figures; those of environments that are no longer measured are removed from it
+    :param line_styles: of the variants, from :func:`sb3_ext.experiments.figures.styles`
     :return: the files
     """
     paths = []
     for env, by_variant in diagnoses.items():
-        paths += save(draw_diagnoses(by_variant, looks), folder / f"diagnosis_{env.replace('/', '-')}")
+        paths += save(draw_diagnoses(by_variant, line_styles), folder / f"diagnosis_{env.replace('/', '-')}")
     for path in folder.glob("diagnosis_*"):
         if path.suffix in (".png", ".svg") and path not in paths:
             path.unlink()

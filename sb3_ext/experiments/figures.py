@@ -1,4 +1,4 @@
-"""What a person looks at: learning curves, performance profiles, probabilities of improvement; PNG and SVG."""
+"""Figures: learning curves, performance profiles and probabilities of improvement, as PNG and SVG."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; the line style says it once more
+# Color-blind readers can tell Okabe and Ito's palette apart, and the line style says it once more.
 STYLES = [
     ("#0072B2", "-"),
     ("#D55E00", "--"),
@@ -35,15 +35,16 @@ _N_THRESHOLDS = 101
 
 def new_figure(n_panels: int, width: float = 5.2, height: float = 4.0) -> tuple["Figure", list["Axes"]]:
     """
-    :param n_panels: side by side, three in a row
+    Make an empty figure with panels side by side, three in a row.
+
     :param width: of a panel, in inches
     :param height: of a panel, in inches
-    :return: an empty figure, and its panels
+    :return: the figure and its panels
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Not pyplot: it would choose a window where there is a screen, and keep figures alive
+    # pyplot would choose a window if there is a screen, and keep figures alive.
     n_columns = min(n_panels, 3)
     n_rows = -(-n_panels // n_columns)
     figure = Figure(figsize=(width * n_columns, height * n_rows), layout="constrained")
@@ -56,13 +57,14 @@ def new_figure(n_panels: int, width: float = 5.2, height: float = 4.0) -> tuple[
 
 def save(figure: "Figure", stem: Path) -> list[Path]:
     """
-    :param figure: what is drawn
-    :param stem: name of the files without their endings
-    :return: the files: PNG and SVG
+    Save a figure as PNG and SVG. The same numbers give the same bytes.
+
+    :param stem: path of the files without their endings
+    :return: the files
     """
     paths = [stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")]
     for path in paths:
-        # No date, and ids that do not depend on chance: the same file from the same numbers
+        # A date, or ids that depend on chance, would change the file although the numbers are the same.
         metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
         with _svg_ids_from(stem.name), replaced_when_complete(path) as file:
             figure.savefig(file, format=path.suffix[1:], dpi=120, metadata=metadata)
@@ -77,51 +79,55 @@ def _svg_ids_from(name: str) -> Any:
 
 def styles(variants: Iterable[str]) -> dict[str, dict[str, Any]]:
     """
-    :param variants: in the order in which they get their colours
-    :return: of each how its line looks, the same in all figures
+    Choose a color and a line style for each variant, to be used in all figures.
+
+    :param variants: in the order in which they get their colors
+    :return: keyword arguments of matplotlib's ``plot``, by variant
     """
-    looks = {}
+    line_styles = {}
     for index, variant in enumerate(variants):
-        # From the eighth on colours come again, with other lines
+        # From the eighth variant on, colors come again with other line styles.
         color, style = STYLES[index % len(STYLES)][0], STYLES[(index + index // len(STYLES)) % len(STYLES)][1]
-        looks[variant] = {"color": color, "linestyle": style}
-    return looks
+        line_styles[variant] = {"color": color, "linestyle": style}
+    return line_styles
 
 
 def common_timesteps(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
     """
+    Find the time steps at which all runs were evaluated.
+
+    With several environments at a time, runs may stop some steps apart. Those steps are left out.
+
     :param curves: of one variant in one environment
-    :return: the time steps at which all were evaluated, shape (T,), and the returns, shape (N, T). With several
-        environments at a time runs may stop some steps apart: those steps are left out
+    :return: the time steps, shape (T,), and the returns, shape (N, T)
     """
     steps = sorted(set.intersection(*({int(step) for step in curve.timesteps} for curve in curves)))
     rows = [dict(zip(curve.timesteps.tolist(), curve.returns.tolist(), strict=True)) for curve in curves]
     return np.array(steps), np.array([[row[step] for step in steps] for row in rows])
 
 
-def draw_curves(curves: list[Curve], looks: dict[str, dict[str, Any]]) -> "Figure":
+def draw_curves(curves: list[Curve], line_styles: dict[str, dict[str, Any]]) -> "Figure":
     """
-    One panel an environment: the interquartile mean of the runs, its 95 % bootstrap interval, every run as a thin line.
+    Draw one panel an environment: the interquartile mean of the runs, its 95 % bootstrap interval, every run as a thin
+    line.
 
-    :param curves: of runs
-    :param looks: from :func:`styles`
-    :return: the figure
+    :param line_styles: from :func:`styles`
     """
     environments = list(dict.fromkeys(curve.environment for curve in curves))
     figure, axes = new_figure(len(environments))
     for axis, env in zip(axes, environments, strict=True):
-        for variant, look in looks.items():
+        for variant, line_style in line_styles.items():
             mine = [curve for curve in curves if (curve.environment, curve.variant) == (env, variant)]
             if not mine:
                 continue
             for curve in mine:
-                axis.plot(curve.timesteps, curve.returns, **look, alpha=0.3, linewidth=0.8)
+                axis.plot(curve.timesteps, curve.returns, **line_style, alpha=0.3, linewidth=0.8)
             steps, values = common_timesteps(mine)
             label = f"{variant} ({len(mine)} seed{'s' if len(mine) > 1 else ''})"
             middle, (low, high) = iqm_with_interval(values) if len(steps) else (steps, (steps, steps))
-            axis.plot(steps, middle, **look, linewidth=2.2, label=label)
+            axis.plot(steps, middle, **line_style, linewidth=2.2, label=label)
             if len(mine) > 1:
-                axis.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
+                axis.fill_between(steps, low, high, color=line_style["color"], alpha=0.15, linewidth=0)
         axis.set(title=env, xlabel="time steps", ylabel="return of an evaluation")
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
@@ -129,23 +135,22 @@ def draw_curves(curves: list[Curve], looks: dict[str, dict[str, Any]]) -> "Figur
     return figure
 
 
-def draw_profiles(matrices: dict[str, np.ndarray], looks: dict[str, dict[str, Any]]) -> "Figure":
+def draw_profiles(matrices: dict[str, np.ndarray], line_styles: dict[str, dict[str, Any]]) -> "Figure":
     """
-    Performance profiles: the share of runs whose score is above a threshold; Agarwal et al. 2021,
+    Draw performance profiles: the share of runs whose score is above a threshold; Agarwal et al. 2021,
     https://arxiv.org/abs/2108.13264
 
     :param matrices: scores of each variant, shape (n_seeds, n_environments), between 0 and 1
-    :param looks: from :func:`styles`
-    :return: the figure
+    :param line_styles: from :func:`styles`
     """
     low = min(0.0, *(float(matrix.min()) for matrix in matrices.values()))
     high = max(1.0, *(float(matrix.max()) for matrix in matrices.values()))
     thresholds = np.linspace(low, high, _N_THRESHOLDS)
     profiles, intervals = performance_profiles(matrices, thresholds)
     figure, (axis,) = new_figure(1)
-    for variant, look in ((variant, looks[variant]) for variant in matrices):
-        axis.plot(thresholds, profiles[variant], **look, linewidth=2.0, label=variant)
-        axis.fill_between(thresholds, *intervals[variant], color=look["color"], alpha=0.15, linewidth=0)
+    for variant, line_style in ((variant, line_styles[variant]) for variant in matrices):
+        axis.plot(thresholds, profiles[variant], **line_style, linewidth=2.0, label=variant)
+        axis.fill_between(thresholds, *intervals[variant], color=line_style["color"], alpha=0.15, linewidth=0)
     axis.set(
         xlabel="score (0 and 1: ends of each environment's range)", ylabel="share of runs above", ylim=(-0.02, 1.02)
     )
@@ -156,8 +161,9 @@ def draw_profiles(matrices: dict[str, np.ndarray], looks: dict[str, dict[str, An
 
 def draw_improvement(probabilities: dict[tuple[str, str], tuple[float, float, float]]) -> "Figure":
     """
-    :param probabilities: of each pair that the first beats the second, with the ends of its interval
-    :return: the figure
+    Draw how likely one variant beats another.
+
+    :param probabilities: for each pair the probability that the first one is better, and the ends of its interval
     """
     figure, (axis,) = new_figure(1, width=6.0, height=1.0 + 0.45 * len(probabilities))
     for row, (middle, low, high) in enumerate(probabilities.values()):
@@ -176,22 +182,23 @@ def draw_improvement(probabilities: dict[tuple[str, str], tuple[float, float, fl
 
 
 def draw_all(
-    curves: list[Curve], ranges: dict[str, tuple[float, float]], looks: dict[str, dict[str, Any]], folder: Path
+    curves: list[Curve], ranges: dict[str, tuple[float, float]], line_styles: dict[str, dict[str, Any]], folder: Path
 ) -> list[Path]:
     """
-    :param curves: of runs, one at least
+    Draw everything that the runs suffice for.
+
+    :param curves: of one run at least
     :param ranges: of the scores, by environment
-    :param looks: of the variants, from :func:`styles`
-    :param folder: for the figures
+    :param line_styles: of the variants, from :func:`styles`
     :return: the files
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = save(draw_curves(curves, looks), folder / "curves")
-    # Of one run nobody can say how certain it is
+    paths = save(draw_curves(curves, line_styles), folder / "curves")
+    # A single run does not tell how certain it is.
     matrices = {
         variant: matrix for variant, matrix in score_matrices(scores(curves), ranges).items() if len(matrix) > 1
     }
     if len(matrices) > 1:
-        paths += save(draw_profiles(matrices, looks), folder / "profiles")
+        paths += save(draw_profiles(matrices, line_styles), folder / "profiles")
         paths += save(draw_improvement(improvement(matrices)), folder / "improvement")
     return paths

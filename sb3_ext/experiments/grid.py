@@ -1,4 +1,4 @@
-"""What an experiment file says: environments x variants x seeds, each of them one run of rl_zoo3."""
+"""Experiment files: environments x variants x seeds, each cell of which is one run of rl_zoo3."""
 
 import difflib
 import importlib
@@ -16,7 +16,7 @@ import yaml
 
 from sb3_ext.zoo import hyperparams_path, register
 
-# What rl_zoo3 reads from hyperparameters and does not pass on to the algorithm
+# rl_zoo3 reads these hyperparameters itself and does not pass them on to the algorithm.
 _ZOO_HYPERPARAMS = {
     "callback",
     "env_wrapper",
@@ -28,21 +28,20 @@ _ZOO_HYPERPARAMS = {
     "normalize",
     "vec_env_wrapper",
 }
-# The command line gives these to the algorithm, or they have a place of their own in the experiment file
+# These come from the command line, or have a place of their own in the experiment file.
 _NOT_HYPERPARAMS = {"self", "env", "n_timesteps", "tensorboard_log", "verbose", "seed", "device", "_init_setup_model"}
 
-_OF_RUNS = {"n_timesteps", "eval_freq", "eval_episodes", "n_eval_envs", "hyperparams", "env_kwargs"}
-_OF_VARIANTS = _OF_RUNS | {"algo", "base"}
-_OF_EXPERIMENTS = _OF_VARIANTS | {"environments", "variants", "seeds", "gym_packages", "score_range"}
+_RUN_KEYS = {"n_timesteps", "eval_freq", "eval_episodes", "n_eval_envs", "hyperparams", "env_kwargs"}
+_VARIANT_KEYS = _RUN_KEYS | {"algo", "base"}
+_EXPERIMENT_KEYS = _VARIANT_KEYS | {"environments", "variants", "seeds", "gym_packages", "score_range"}
 _COUNTS = ("n_timesteps", "eval_freq", "eval_episodes", "n_eval_envs")
 
 
 class ExperimentError(ValueError):
     """
-    Something in an experiment file is not as it should be.
+    An experiment file has a mistake in it.
 
-    :param path: of the file
-    :param key: where in it
+    :param key: where it is in the file
     :param problem: what is wrong, and what is allowed
     """
 
@@ -57,17 +56,15 @@ class Run:
 
     :param variant: name of what is compared
     :param env: id of the environment
-    :param seed: of the training
     :param algo: id in rl_zoo3
     :param n_timesteps: environment steps
     :param eval_freq: environment steps from one evaluation to the next
     :param eval_episodes: episodes of an evaluation
-    :param n_eval_envs: environments that they are divided among
-    :param base: where the hyperparameters come from that the experiment does not set: ``"zoo"``, the file of the
-        algorithm; ``"none"``, the defaults of its class; or the absolute path of a YAML file like rl_zoo3's
-    :param base_hyperparams: what stands there for the environment
-    :param hyperparams: over those
-    :param env_kwargs: of the environment
+    :param n_eval_envs: environments that share these episodes
+    :param base: where hyperparameters come from that the experiment does not set: ``"zoo"``, the file of the algorithm;
+        ``"none"``, the defaults of its class; or the absolute path of a YAML file like rl_zoo3's
+    :param base_hyperparams: what this source says for the environment
+    :param hyperparams: what the experiment sets; it takes precedence
     :param gym_packages: modules that register environments
     """
 
@@ -88,24 +85,26 @@ class Run:
     @property
     def name(self) -> str:
         """
-        :return: unique within the experiment, a path below its folder
+        :return: a path below the folder of the experiment, unique within it
         """
         return f"{self.variant}/{self.env.replace('/', '-')}/seed_{self.seed}"
 
     def as_dict(self) -> dict[str, Any]:
         """
-        :return: for a JSON file
+        :return: the run as plain values, for a JSON file
         """
-        # YAML knows dates and sets, JSON does not
+        # YAML has dates and sets, JSON has not.
         return json.loads(json.dumps(asdict(self), default=str))
 
 
 @dataclass(frozen=True)
 class Experiment:
     """
-    :param name: of the file
-    :param runs: all of them, seed by seed: the first results compare all variants
-    :param score_range: of an environment the returns that count as 0 and as 1 where environments are put together
+    What an experiment file describes.
+
+    :param name: the name of the file without its ending
+    :param runs: all runs, seed by seed, so that the first results compare all variants
+    :param score_range: by environment the returns that count as 0 and as 1 when environments are put together
     """
 
     name: str
@@ -128,8 +127,9 @@ class Experiment:
 
     def with_timesteps(self, n_timesteps: int) -> "Experiment":
         """
-        :param n_timesteps: of every run; as many evaluations as before
-        :return: the same experiment, shorter or longer
+        Make the same experiment with other lengths of its runs. The number of evaluations stays the same.
+
+        :param n_timesteps: of every run
         """
 
         def changed(run: Run) -> Run:
@@ -140,13 +140,12 @@ class Experiment:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Reads ``5e-4`` as a number, which PyYAML takes for text, and does not let one name stand for two things."""
+    """
+    Reads ``5e-4`` as a number, which PyYAML takes for text, and refuses a name that is there twice.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """
-        :param node: of the file
-        :param deep: see PyYAML
-        :return: its names and values
         :raises yaml.YAMLError: if a name is there twice
         """
         names = [name.value for name, _ in node.value if name.tag != "tag:yaml.org,2002:merge"]
@@ -164,9 +163,8 @@ _Loader.add_implicit_resolver(
 
 class _Reader:
     """
-    Makes runs of what stands in a file, and says what is wrong with it and where.
+    Reads an experiment file, and says what is wrong with it and where.
 
-    :param path: of the experiment file
     :raises OSError: if it cannot be read
     :raises ExperimentError: if it is no YAML file of keys and values
     """
@@ -188,18 +186,19 @@ class _Reader:
             raise self.error(key, f"{value!r} must be a mapping of names to values")
         return {str(name): entry for name, entry in value.items()}
 
-    def known(self, names: Iterable[str], allowed: Iterable[str], key: str, what: str) -> None:
+    def check_known(self, names: Iterable[str], allowed: Iterable[str], key: str, what: str) -> None:
         """
         :raises ExperimentError: for the first name that is not allowed, with the nearest that is
         """
         allowed = sorted(allowed)
         for name in names:
             if name not in allowed:
-                raise self.error(f"{key}.{name}" if key else name, f"{what} {_not_known(name, allowed)}")
+                raise self.error(f"{key}.{name}" if key else name, f"{what} {_unknown_name(name, allowed)}")
 
     def named(self, key: str) -> dict[str, dict[str, Any]]:
         """
-        :param key: of a mapping of names to settings, or of a list of names
+        Read a mapping of names to settings, or a list of names.
+
         :return: settings by name
         """
         value = self.content.get(key)
@@ -222,7 +221,7 @@ class _Reader:
 
     def import_packages(self) -> None:
         """
-        So that their environments are registered.
+        Import the modules that register environments.
         """
         value = self.content.get("gym_packages", [])
         if not isinstance(value, list):
@@ -236,7 +235,7 @@ class _Reader:
 
     def run(self, variant: str, env: str, seed: int, settings: list[tuple[str, dict[str, Any]]]) -> Run:
         """
-        :param settings: where they stand and what they say; the later ones count
+        :param settings: pairs of a place in the file and what stands there; later ones take precedence
         """
         merged: dict[str, Any] = {"eval_episodes": 5, "n_eval_envs": 1, "base": "zoo"}
         hyperparams: dict[str, Any] = {}
@@ -244,9 +243,9 @@ class _Reader:
         place: dict[str, str] = {}
         for key, entry in settings:
             prefix = f"{key}." if key else ""
-            for name, of_all in (("hyperparams", hyperparams), ("env_kwargs", env_kwargs)):
+            for name, values in (("hyperparams", hyperparams), ("env_kwargs", env_kwargs)):
                 given = self.mapping(entry.get(name, {}), f"{prefix}{name}")
-                of_all.update(given)
+                values.update(given)
                 place |= {f"{name}.{one}": f"{prefix}{name}" for one in given}
             for name in ("algo", "base", *_COUNTS):
                 if name in entry:
@@ -258,14 +257,14 @@ class _Reader:
         self.check_names(merged["algo"], env, place)
         base_hyperparams = self.base_hyperparams(merged, env, place)
         for name in hyperparams:
-            self.known(
+            self.check_known(
                 [name], _parameters(merged["algo"]), place[f"hyperparams.{name}"], f"{merged['algo']}'s parameter"
             )
         if merged["base"] == "none" and "policy" not in hyperparams:
             raise self.error(
                 f"variants.{variant}.hyperparams", "policy is missing, which base: none leaves to the experiment"
             )
-        # rl_zoo3 would leave its evaluations without those of the file
+        # rl_zoo3 would not give those of the file to its evaluations.
         env_kwargs = {**base_hyperparams.get("env_kwargs", {}), **env_kwargs}
         return Run(
             variant=variant,
@@ -280,7 +279,7 @@ class _Reader:
 
     def check_counts(self, merged: dict[str, Any], place: dict[str, str]) -> None:
         """
-        Numbers of steps and episodes, which may be written as ``3e5``.
+        Check the numbers of steps and episodes, which may be written as ``3e5``.
         """
         for name in (name for name in _COUNTS if name in merged):
             if type(merged[name]) is float and merged[name].is_integer():
@@ -296,15 +295,15 @@ class _Reader:
 
     def check_names(self, algo: Any, env: str, place: dict[str, str]) -> None:
         """
-        The algorithm and the environment.
+        Check the names of the algorithm and the environment.
         """
         from rl_zoo3.utils import ALGOS
 
         if not isinstance(algo, str) or algo not in ALGOS:
-            raise self.error(place["algo"], f"algorithm {_not_known(algo, ALGOS)}")
+            raise self.error(place["algo"], f"algorithm {_unknown_name(algo, ALGOS)}")
         if env not in gym.registry:
             otherwise = "is its package installed, or missing in gym_packages?"
-            raise self.error(f"environments.{env}", f"environment {_not_known(env, gym.registry, otherwise)}")
+            raise self.error(f"environments.{env}", f"environment {_unknown_name(env, gym.registry, otherwise)}")
 
     def base_hyperparams(self, merged: dict[str, Any], env: str, place: dict[str, str]) -> dict[str, Any]:
         """
@@ -324,14 +323,14 @@ class _Reader:
             entries = self.mapping(yaml.safe_load(path.read_text(encoding="utf-8")), where)
         except yaml.YAMLError as error:
             raise self.error(where, f"{path} is no YAML file: {error!s}".replace("\n", " ")) from error
-        # As rl_zoo3 looks for it
+        # rl_zoo3 looks for it in the same order.
         name = env if env in entries else "atari" if _is_atari(env) else "default"
         if name not in entries:
             raise self.error(where, f"{path} has no hyperparameters for {env}; base: none needs none")
         entry = self.mapping(entries[name], where)
         if merged["base"] != "zoo":
             allowed = _parameters(merged["algo"]) | {"n_timesteps", "env_kwargs"}
-            self.known(entry, allowed, f"{where} ({path}): {name}", f"{merged['algo']}'s parameter")
+            self.check_known(entry, allowed, f"{where} ({path}): {name}", f"{merged['algo']}'s parameter")
         return entry
 
 
@@ -340,38 +339,37 @@ def load_experiment(path: Path) -> Experiment:
     Read and check an experiment file.
 
     :param path: of a YAML file
-    :return: the experiment
     :raises OSError: if the file cannot be read
-    :raises ExperimentError: if an algorithm, an environment or a parameter is not known, or a value not allowed
+    :raises ExperimentError: if an algorithm, an environment or a parameter is unknown, or a value is not allowed
     """
     register()
     reader = _Reader(path)
-    reader.known(reader.content, _OF_EXPERIMENTS, "", "key")
+    reader.check_known(reader.content, _EXPERIMENT_KEYS, "", "key")
     variants, environments = reader.named("variants"), reader.named("environments")
     for name, entry in variants.items():
-        reader.known(entry, _OF_VARIANTS, f"variants.{name}", "key")
+        reader.check_known(entry, _VARIANT_KEYS, f"variants.{name}", "key")
         if not re.fullmatch(r"[\w.+=-]+", name) or name.startswith("."):
             raise reader.error(f"variants.{name}", "names are made of letters, digits and _ - + = .")
     for name, entry in environments.items():
-        reader.known(entry, _OF_RUNS, f"environments.{name}", "key")
+        reader.check_known(entry, _RUN_KEYS, f"environments.{name}", "key")
     reader.import_packages()
     runs = [
         reader.run(
             variant,
             env,
             seed,
-            [("", reader.content), (f"environments.{env}", of_env), (f"variants.{variant}", of_variant)],
+            [("", reader.content), (f"environments.{env}", env_entry), (f"variants.{variant}", variant_entry)],
         )
         for seed in reader.seeds()
-        for env, of_env in environments.items()
-        for variant, of_variant in variants.items()
+        for env, env_entry in environments.items()
+        for variant, variant_entry in variants.items()
     ]
     return Experiment(path.stem, tuple(runs), _score_ranges(reader, environments))
 
 
 def _score_ranges(reader: _Reader, environments: Iterable[str]) -> dict[str, tuple[float, float]]:
     ranges = reader.mapping(reader.content.get("score_range", {}), "score_range")
-    reader.known(ranges, environments, "score_range", "environment")
+    reader.check_known(ranges, environments, "score_range", "environment")
     for env, value in ranges.items():
         is_pair = isinstance(value, list) and len(value) == 2 and all(type(v) in (int, float) for v in value)
         if not is_pair or not value[0] < value[1]:
@@ -379,11 +377,9 @@ def _score_ranges(reader: _Reader, environments: Iterable[str]) -> dict[str, tup
     return {env: (float(low), float(high)) for env, (low, high) in ranges.items()}
 
 
-def _not_known(name: Any, allowed: Iterable[str], otherwise: str | None = None) -> str:
+def _unknown_name(name: Any, allowed: Iterable[str], otherwise: str | None = None) -> str:
     """
-    :param name: that is not allowed
-    :param allowed: names
-    :param otherwise: said where none of them is near, by default what is allowed
+    :param otherwise: what to say if no allowed name is near; by default what is allowed
     :return: the end of a message
     """
     near = difflib.get_close_matches(str(name), allowed, n=1)
@@ -393,7 +389,7 @@ def _not_known(name: Any, allowed: Iterable[str], otherwise: str | None = None) 
 
 def _arguments(algorithm: type) -> set[str]:
     """
-    :return: names of the constructor's arguments, and of those that it passes on
+    :return: the names of the constructor's arguments, and of those that it passes on to its parents
     """
     names: set[str] = set()
     for base in algorithm.__mro__:
@@ -408,8 +404,7 @@ def _arguments(algorithm: type) -> set[str]:
 @lru_cache(maxsize=32)
 def _parameters(algo: str) -> frozenset[str]:
     """
-    :param algo: id in rl_zoo3
-    :return: what hyperparameters may name
+    :return: the names that hyperparameters of an algorithm may have
     """
     from rl_zoo3.utils import ALGOS
 

@@ -1,4 +1,4 @@
-"""Run a grid on this machine, several runs at a time."""
+"""Runs a grid on this machine, several runs at a time."""
 
 import signal
 import subprocess
@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from sb3_ext.experiments.runs import ALREADY_RUNNING, RunFolder, Status
 
-_SECONDS_BETWEEN_LOOKS = 0.5
+_POLLING_SECONDS = 0.5
 
 
 @contextmanager
 def sigterm_as_keyboard_interrupt() -> Iterator[None]:
     """
-    So that whoever ends the process politely ends it as Ctrl-C does.
+    Let SIGTERM end the process as Ctrl-C does, so that what it has started ends, too.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -34,14 +34,12 @@ def sigterm_as_keyboard_interrupt() -> Iterator[None]:
 class Progress:
     """
     A bar over all environment steps of a grid, finished runs included.
-
-    :param folders: of all runs
     """
 
     def __init__(self, folders: list[RunFolder]) -> None:
         self._folders = folders
         total = sum(folder.run.n_timesteps for folder in folders)
-        # In a file a line now and then is enough
+        # A log file needs a line only now and then.
         interval = 0.1 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(
             total=total, unit="step", unit_scale=True, desc="experiment", smoothing=0.05, mininterval=interval
@@ -51,7 +49,9 @@ class Progress:
 
     def update(self, running: list[RunFolder]) -> None:
         """
-        :param running: runs that are under way
+        Show how far the runs are.
+
+        :param running: the runs that are under way
         """
         done = sum(f.run.n_timesteps for f in self._folders if f.is_finished())
         done += sum(f.n_steps_seen() for f in running if not f.is_finished())
@@ -61,7 +61,7 @@ class Progress:
 
     def say(self, message: str) -> None:
         """
-        :param message: printed above the bar
+        Print a message above the bar.
         """
         self._bar.write(message, file=sys.stderr)
 
@@ -74,12 +74,14 @@ class Progress:
 
 def run_locally(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
     """
-    Train all runs that are not finished. A run that fails does not keep the others from being trained. Runs that
-    another process trains are waited for. An interruption ends the trainings under way; the next call begins them anew.
+    Train all runs that are not finished.
+
+    If a run fails, the others are trained nevertheless. Runs that another process trains are waited for. An
+    interruption ends the trainings under way, and the next call begins them anew.
 
     :param folders: of the runs, in the order in which they are started
-    :param n_jobs: how many at a time
-    :param n_threads: of PyTorch, for each of them
+    :param n_jobs: how many run at a time
+    :param n_threads: of PyTorch, for each run
     """
     waiting = [folder for folder in folders if not folder.is_finished()]
     elsewhere: list[RunFolder] = []
@@ -92,7 +94,7 @@ def run_locally(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
                     folder = waiting.pop(0)
                     folder.prepare()
                     running[folder] = folder.start(n_threads)
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                time.sleep(_POLLING_SECONDS)
                 progress.update([*running, *elsewhere])
                 for folder, process in list(running.items()):
                     if process.poll() is not None:
@@ -113,9 +115,10 @@ def run_locally(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
 
 def report(folder: RunFolder, exit_status: int, say: Callable[[str], None]) -> None:
     """
+    Report a run that did not succeed.
+
     :param folder: of a run whose process has ended
-    :param exit_status: of the process
-    :param say: gets a line if it did not succeed
+    :param say: gets the message
     """
     if exit_status == ALREADY_RUNNING:
         say(f"{folder.run.name}: is being trained by another process")

@@ -1,4 +1,4 @@
-"""Run a grid on a Ray cluster, or on this machine through Ray."""
+"""Runs a grid on a Ray cluster, or on this machine through Ray."""
 
 import platform
 import time
@@ -7,17 +7,16 @@ from typing import Any
 from sb3_ext.experiments.local import Progress, report, sigterm_as_keyboard_interrupt
 from sb3_ext.experiments.runs import ALREADY_RUNNING, RunFolder
 
-# How often a run is begun anew on another worker when the one that trains it dies
+# How often a run is begun anew after the death of its worker
 _MAX_RETRIES = 3
-_SECONDS_BETWEEN_LOOKS = 1.0
+_POLLING_SECONDS = 1.0
 _SECONDS_FOR_A_DEAD_WORKER = 30
 
 
 def train_here(folder: RunFolder, n_threads: int) -> int:
     """
-    What a Ray worker does. The training is a process of its own, which ends with the worker.
+    Do the work of a Ray worker. The training is a process of its own, which ends with the worker.
 
-    :param folder: of the run
     :param n_threads: of PyTorch
     :return: exit status of the training
     :raises FileNotFoundError: if this machine does not see the folder
@@ -29,7 +28,7 @@ def train_here(folder: RunFolder, n_threads: int) -> int:
     deadline = time.monotonic() + _SECONDS_FOR_A_DEAD_WORKER
     while True:
         exit_status = folder.start(n_threads).wait()
-        # When a worker has just died its training has a moment to live
+        # The training of a worker that has just died lives a moment longer.
         if exit_status != ALREADY_RUNNING or time.monotonic() > deadline:
             return exit_status
         time.sleep(1)
@@ -37,13 +36,15 @@ def train_here(folder: RunFolder, n_threads: int) -> int:
 
 def run_on_ray(folders: list[RunFolder], n_jobs: int, n_threads: int, n_gpus: float) -> None:
     """
-    As :func:`~sb3_ext.experiments.local.run_locally`, on the cluster that ``RAY_ADDRESS`` names, or one that is begun
-    on this machine. A run whose worker or machine dies is begun anew on another.
+    Train all runs that are not finished, as :func:`~sb3_ext.experiments.local.run_locally` does.
+
+    They run on the cluster that ``RAY_ADDRESS`` names, or on one that is begun on this machine. If a worker or a
+    machine dies, its run is begun anew on another.
 
     :param folders: of the runs, on a file system that all machines of the cluster share
-    :param n_jobs: how many at a time
-    :param n_threads: of PyTorch, CPUs that Ray reserves for a run
-    :param n_gpus: that Ray reserves for a run, also parts of one
+    :param n_jobs: how many run at a time
+    :param n_threads: of PyTorch, for each run; Ray reserves as many CPUs
+    :param n_gpus: what Ray reserves for each run, may be a fraction of a GPU
     :raises ImportError: if Ray is not installed
     """
     try:
@@ -62,7 +63,7 @@ def run_on_ray(folders: list[RunFolder], n_jobs: int, n_threads: int, n_gpus: fl
                     folder = waiting.pop(0)
                     folder.prepare()
                     running[task.remote(folder, n_threads)] = folder
-                ended, _ = ray.wait(list(running), timeout=_SECONDS_BETWEEN_LOOKS)
+                ended, _ = ray.wait(list(running), timeout=_POLLING_SECONDS)
                 progress.update(list(running.values()))
                 for reference in ended:
                     folder = running.pop(reference)

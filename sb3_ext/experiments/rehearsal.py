@@ -1,4 +1,4 @@
-"""Before a grid starts: each of its models is made once, so that what cannot be trained is known at once."""
+"""Makes each model of a grid once before the grid starts, so that mistakes show at once."""
 
 import argparse
 import contextlib
@@ -16,17 +16,18 @@ from sb3_ext.zoo import register
 
 def rehearse(path: Path, runs: Iterable[Run]) -> None:
     """
-    Make environment, wrappers, callbacks and model of each variant in each environment, and throw them away. Names of
-    parameters are known to be right by then (:func:`load_experiment`), their values are not.
+    Make environment, wrappers, callbacks and model of each variant in each environment, and throw them away.
+
+    The names of parameters have been checked by then (:func:`load_experiment`), but their values have not.
 
     :param path: of the experiment file
-    :param runs: that are to be trained; one seed of them is tried
+    :param runs: the runs that are to be trained; only one seed of them is tried
     :raises ExperimentError: naming variant and environment, if a model cannot be made
     """
     register()
     for run in {(run.variant, run.env): run for run in runs}.values():
         try:
-            # What is printed and warned of here is in the run's own output once more
+            # The run itself will print the same, and warn of the same.
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
                 with tempfile.TemporaryDirectory() as folder:
@@ -38,8 +39,7 @@ def rehearse(path: Path, runs: Iterable[Run]) -> None:
 
 def _make(run: Run, folder: Path) -> None:
     """
-    :param run: of which the model is made, on the CPU, by what rl_zoo3 would make it with
-    :param folder: for rl_zoo3's files
+    Make the model of a run on the CPU, by what rl_zoo3 would make it with.
     """
     from rl_zoo3.exp_manager import ExperimentManager
 
@@ -60,7 +60,7 @@ def _make(run: Run, folder: Path) -> None:
         config=str(config),
     )
     made = manager.setup_experiment()
-    assert made is not None  # it is for searches only
+    assert made is not None  # only searches return None
     model, _ = made
     assert model.env is not None
     model.env.close()

@@ -1,4 +1,4 @@
-"""From runs to numbers: returns as CSV, scores, and what rliable makes of them."""
+"""From runs to numbers: returns as CSV, scores, and the statistics of rliable."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ import numpy as np
 from sb3_ext.experiments.runs import CorruptResult, RunFolder
 from sb3_ext.files import replaced_when_complete
 
-# The score of a run is the mean over this part of its evaluations, the last ones
+# The score of a run is the mean over this last part of its evaluations.
 LAST_PART = 0.1
 N_BOOTSTRAP = 2000
 CONFIDENCE = 0.95
@@ -27,11 +27,8 @@ class Curve:
     """
     The evaluations of one run.
 
-    :param environment: its id
-    :param variant: its name
-    :param seed: of the training
     :param timesteps: when it was evaluated, shape (T,)
-    :param returns: mean of the episodes then, shape (T,)
+    :param returns: the mean return of each evaluation, shape (T,)
     """
 
     environment: str
@@ -43,15 +40,16 @@ class Curve:
     @property
     def score(self) -> float:
         """
-        :return: mean return over the last tenth of the evaluations
+        :return: the mean return over the last tenth of the evaluations
         """
         return float(self.returns[-max(round(LAST_PART * len(self.returns)), 1) :].mean())
 
 
 def collect(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """
-    :param folders: of runs, of which the finished ones are taken
-    :return: a row for each episode, a row for each run, and what is wrong with those that cannot be read
+    Read the evaluations of the finished runs.
+
+    :return: a row for each episode, a row for each run, and what is wrong with runs that cannot be read
     """
     rows: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
@@ -87,9 +85,9 @@ def collect(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]], list[di
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
     """
-    :param path: of the file, which readers see whole or not at all
-    :param columns: its head
-    :param rows: with these keys
+    Write a CSV file, which readers see whole or not at all.
+
+    :param rows: dictionaries whose keys are the columns
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -101,11 +99,12 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) 
 
 def read_csv(path: Path, columns: tuple[str, ...], kinds: Mapping[str, Callable[[str], Any]]) -> list[dict[str, str]]:
     """
-    :param path: of a CSV file
-    :param columns: its head
-    :param kinds: what reads the fields of a column, such as ``float``; other columns may hold any text
+    Read and check a CSV file.
+
+    :param columns: the header that the file must have
+    :param kinds: functions that can read the fields of a column, such as ``float``; other columns may hold any text
     :return: its rows, as text
-    :raises ValueError: if it is another file, or damaged
+    :raises ValueError: if the file has another header, or is damaged
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -125,9 +124,10 @@ def read_csv(path: Path, columns: tuple[str, ...], kinds: Mapping[str, Callable[
 
 def read_curves(path: Path) -> list[Curve]:
     """
-    :param path: of a CSV file that :func:`collect` filled
+    Read a CSV file with the rows of :func:`collect`.
+
     :return: one curve a run, in the order of the file
-    :raises ValueError: if it has other columns, or is damaged
+    :raises ValueError: if the file has other columns, or is damaged
     """
     episodes: dict[tuple[str, str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in read_csv(path, COLUMNS, {"seed": int, "timesteps": int, "return": float}):
@@ -141,7 +141,6 @@ def read_curves(path: Path) -> list[Curve]:
 
 def scores(curves: Iterable[Curve]) -> dict[str, dict[str, dict[int, float]]]:
     """
-    :param curves: of runs
     :return: variant -> environment -> seed -> score
     """
     result: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
@@ -152,10 +151,10 @@ def scores(curves: Iterable[Curve]) -> dict[str, dict[str, dict[int, float]]]:
 
 def complete_variants(by_variant: dict[str, dict[str, dict[int, float]]]) -> list[str]:
     """
-    Statistics over several environments need the same seeds in all of them.
+    Find the variants that statistics over several environments allow: these need the same seeds everywhere.
 
     :param by_variant: from :func:`scores`
-    :return: variants of which every environment has the same seeds, and all the environments that any variant has
+    :return: variants that ran in all environments, with the same seeds in each of them
     """
     environments = {env for by_env in by_variant.values() for env in by_env}
     return [
@@ -169,11 +168,11 @@ def score_matrices(
     by_variant: dict[str, dict[str, dict[int, float]]], ranges: dict[str, tuple[float, float]]
 ) -> dict[str, np.ndarray]:
     """
-    Scores that can be put together: 0 and 1 are the ends of each environment's range.
+    Put the scores of all environments on one scale: 0 and 1 are the ends of each environment's range.
 
     :param by_variant: from :func:`scores`
-    :param ranges: by environment; where there is none, the lowest and the highest score of all runs
-    :return: of each complete variant the scores, shape (n_seeds, n_environments)
+    :param ranges: by environment; the default is from the lowest to the highest score of all runs
+    :return: the scores of each complete variant, shape (n_seeds, n_environments)
     """
     variants = complete_variants(by_variant)
     environments = sorted({env for by_env in by_variant.values() for env in by_env})
@@ -193,8 +192,9 @@ def score_matrices(
 @contextmanager
 def same_bootstrap() -> Iterator[None]:
     """
-    rliable draws its samples from numpy's global random state, whatever it is given: the same ones each time, so that
-    the same file gives the same figures. What the state was before, it is afterwards.
+    Make rliable draw the same bootstrap samples each time, so that the same file gives the same figures.
+
+    rliable draws from numpy's global random state, whatever it is given. Afterwards that state is what it was.
     """
     before = np.random.get_state()
     np.random.seed(0)
@@ -216,10 +216,10 @@ def iqm_with_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from scipy.stats import trim_mean
 
     def statistic(sample: np.ndarray) -> np.ndarray:
-        return trim_mean(sample[:, 0], 0.25)  # rliable's own `aggregate_iqm`, for all points at once
+        return trim_mean(sample[:, 0], 0.25)  # as rliable's `aggregate_iqm` does, but for all points at once
 
     with same_bootstrap():
-        # rliable bootstraps runs, and keeps tasks (here one) and what comes behind them
+        # rliable resamples the first axis (runs) and keeps the others.
         points, intervals = library.get_interval_estimates(
             {"runs": values[:, None, :]}, statistic, reps=N_BOOTSTRAP, confidence_interval_size=CONFIDENCE
         )
@@ -231,7 +231,7 @@ def improvement(matrices: dict[str, np.ndarray]) -> dict[tuple[str, str], tuple[
     Probability that a run of one variant beats a run of another in the same environment; Agarwal et al. 2021.
 
     :param matrices: from :func:`score_matrices`
-    :return: of each pair the probability that the first is better, and the ends of its interval
+    :return: for each pair the probability that the first one is better, and the ends of its interval
     """
     from rliable import library, metrics
 
@@ -261,7 +261,7 @@ def performance_profiles(
 
     :param matrices: from :func:`score_matrices`
     :param thresholds: scores, shape (K,)
-    :return: of each variant the shares, shape (K,), and the ends of their intervals, shape (2, K)
+    :return: the shares of each variant, shape (K,), and the ends of their intervals, shape (2, K)
     """
     from rliable import library
 
@@ -273,8 +273,7 @@ def performance_profiles(
 
 def table(curves: list[Curve]) -> str:
     """
-    :param curves: of runs
-    :return: Markdown: interquartile mean of the scores with its interval, and every seed
+    :return: a Markdown table with the interquartile mean of the scores, its interval, and every seed
     """
     lines = [
         "| environment | variant | seeds | interquartile mean | 95 % interval | every seed | time steps |",

@@ -5,12 +5,11 @@ One run on the disk: what it is, how far it is, and the process that trains it.
         run.json        what it is, for the process that trains it
         output.log      what the training printed
         training/       rl_zoo3's own folder
-        finished.json   there when, and only when, it is finished: what it was, command, duration, versions
-        failed.json     there if the last attempt failed
+        finished.json   exists only if the run is finished: what it was, command, duration, versions
+        failed.json     exists only if the last attempt failed
 
-A run is trained by a process of its own, ``sb3_ext.experiments.worker``, which holds a lock for as long as it lives.
-Nothing else is needed to know whether a run is under way, was interrupted or is finished, from whatever process, before
-and after a crash.
+Each run is trained by a process of its own, ``sb3_ext.experiments.worker``, which holds a lock for as long as it lives.
+So any process can tell at any time, also after a crash, whether a run is under way, interrupted or finished.
 """
 
 import json
@@ -27,7 +26,7 @@ from filelock import FileLock, Timeout
 from sb3_ext.experiments.grid import Run
 from sb3_ext.files import replaced_when_complete
 
-# What a worker returns if another one trains the same run
+# Exit status of a worker if another one trains the same run
 ALREADY_RUNNING = 75
 
 
@@ -45,9 +44,8 @@ class Status(Enum):
 
 class OtherSettings(ValueError):
     """
-    A run is finished, but it was another one.
+    A run is finished, but with other settings.
 
-    :param folder: of the run
     :param changed: names of the settings that differ
     """
 
@@ -60,9 +58,6 @@ class OtherSettings(ValueError):
 class CorruptResult(ValueError):
     """
     The evaluations of a run cannot be read.
-
-    :param path: of the file
-    :param reason: why
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -71,10 +66,9 @@ class CorruptResult(ValueError):
 
 class RunFolder:
     """
-    Where a run lives.
+    The folder of a run.
 
     :param root: folder of the experiment
-    :param run: what is run
     """
 
     def __init__(self, root: Path, run: Run) -> None:
@@ -87,7 +81,7 @@ class RunFolder:
 
     def status(self) -> Status:
         """
-        :return: how far it is
+        :return: how far the run is
         """
         if self.is_finished():
             return Status.FINISHED
@@ -105,12 +99,12 @@ class RunFolder:
 
     def check_settings(self) -> None:
         """
-        :raises OtherSettings: if it is finished, and was not the run it is now
+        :raises OtherSettings: if the run is finished, and had other settings
         """
         if not self.is_finished():
             return
         finished, now = self.finished()["run"], self.run.as_dict()
-        # (Where the file of the base lies is each machine's affair. What stands in it is among the rest.)
+        # The file of the base may lie elsewhere on each machine. Its content is compared with the other settings.
         changed = [name for name in now if name != "base" and finished.get(name) != now[name]]
         if changed:
             raise OtherSettings(self.path, changed)
@@ -124,8 +118,9 @@ class RunFolder:
 
     def start(self, n_threads: int) -> subprocess.Popen:
         """
+        Start a process that trains the run. It ends with its parent, because it reads from a pipe until that is closed.
+
         :param n_threads: of PyTorch
-        :return: a process that trains the run, and ends with its parent: it reads from a pipe until that is closed
         """
         with self._file("output.log").open("ab") as log:
             return subprocess.Popen(
@@ -133,14 +128,14 @@ class RunFolder:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A key press that interrupts the parent is the parent's to handle
+                # If a key press interrupts the parent, it is the parent that ends the training.
                 start_new_session=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(n_threads)},
             )
 
     def training_folder(self) -> Path | None:
         """
-        :return: rl_zoo3's folder of the run, once there is one
+        :return: rl_zoo3's folder of the run; ``None`` if it does not exist yet
         """
         folders = sorted(self._file("training").glob(f"{self.run.algo}/*_1"))
         return folders[0] if folders else None
@@ -153,20 +148,22 @@ class RunFolder:
             return self.run.n_timesteps
         try:
             return min(int(self.evaluations()[0][-1]), self.run.n_timesteps)
-        except (CorruptResult, FileNotFoundError, IndexError):  # it may be about to be written
+        except (CorruptResult, FileNotFoundError, IndexError):  # the file may be half written
             return 0
 
     def is_finished(self) -> bool:
         """
-        :return: as :meth:`status` says, without a look at the lock
+        :return: the answer of :meth:`status`, without a look at the lock
         """
         return self._file("finished.json").exists()
 
     def evaluations(self) -> tuple[np.ndarray, np.ndarray]:
         """
-        :return: time steps, shape (T,), and the returns of the episodes then, shape (T, n_episodes)
+        Read rl_zoo3's evaluations.
+
+        :return: time steps, shape (T,), and the returns of their episodes, shape (T, n_episodes)
         :raises FileNotFoundError: if there has been no evaluation yet
-        :raises CorruptResult: if the file is none of rl_zoo3's
+        :raises CorruptResult: if the file is damaged, or not rl_zoo3's
         """
         folder = self.training_folder()
         if folder is None:
@@ -190,35 +187,33 @@ class RunFolder:
 
     def diagnosis_files(self) -> list[Path]:
         """
-        :return: what a ``DiagnosisCallback`` without a ``csv_path`` wrote, beside TensorBoard's files
+        :return: the files that a ``DiagnosisCallback`` without a ``csv_path`` wrote, beside those of TensorBoard
         """
         return sorted(self._file("training").rglob("diagnosis.csv"))
 
     def finished(self) -> dict[str, Any]:
         """
-        :return: what the worker wrote when it was done: the run as it was then, command, seconds, versions
+        :return: what the worker wrote at the end: the run as it was then, command, seconds, versions
         """
         return read_json(self._file("finished.json"))
 
     def reason_of_failure(self) -> str:
         """
-        :return: what the last attempt died of, in one line
+        :return: why the last attempt failed, in one line
         """
         return str(read_json(self._file("failed.json"))["reason"])
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """
-    :param path: of a file with one object
-    :return: what it holds
+    Read a file that holds one JSON object.
     """
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """
-    :param path: of the file, which readers see whole or not at all
-    :param content: to write
+    Write a JSON file, which readers see whole or not at all.
     """
     with replaced_when_complete(path) as file:
         file.write(json.dumps(content, indent=2).encode())

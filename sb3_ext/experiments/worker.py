@@ -1,4 +1,4 @@
-"""Trains one run: ``python -m sb3_ext.experiments.worker FOLDER N_THREADS``. Not meant to be started by hand."""
+"""Trains one run: ``python -m sb3_ext.experiments.worker FOLDER N_THREADS``. It is not meant to be started by hand."""
 
 import os
 import platform
@@ -25,7 +25,7 @@ PACKAGES = ("sb3-ext", "torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "
 
 def versions() -> dict[str, str]:
     """
-    :return: versions of Python and of the packages that a result may depend on, and what the processor can do
+    :return: versions of Python and of the packages that a result may depend on, and the abilities of the processor
     """
     found = {"python": platform.python_version(), "cpu": cpu_capability()}
     for package in PACKAGES:
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 def command_line(run: dict[str, Any], folder: Path, n_threads: int) -> list[str]:
     """
-    :param run: as ``Run.as_dict`` gives it
+    :param run: from ``Run.as_dict``
     :param folder: for rl_zoo3's files
     :param n_threads: of PyTorch
     :return: arguments of ``rl_zoo3.train``
@@ -60,15 +60,14 @@ def command_line(run: dict[str, Any], folder: Path, n_threads: int) -> list[str]
 
 def as_words(values: dict[str, Any]) -> list[str]:
     """
-    :param values: by name
-    :return: as rl_zoo3's command line takes them: it evaluates what stands behind the colon
+    :return: the values as rl_zoo3's command line takes them: it evaluates what stands behind the colon
     """
     return [f"{name}:{value!r}" for name, value in values.items()]
 
 
 def end_with_parent() -> None:
     """
-    End this process as soon as the other end of its standard input is closed, as it is when the parent dies, however.
+    End this process when its standard input is closed. That happens as soon as the parent dies, however it dies.
     """
 
     def wait() -> None:
@@ -80,18 +79,19 @@ def end_with_parent() -> None:
 
 def train(folder: Path, n_threads: int) -> None:
     """
-    :param folder: of the run
+    Train a run from its beginning.
+
     :param n_threads: of PyTorch
     """
     run = read_json(folder / "run.json")
     if folder.is_relative_to(Path.cwd()):  # shorter, and the same on every machine
         folder = folder.relative_to(Path.cwd())
-    # What an interruption or a failure left: without its replay buffer and random state it cannot be continued exactly
+    # An interrupted training cannot be continued exactly without its replay buffer and random state.
     shutil.rmtree(folder / "training", ignore_errors=True)
     (folder / "failed.json").unlink(missing_ok=True)
     (folder / "training").mkdir()
     if run["base"] == "none":
-        # rl_zoo3 wants a number of time steps in every entry
+        # rl_zoo3 needs a number of time steps in every entry.
         entry = {"n_timesteps": run["n_timesteps"], **run["hyperparams"]}
         (folder / "hyperparams.yml").write_text(yaml.safe_dump({run["env"]: entry}), encoding="utf-8")
     arguments = command_line(run, folder, n_threads)
@@ -114,18 +114,20 @@ def train(folder: Path, n_threads: int) -> None:
 
 def main() -> int:
     """
+    Train the run that the command line names, unless another process does.
+
     :return: the exit status
     """
     folder, n_threads = Path(sys.argv[1]), int(sys.argv[2])
     end_with_parent()
-    # rl_zoo3 would save what it has and go on as if the training were complete
+    # rl_zoo3 would save what it has and go on as if the training were complete.
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=2)  # whoever asks for the status of a run holds it for a moment
+        lock.acquire(timeout=2)  # a process that asks for the status holds it for a moment
     except Timeout:
         return ALREADY_RUNNING
-    if (folder / "finished.json").exists():  # by another process, a moment ago
+    if (folder / "finished.json").exists():  # another process was faster
         return 0
     try:
         train(folder, n_threads)
@@ -137,7 +139,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Not `sys.exit`: threads of an environment may keep a process alive that has nothing left to do
+    # With `sys.exit`, threads of an environment might keep the process alive although its work is done.
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,8 +1,9 @@
 """
-What tells a healthy critic from a failing one: its bias against Monte-Carlo returns, the disagreement of an ensemble,
-units that do nothing, and the rank of its features.
+Measures that tell a healthy critic from a failing one.
 
-- normalised bias: Chen et al. 2021, https://arxiv.org/abs/2101.05982
+They are the bias against Monte-Carlo returns, the disagreement of an ensemble, inactive units and the rank of features:
+
+- normalized bias: Chen et al. 2021, https://arxiv.org/abs/2101.05982
 - dormant units: Sokar et al. 2023, https://arxiv.org/abs/2302.12902
 - effective rank: Kumar et al. 2021, https://arxiv.org/abs/2010.14498
 """
@@ -32,14 +33,14 @@ def soft_returns(rewards: th.Tensor, entropy_bonuses: th.Tensor, gamma: float, n
     ``G_t = r_t + sum_{k >= 1} gamma^k (r_{t+k} + b_{t+k})``, ``b = -alpha log pi(a|s)``.
 
     The entropy of the first action is NOT part of it. A critic that learns from n-step returns gets the entropy only
-    where it bootstraps: then the ``b_{t+k}`` count for k = n, 2n, 3n, ... alone.
+    where it bootstraps. Then only the ``b_{t+k}`` with k = n, 2n, 3n, ... count.
 
     :param rewards: of one episode in their order, shape (T,)
     :param entropy_bonuses: b of each step, shape (T,)
     :param gamma: discount, in [0, 1]
-    :param n_steps: n
+    :param n_steps: n >= 1
     :return: shape (T,), float64
-    :raises ValueError: if the shapes are not one and the same (T,), or ``n_steps`` is below 1
+    :raises ValueError: if the two shapes differ or are not (T,), or if ``n_steps`` is below 1
     """
     if rewards.ndim != 1 or rewards.shape != entropy_bonuses.shape:
         raise ValueError(
@@ -50,7 +51,7 @@ def soft_returns(rewards: th.Tensor, entropy_bonuses: th.Tensor, gamma: float, n
         raise ValueError(f"n_steps={n_steps} must be at least 1")
     reward_list, bonus_list = rewards.double().tolist(), entropy_bonuses.double().tolist()
     length = len(reward_list)
-    # Behind the end there is nothing
+    # Zeros stand for what comes after the end of the episode.
     returns, entropies = [0.0] * (length + 1), [0.0] * (length + n_steps)
     for t in reversed(range(length)):
         returns[t] = reward_list[t] + gamma * returns[t + 1]
@@ -62,13 +63,15 @@ def soft_returns(rewards: th.Tensor, entropy_bonuses: th.Tensor, gamma: float, n
 
 def tail_length(gamma: float, tolerance: float) -> int | None:
     """
-    How many rewards of a truncated episode a return must hold at least: the smallest k with ``gamma^k <= tolerance``.
-    What is missing behind them is ``gamma^k`` times the value of the state that follows, which nobody knows.
+    How many rewards a return must hold if its episode was cut off: the smallest k with ``gamma^k <= tolerance``.
+
+    The rewards behind the cut are missing. They are worth ``gamma^k`` times the value of the state that follows, which
+    nobody knows.
 
     :param gamma: discount, in [0, 1]
     :param tolerance: in (0, 1]
-    :return: ``None`` if there is none, because nothing is discounted: then only episodes that really end have returns
-    :raises ValueError: if one of them is outside its range
+    :return: k; ``None`` if nothing is discounted, so that only episodes that really end have returns
+    :raises ValueError: if an argument is outside its range
     """
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma={gamma} must be in [0, 1]")
@@ -79,7 +82,7 @@ def tail_length(gamma: float, tolerance: float) -> int | None:
     if gamma == 0:
         return 0 if tolerance == 1 else 1
     length = math.ceil(math.log(tolerance) / math.log(gamma))
-    # The quotient of the logarithms may round to the wrong side of an integer
+    # The quotient of the logarithms may be rounded to the wrong side of an integer.
     while gamma**length > tolerance:
         length += 1
     while length > 0 and gamma ** (length - 1) <= tolerance:
@@ -89,28 +92,31 @@ def tail_length(gamma: float, tolerance: float) -> int | None:
 
 def n_known_returns(length: int, terminated: bool, tail: int | None) -> int:
     """
-    For how many states of an episode, from the first on, the Monte-Carlo return is known. Nothing bootstraps: of an
-    episode that was cut off, the last states are left out, because the rewards behind the cut are missing.
+    Count the states of an episode, from the first one on, whose Monte-Carlo return is known.
 
-    :param length: T, rewards of the episode
+    Nothing bootstraps here. If an episode was cut off, its last states are left out, because rewards are missing.
+
+    :param length: T, the number of rewards of the episode
     :param terminated: whether it ended in a terminal state, and was not cut off by a time limit
-    :param tail: see :func:`tail_length`
-    :return: T, or if it was cut off the number of states with at least ``tail`` rewards from them on
+    :param tail: from :func:`tail_length`
+    :return: T, or for an episode that was cut off the number of states with at least ``tail`` rewards from them on
     """
     if terminated:
         return length
     return 0 if tail is None else min(max(length - tail + 1, 0), length)
 
 
-def normalised_bias(q_values: th.Tensor, returns: th.Tensor) -> th.Tensor:
+def normalized_bias(q_values: th.Tensor, returns: th.Tensor) -> th.Tensor:
     """
-    ``(Q - Q_pi) / |mean Q_pi|``: REDQ's bias in units of the mean value. Its mean says whether a critic over- or
-    underestimates, its standard deviation how uneven that is; a constant bias would change no greedy action.
+    ``(Q - Q_pi) / |mean Q_pi|``: REDQ's bias in units of the mean value.
+
+    Its mean says whether a critic overestimates or underestimates. Its standard deviation says how uneven the bias is:
+    a constant bias would change no greedy action.
 
     :param q_values: Q of B state-action pairs, shape (B,)
     :param returns: their Monte-Carlo returns, which stand for Q_pi, shape (B,)
-    :return: shape (B,), float64; not finite where the mean return is 0
-    :raises ValueError: if the shapes are not one and the same (B,) with B >= 1
+    :return: shape (B,), float64; not finite if the mean return is 0
+    :raises ValueError: if the two shapes differ or are not (B,) with B >= 1
     """
     if q_values.ndim != 1 or q_values.shape != returns.shape or len(returns) == 0:
         raise ValueError(
@@ -122,7 +128,7 @@ def normalised_bias(q_values: th.Tensor, returns: th.Tensor) -> th.Tensor:
 
 def ensemble_disagreement(q_values: th.Tensor) -> th.Tensor:
     """
-    The standard deviation over the critics (that of these N, not an estimate for more), averaged over the batch.
+    The standard deviation over N critics, averaged over the batch. It describes these N and estimates nothing for more.
 
     :param q_values: shape (N, B)
     :return: a scalar, in the units of Q
@@ -146,8 +152,9 @@ def dormancy_scores(mean_activations: th.Tensor) -> th.Tensor:
 
 def dormant_fraction(scores: Sequence[th.Tensor], threshold: float) -> float:
     """
-    The fraction of the units of all layers whose score is at most tau: Sokar's tau-dormant units. With tau = 0 they are
-    exactly the dead ones, which are 0 for every input.
+    The fraction of units whose score is at most tau, over all layers: Sokar's tau-dormant units.
+
+    With tau = 0 they are exactly the dead units, which are 0 for every input.
 
     :param scores: of each layer, any shapes, see :func:`dormancy_scores`
     :param threshold: tau >= 0

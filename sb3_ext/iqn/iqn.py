@@ -11,10 +11,12 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken
 from sb3_ext.functional.quantile import RiskMeasure, check_risk, quantile_huber_loss
 from sb3_ext.iqn.policies import CnnPolicy, ImplicitQuantileNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
+from sb3_ext.iqn.probe import IQNProbe
 from sb3_ext.nets.modes import evaluation_mode
 from sb3_ext.speed.precision import AutocastDtype
 
@@ -206,6 +208,9 @@ class IQN(ValueBasedAlgorithm):
         # itself, as the priorities of the other algorithms are, so that alpha means the same for all of them
         errors = losses.detach().sqrt()
         return TransitionLosses(losses, errors, {"q_value": quantiles.detach().mean()})
+
+    def make_probe(self) -> Probe:
+        return IQNProbe(self)
 
     def next_quantiles(self, replay_data: AnySamples) -> th.Tensor:
         """

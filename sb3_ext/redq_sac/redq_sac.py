@@ -19,11 +19,13 @@ from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.samples import sample_replay, single_precision, split_minibatches, update_priorities
 from sb3_ext.checks import check_choice, check_integer, check_interval, finite_number
 from sb3_ext.common.off_policy import OffPolicyExtension
+from sb3_ext.common.probe import Probe
 from sb3_ext.functional.ensemble import ACTOR_QS, TARGET_BACKUPS, ActorQ, TargetBackup
 from sb3_ext.functional.policy_gradient import ACTOR_GRADIENTS, BASELINES, ActorGradient, Baseline
 from sb3_ext.nets import EnsembleCritic
 from sb3_ext.nets.modes import has_batch_statistics, set_dropout_mode
 from sb3_ext.redq_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQSACPolicy
+from sb3_ext.redq_sac.probe import REDQSACProbe
 from sb3_ext.redq_sac.recorded import recorded_where_possible, set_learning_rates
 from sb3_ext.redq_sac.update import Plan, REDQUpdate, Temperature, UpdateSettings
 from sb3_ext.speed.precision import AutocastDtype
@@ -419,6 +421,9 @@ class REDQSAC(OffPolicyExtension, SAC):
             moves_targets=tuple(count % self.target_update_interval == 0 for count in counts),
             updates_actor=counts[-1] % delay == 0,
         )
+
+    def make_probe(self) -> Probe:
+        return REDQSACProbe(self)
 
     def learn(
         self: SelfREDQSAC,

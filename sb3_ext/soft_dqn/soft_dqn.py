@@ -14,6 +14,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, values_of_actions
 from sb3_ext.functional.bellman import huber_value_loss
@@ -27,6 +28,7 @@ from sb3_ext.functional.soft_value import (
     soft_state_value,
 )
 from sb3_ext.soft_dqn.policies import BoltzmannNetwork, CnnPolicy, MlpPolicy, MultiInputPolicy, SoftDQNPolicy
+from sb3_ext.soft_dqn.probe import SoftDQNProbe
 from sb3_ext.speed.precision import AutocastDtype
 
 # Values of 1e6 divided by it, and their exponentials, stay finite
@@ -294,6 +296,13 @@ class SoftDQN(ValueBasedAlgorithm):
         }
         return TransitionLosses(huber_value_loss(q_values, targets), (q_values.detach() - targets).abs(), metrics)
 
+    @property
+    def effective_munchausen_clip(self) -> float:
+        """
+        :return: l0, with its default filled in
+        """
+        return _MUNCHAUSEN_CLIP if self.munchausen_clip is None else self.munchausen_clip
+
     def _reward_bonus(self, replay_data: AnySamples) -> th.Tensor | float:
         """
         :return: Munchausen's, shape (B,), or 0
@@ -301,9 +310,12 @@ class SoftDQN(ValueBasedAlgorithm):
         if self.munchausen_coef == 0:
             return 0.0
         q_values = self.evaluate(self.q_net_target, replay_data.observations)
-        clip = _MUNCHAUSEN_CLIP if self.munchausen_clip is None else self.munchausen_clip
         return munchausen_bonus(
-            q_values, actions_taken(replay_data), self.q_net.temperature, self.munchausen_coef, clip
+            q_values,
+            actions_taken(replay_data),
+            self.q_net.temperature,
+            self.munchausen_coef,
+            self.effective_munchausen_clip,
         )
 
     def _after_update(self, result: TransitionLosses) -> None:
@@ -318,6 +330,9 @@ class SoftDQN(ValueBasedAlgorithm):
         with th.no_grad():
             self.log_temperature.clamp_(min=math.log(_SMALLEST_TEMPERATURE))
         self._set_temperature(self.log_temperature.detach().exp())
+
+    def make_probe(self) -> Probe:
+        return SoftDQNProbe(self)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "log_temperature", "temperature_optimizer"]

@@ -1,7 +1,7 @@
 """
 ``python -m sb3_ext.zoo train --algo redq_sac ...``: a script of rl_zoo3, with the algorithms of this package.
 
-Only needed where the start-up shim did not run, see :func:`sb3_ext.zoo.register`.
+It is needed only if the start-up shim did not run, see :func:`sb3_ext.zoo.register`.
 """
 
 import runpy

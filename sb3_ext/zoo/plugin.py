@@ -1,9 +1,9 @@
 """
 Add the algorithms of this package to rl_zoo3, in place.
 
-:data:`ZOO_ALGORITHMS` is the whole table: an algorithm becomes known to ``python -m rl_zoo3.train --algo ...`` by one
-line in it and a YAML file named after its id. The start-up shim calls :func:`patch_module` for each module of rl_zoo3
-as it is imported; :func:`register` does the same for an interpreter in which the shim did not run.
+:data:`ZOO_ALGORITHMS` is the whole table. One line in it, and a YAML file named after its id, make an algorithm known
+    to ``python -m rl_zoo3.train --algo ...``. The start-up shim calls :func:`patch_module` for each module of rl_zoo3
+    as it is imported. :func:`register` does the same in an interpreter without the shim.
 """
 
 import functools
@@ -24,9 +24,8 @@ class ZooAlgorithm(NamedTuple):
     """
     What rl_zoo3 needs to know of an algorithm, besides its YAML file.
 
-    :param algorithm_class: the class
-    :param sampler: draws a trial's hyperparameters, called as rl_zoo3 calls the functions in ``HYPERPARAMS_SAMPLER``
-    :param converter: turns ``trial.params`` into arguments of the class, as those in ``HYPERPARAMS_CONVERTER`` do
+    :param sampler: draws a trial's hyperparameters, called like the functions in rl_zoo3's ``HYPERPARAMS_SAMPLER``
+    :param converter: turns ``trial.params`` into constructor arguments, like those in ``HYPERPARAMS_CONVERTER``
     """
 
     algorithm_class: type[BaseAlgorithm]
@@ -46,7 +45,7 @@ ZOO_ALGORITHMS: Mapping[str, ZooAlgorithm] = MappingProxyType(
 )
 
 
-#: What ``replay_buffer_class`` may name in a YAML file or after ``-params``, besides rl_zoo3's own
+#: Buffers that ``replay_buffer_class`` may name in a YAML file or after ``-params``, besides rl_zoo3's own
 ZOO_BUFFERS = (
     sb3_ext.DeviceReplayBuffer,
     sb3_ext.FrameDedupReplayBuffer,
@@ -57,10 +56,10 @@ ZOO_BUFFERS = (
 
 def hyperparams_path(algo: str) -> Path:
     """
-    Where the YAML file with the tuned hyperparameters of an algorithm lies.
+    Find the YAML file with the tuned hyperparameters of an algorithm.
 
     :param algo: its id in rl_zoo3, a key of :data:`ZOO_ALGORITHMS`
-    :return: the file inside the installed package, or in an editable install that of the repository
+    :return: the file inside the installed package; in an editable install that of the repository
     """
     package_folder = Path(sb3_ext.__file__).resolve().parent
     installed = package_folder / "hyperparams" / f"{algo}.yml"
@@ -68,8 +67,8 @@ def hyperparams_path(algo: str) -> Path:
 
 
 def _patch_utils(module: ModuleType) -> None:
-    # In place, because `train`, `enjoy` and the others bind the dictionary itself. An id that a later rl_zoo3 takes for
-    # an algorithm of its own stays with rl_zoo3.
+    # The dictionary is changed in place, because `train`, `enjoy` and others have imported it by name. If a later
+    # rl_zoo3 has an algorithm of its own under one of our ids, that one stays.
     for algo, entry in ZOO_ALGORITHMS.items():
         module.ALGOS.setdefault(algo, entry.algorithm_class)
 
@@ -82,9 +81,7 @@ def _patch_hyperparams_opt(module: ModuleType) -> None:
 
 def _patch_exp_manager(module: ModuleType) -> None:
     """
-    Make ``ExperimentManager`` read our YAML files where it would look for one of its own, and know our buffers.
-
-    :param module: ``rl_zoo3.exp_manager``
+    Let ``ExperimentManager`` read our YAML files, as it reads those of rl_zoo3, and know our buffers.
     """
     for buffer_class in ZOO_BUFFERS:
         # The namespace in which it evaluates the strings given as `replay_buffer_class`
@@ -100,11 +97,11 @@ def _patch_exp_manager(module: ModuleType) -> None:
         try:
             arguments = signature.bind(self, *args, **kwargs).arguments
         except TypeError:
-            original(self, *args, **kwargs)  # which says what is wrong with them
+            original(self, *args, **kwargs)  # its error says what is wrong with the arguments
             return
         algo = str(arguments.get("algo"))
         entry = ZOO_ALGORITHMS.get(algo)
-        # The argument decides, not whether some file exists: a mistyped --conf-file must stay an error.
+        # A mistyped --conf-file must stay an error, so that the argument decides and not the existence of a file.
         if entry and module.ALGOS.get(algo) is entry.algorithm_class and not arguments.get("config"):
             arguments["config"] = str(hyperparams_path(algo))
             bound = inspect.BoundArguments(signature, arguments)
@@ -126,9 +123,9 @@ _PATCHES: Mapping[str, Callable[[ModuleType], None]] = MappingProxyType(
 
 def patch_module(module: ModuleType) -> None:
     """
-    Complete one module of rl_zoo3. Doing it again changes nothing.
+    Complete one module of rl_zoo3. It does no harm to do it again.
 
-    :param module: one of ``rl_zoo3.utils``, ``rl_zoo3.hyperparams_opt`` and ``rl_zoo3.exp_manager``, already executed
+    :param module: ``rl_zoo3.utils``, ``rl_zoo3.hyperparams_opt`` or ``rl_zoo3.exp_manager``, already executed
     """
     _PATCHES[module.__name__](module)
 
@@ -137,9 +134,9 @@ def register() -> None:
     """
     Make the algorithms of this package known to rl_zoo3 in this process.
 
-    After an ordinary ``pip install`` this has happened by itself. It is needed where Python reads no ``.pth`` files:
-    ``python -S``, ``pip install --target``, a zipped application. It may be called any number of times, before or after
-    the import of rl_zoo3.
+    An ordinary ``pip install`` does it by itself. The call is needed if Python reads no ``.pth`` files: ``python -S``,
+    ``pip install --target``, a zipped application. It may be made any number of times, before or after the import of
+    rl_zoo3.
     """
     for name in _PATCHES:
         patch_module(importlib.import_module(name))

@@ -1,18 +1,22 @@
 """
 Search spaces for rl_zoo3's ``-optimize``.
 
-For every algorithm a pair: ``sample_*`` draws the parameters of a trial, ``convert_*`` turns ``trial.params`` into
-constructor arguments. The converter is a pure function of ``trial.params``, and the sampler returns what it returns, so
-a trial reloaded with ``--trial-id`` is the trial that was measured. (With hindsight replay up to those of the YAML
-file's ``replay_buffer_kwargs`` that are not sampled: rl_zoo3 drops them when it reloads a trial.) Both have to be right
-for every draw: rl_zoo3 prunes a trial that fails while it learns, but an error in a constructor ends the whole study.
+Every algorithm has a pair of functions: ``sample_*`` draws the parameters of a trial, ``convert_*`` turns
+``trial.params`` into constructor arguments. The converter is a pure function of ``trial.params``, and the sampler
+returns what the converter returns. So a trial reloaded with ``--trial-id`` is the trial that was measured.
+
+There is one exception. When rl_zoo3 reloads a trial with hindsight replay, it drops the ``replay_buffer_kwargs`` of the
+YAML file that are not sampled.
+
+Both functions have to be right for every draw. rl_zoo3 prunes a trial that fails while it learns, but an error in a
+constructor ends the whole study.
 
 A sampler is told nothing of the environment and the policy. But rl_zoo3 stores the arguments of the YAML file with the
-study before its first trial, see :func:`_yaml_arguments`; whoever calls a sampler otherwise gets the search space for
-vectors. A converter does not see them: what depends on them shows in which names were drawn.
+study before its first trial, see :func:`_yaml_arguments`. Other callers of a sampler get the search space for vectors.
+A converter does not see these arguments. It sees what depends on them in which names were drawn.
 
-What is conditional is drawn in an order in which each range follows from what was drawn before. Optuna allows numerical
-ranges to differ between trials, but not the choices of a categorical parameter.
+Conditional parameters are drawn in an order in which each range follows from what was drawn before. Optuna allows
+numerical ranges to differ between trials, but not the choices of a categorical parameter.
 """
 
 from collections.abc import Mapping
@@ -50,9 +54,8 @@ MAX_SUBSET_SIZE = 5
 
 def _sample_learning_params(trial: "optuna.Trial", additional_args: dict[str, Any], max_batch_pow: int = 10) -> None:
     """
-    Draw how fast and towards what is learned.
+    Draw how fast the algorithm learns, and towards what.
 
-    :param trial: the trial that stores the values
     :param additional_args: what rl_zoo3 knows of the replay buffer
     :param max_batch_pow: the largest minibatch, as a power of two
     """
@@ -70,8 +73,6 @@ def _sample_learning_params(trial: "optuna.Trial", additional_args: dict[str, An
 def _sample_network_params(trial: "optuna.Trial") -> None:
     """
     Draw the networks, for vectors.
-
-    :param trial: the trial that stores the values
     """
     trial.suggest_categorical("net_arch", list(NET_ARCHS))
     trial.suggest_categorical("activation_fn", list(ACTIVATION_FNS))
@@ -80,9 +81,6 @@ def _sample_network_params(trial: "optuna.Trial") -> None:
 def _sample_replay_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
     """
     Draw how hindsight replay works, or when learning starts.
-
-    :param trial: the trial that stores the values
-    :param additional_args: what rl_zoo3 knows of the replay buffer
     """
     if additional_args.get("using_her_replay_buffer"):
         trial.suggest_int("n_sampled_goal", 1, 5)
@@ -95,7 +93,6 @@ def _sample_replay_params(trial: "optuna.Trial", additional_args: dict[str, Any]
 
 def _yaml_buffer_kwargs(additional_args: dict[str, Any]) -> Mapping[str, Any]:
     """
-    :param additional_args: what rl_zoo3 knows of the replay buffer
     :return: ``replay_buffer_kwargs`` of the YAML file, whichever buffer they are for
     """
     return additional_args.get("her_kwargs") or {}
@@ -103,10 +100,9 @@ def _yaml_buffer_kwargs(additional_args: dict[str, Any]) -> Mapping[str, Any]:
 
 def _convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The arguments that follow from the functions above.
+    Convert what the functions above have drawn.
 
-    :param params: ``trial.params``
-    :return: constructor arguments, ``policy_kwargs`` and, for hindsight replay, ``replay_buffer_kwargs`` among them
+    :return: constructor arguments, with ``policy_kwargs`` and, for hindsight replay, ``replay_buffer_kwargs``
     """
     arguments: dict[str, Any] = {
         "batch_size": 2 ** params["batch_size_pow"],
@@ -135,8 +131,6 @@ def _with_her_kwargs(arguments: dict[str, Any], additional_args: dict[str, Any])
     Keep what the YAML file says of the hindsight buffer and the trial does not, such as ``copy_info_dict``.
 
     :param arguments: what the converter returned
-    :param additional_args: what rl_zoo3 knows of the replay buffer
-    :return: the arguments for the trial
     """
     if "replay_buffer_kwargs" not in arguments:
         return arguments
@@ -148,11 +142,10 @@ def sample_redq_sac_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sampler for the hyperparameters of REDQ-SAC.
+    Draw the hyperparameters of REDQ-SAC.
 
-    :param trial: the trial that draws and stores the values
-    :param n_actions: number of action dimensions (not used)
-    :param n_envs: number of environments (not used)
+    :param n_actions: not used
+    :param n_envs: not used
     :param additional_args: what rl_zoo3 knows of the replay buffer
     :return: arguments for the constructor of ``REDQSAC``
     """
@@ -187,13 +180,12 @@ def sample_redq_sac_params(
 
 def convert_redq_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    The constructor arguments of ``REDQSAC`` that belong to the parameters of a trial.
+    Turn the parameters of a trial into constructor arguments of ``REDQSAC``.
 
-    Everything that depends on something sampled is always in the result, so that a value in the YAML file cannot meet
-    a sampled one that it contradicts.
+    Everything that depends on something sampled is always in the result. So a value in the YAML file cannot contradict
+    a sampled one.
 
     :param sampled_params: ``trial.params``, left as it is
-    :return: arguments for the constructor
     """
     arguments = _convert_common_params(sampled_params)
     arguments["train_freq"] = 1
@@ -203,7 +195,7 @@ def convert_redq_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     arguments["reinforce_baseline"] = sampled_params.get("reinforce_baseline")
     arguments["n_actor_samples"] = sampled_params.get("n_actor_samples", 1)
     if sampled_params["actor_gradient"] == "reinforce":
-        # State-dependent exploration needs the reparametrised gradient.
+        # State-dependent exploration needs the reparameterized gradient.
         arguments["use_sde"] = False
     arguments["policy_kwargs"].update({name: sampled_params[name] for name in ("n_critics", "layer_norm", "dropout")})
     return arguments
@@ -211,12 +203,12 @@ def convert_redq_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
 
 def _yaml_arguments(trial: "optuna.Trial") -> Mapping[str, str]:
     """
-    What rl_zoo3 stores with a study before its first trial: the arguments from the YAML file and ``-params``.
+    Read what rl_zoo3 stores with a study before its first trial: the arguments from the YAML file and ``-params``.
 
-    :param trial: any trial
-    :return: ``str()`` of each argument that was given, ``policy`` always among them. Without rl_zoo3: ``MlpPolicy``
-        alone. (To a second process that begins within the milliseconds in which the first stores them, some or all may
-        be missing: its first trial then leaves out what they decide.)
+    If a second process begins while the first one stores them, it may miss some or all of them. Its first trial then
+    leaves out what they decide.
+
+    :return: ``str()`` of each argument that was given, always with ``policy``; without rl_zoo3: ``MlpPolicy`` alone
     """
     study = getattr(trial, "study", None)
     stored: dict[str, Any] = {} if study is None else study.user_attrs
@@ -225,9 +217,7 @@ def _yaml_arguments(trial: "optuna.Trial") -> Mapping[str, str]:
 
 def _may_sample_n_steps(trial: "optuna.Trial", additional_args: dict[str, Any]) -> bool:
     """
-    :param trial: any trial
-    :param additional_args: what rl_zoo3 knows of the replay buffer
-    :return: whether the argument ``n_steps`` does anything, and is no error
+    :return: whether the argument ``n_steps`` has an effect, and is no error
     """
     if additional_args.get("using_her_replay_buffer") or "n_steps" in _yaml_buffer_kwargs(additional_args):
         return False
@@ -243,11 +233,10 @@ def _sample_value_params(trial: "optuna.Trial", n_envs: int, additional_args: di
     """
     Draw what every value-based algorithm has, from ranges like those of rl_zoo3's DQN.
 
-    For images neither layers nor activations nor the warm-up are drawn: the policy's own network is the one of the
-    papers, and the widths for vectors would put a bottleneck into it. But Adam's epsilon is, because sampled
-    ``policy_kwargs`` replace the YAML file's. Minibatches have at most 128 images, for the sake of time.
+    For images neither layers nor activations nor the warm-up are drawn. The policy's own network is that of the papers,
+    and the widths for vectors would put a bottleneck into it. Adam's epsilon is drawn, because sampled
+    ``policy_kwargs`` replace those of the YAML file. Minibatches have at most 128 images, to save time.
 
-    :param trial: the trial that stores the values
     :param n_envs: number of environments
     :param additional_args: what rl_zoo3 knows of the replay buffer
     """
@@ -271,10 +260,7 @@ def _sample_value_params(trial: "optuna.Trial", n_envs: int, additional_args: di
 
 def _convert_value_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The arguments that follow from :func:`_sample_value_params`.
-
-    :param params: ``trial.params``
-    :return: constructor arguments
+    Convert what :func:`_sample_value_params` has drawn.
     """
     arguments = _convert_common_params(params)
     same_name = ("train_freq", "target_update_interval", "double_q")
@@ -292,10 +278,7 @@ def _convert_value_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sample_exploration_params(trial: "optuna.Trial") -> None:
     """
-    Draw the epsilon-greedy exploration, as rl_zoo3 does for DQN. (Not quite from 0, which
-    would be no decay at all.)
-
-    :param trial: the trial that stores the values
+    Draw the epsilon-greedy exploration, as rl_zoo3 does for DQN. Its fraction begins above 0, which would be no decay.
     """
     trial.suggest_float("exploration_final_eps", 0.0, 0.2)
     trial.suggest_float("exploration_fraction", 0.005, 0.5)
@@ -303,8 +286,7 @@ def _sample_exploration_params(trial: "optuna.Trial") -> None:
 
 def _convert_exploration_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """
-    :param params: ``trial.params``
-    :return: the arguments that follow from :func:`_sample_exploration_params`
+    Convert what :func:`_sample_exploration_params` has drawn.
     """
     return {name: params[name] for name in ("exploration_final_eps", "exploration_fraction")}
 
@@ -313,10 +295,9 @@ def sample_double_dqn_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sampler for the hyperparameters of Double DQN.
+    Draw the hyperparameters of Double DQN.
 
-    :param trial: the trial that draws and stores the values
-    :param n_actions: number of action dimensions (not used)
+    :param n_actions: not used
     :param n_envs: number of environments
     :param additional_args: what rl_zoo3 knows of the replay buffer
     :return: arguments for the constructor of ``DoubleDQN``
@@ -328,10 +309,9 @@ def sample_double_dqn_params(
 
 def convert_double_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    The constructor arguments of ``DoubleDQN`` that belong to the parameters of a trial.
+    Turn the parameters of a trial into constructor arguments of ``DoubleDQN``.
 
     :param sampled_params: ``trial.params``, left as it is
-    :return: arguments for the constructor
     """
     return {**_convert_value_params(sampled_params), **_convert_exploration_params(sampled_params)}
 
@@ -340,13 +320,12 @@ def sample_soft_dqn_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sampler for the hyperparameters of soft Q-learning.
+    Draw the hyperparameters of soft Q-learning.
 
-    Temperatures are in units of the reward; the range fits rewards around 1. Epsilon stays what the YAML file says, and
-    that is 0 where it says nothing: the Boltzmann policy explores.
+    Temperatures are in units of the reward, and their range fits rewards around 1. The Boltzmann policy explores, so
+    that epsilon is not drawn: it is what the YAML file says, or 0.
 
-    :param trial: the trial that draws and stores the values
-    :param n_actions: number of action dimensions (not used)
+    :param n_actions: not used
     :param n_envs: number of environments
     :param additional_args: what rl_zoo3 knows of the replay buffer
     :return: arguments for the constructor of ``SoftDQN``
@@ -369,10 +348,9 @@ def sample_soft_dqn_params(
 
 def convert_soft_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    The constructor arguments of ``SoftDQN`` that belong to the parameters of a trial.
+    Turn the parameters of a trial into constructor arguments of ``SoftDQN``.
 
     :param sampled_params: ``trial.params``, left as it is
-    :return: arguments for the constructor
     """
     arguments = _convert_value_params(sampled_params)
     arguments.update(
@@ -392,14 +370,12 @@ def sample_iqn_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sampler for the hyperparameters of IQN.
+    Draw the hyperparameters of IQN.
 
-    ``risk_measure`` and ``risk_eta`` are not sampled: they are what somebody wants of an agent, and no means to a
-    higher mean return, which is what a study compares. ``kappa`` is 1 in all of the literature. What the YAML file says
-    of the three stays.
+    ``risk_measure`` and ``risk_eta`` are not sampled. They say what somebody wants of an agent, and a study compares
+    mean returns. ``kappa`` is 1 in all of the literature. The YAML file may set all three.
 
-    :param trial: the trial that draws and stores the values
-    :param n_actions: number of action dimensions (not used)
+    :param n_actions: not used
     :param n_envs: number of environments
     :param additional_args: what rl_zoo3 knows of the replay buffer
     :return: arguments for the constructor of ``IQN``
@@ -414,10 +390,9 @@ def sample_iqn_params(
 
 def convert_iqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    The constructor arguments of ``IQN`` that belong to the parameters of a trial.
+    Turn the parameters of a trial into constructor arguments of ``IQN``.
 
     :param sampled_params: ``trial.params``, left as it is
-    :return: arguments for the constructor
     """
     arguments = {**_convert_value_params(sampled_params), **_convert_exploration_params(sampled_params)}
     arguments.update({name: sampled_params[name] for name in QUANTILE_SAMPLES})

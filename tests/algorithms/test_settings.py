@@ -70,7 +70,7 @@ def test_settings(settings: dict[str, Any]) -> None:
     learn_and_check("MlpPolicy", "Pendulum-v1", **settings)
 
 
-def test_several_environments_with_normalisation() -> None:
+def test_several_environments_with_normalization() -> None:
     env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=3, seed=0))
     model = learn_and_check("MlpPolicy", env, total_timesteps=90)
     assert model._n_updates == 4 * 20  # after the first 30 steps, four updates for each step of the three environments

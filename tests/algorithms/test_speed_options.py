@@ -337,7 +337,7 @@ def test_traced_updates_are_the_plain_ones(variant: dict[str, Any]) -> None:
     )
 
 
-def test_batch_normalisation_is_not_compiled() -> None:
+def test_batch_normalization_is_not_compiled() -> None:
     kwargs = dict(policy_kwargs=dict(net_arch=[8], features_extractor_class=BatchNormExtractor))
     with pytest.warns(UserWarning, match="compile=True has no effect on networks with batch normalization"):
         model = make(compile=True, **kwargs).learn(24)

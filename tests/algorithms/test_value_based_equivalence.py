@@ -52,7 +52,7 @@ class LastLoss(BaseCallback):
 
 
 def trained(cls: type[DQN], make_env: Callable[[], gym.Env], policy: str, **kwargs: Any) -> tuple[DQN, list[Any]]:
-    total_timesteps, normalises = kwargs.pop("total_timesteps", STEPS), kwargs.pop("normalises", False)
+    total_timesteps, normalizes = kwargs.pop("total_timesteps", STEPS), kwargs.pop("normalizes", False)
     # Some of SB3's environments draw from NumPy's global generator when they are made
     set_random_seed(SEED)
     env = make_vec_env(make_env, n_envs=1, seed=SEED)
@@ -68,7 +68,7 @@ def trained(cls: type[DQN], make_env: Callable[[], gym.Env], policy: str, **kwar
         exploration_final_eps=0.2,
     )
     model = cls(
-        policy, VecNormalize(env, gamma=0.99) if normalises else env, seed=SEED, device="cpu", **(settings | kwargs)
+        policy, VecNormalize(env, gamma=0.99) if normalizes else env, seed=SEED, device="cpu", **(settings | kwargs)
     )
     model.set_logger(configure(None, []))
     callback = LastLoss()
@@ -139,8 +139,8 @@ def test_without_double_q_it_is_dqn(n_steps: int, batch_size: int) -> None:
 @pytest.mark.parametrize(
     "variant",
     [
-        dict(normalises=True),
-        dict(normalises=True, n_steps=3),
+        dict(normalizes=True),
+        dict(normalizes=True, n_steps=3),
         dict(tau=0.01, target_update_interval=1),
         dict(learning_rate=LinearSchedule(1e-3, 1e-5, 0.8)),
         dict(train_freq=(1, "episode"), gradient_steps=1, total_timesteps=700),

@@ -988,7 +988,7 @@ def test_dictionary_observations(cls: Any, buffer: dict[str, Any]) -> None:
 
 
 @each_class
-def test_normalised_and_discrete_observations(cls: Any) -> None:
+def test_normalized_and_discrete_observations(cls: Any) -> None:
     learn_and_check(cls, VecNormalize(make_vec_env("CartPole-v1", n_envs=3, seed=0)))
     learn_and_check(cls, "FrozenLake-v1")
 

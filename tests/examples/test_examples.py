@@ -34,5 +34,5 @@ def test_example(arguments: list[str], expected: str, tmp_path: Path) -> None:
 
 
 def test_every_example_is_run() -> None:
-    parametrised = Path(__file__).read_text()
-    assert all(f'"{script.name}"' in parametrised for script in EXAMPLES.glob("*.py"))
+    parametrized = Path(__file__).read_text()
+    assert all(f'"{script.name}"' in parametrized for script in EXAMPLES.glob("*.py"))

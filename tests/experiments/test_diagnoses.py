@@ -48,7 +48,7 @@ def test_measurements_survive_the_way_through_the_csv_file(tmp_path, folders):
     assert {name: list(by_seed) for name, by_seed in by_variant.items()} == {"stock": ["1", "2"], "double": ["1"]}
     run = by_variant["double"]["1"]
     assert run["timesteps"].tolist() == [100.0, 200.0] and run["critic_grad_norm"].tolist() == [1.5, 2.5]
-    np.testing.assert_array_equal(run["normalised_bias_mean"], [0.5, math.nan])
+    np.testing.assert_array_equal(run["normalized_bias_mean"], [0.5, math.nan])
     with pytest.raises(ValueError, match=r"other\.csv: it has the columns \['a'\]"):
         (tmp_path / "other.csv").write_text("a\n1\n")
         read_diagnoses(tmp_path / "other.csv")

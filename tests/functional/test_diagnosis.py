@@ -15,7 +15,7 @@ from sb3_ext.functional.diagnosis import (
     effective_rank,
     ensemble_disagreement,
     n_known_returns,
-    normalised_bias,
+    normalized_bias,
     soft_returns,
     tail_length,
 )
@@ -115,27 +115,27 @@ def test_what_a_truncated_episode_leaves_out_is_below_the_tolerance() -> None:
     assert exact - returns[n_known] > tolerance * exact
 
 
-def test_normalised_bias_against_loops() -> None:
+def test_normalized_bias_against_loops() -> None:
     q_values, returns = randn(B), randn(B, seed=1) - 3
     mean = statistics.fmean(returns.tolist())
     expected = [(q - g) / abs(mean) for q, g in zip(q_values.tolist(), returns.tolist(), strict=True)]
-    assert normalised_bias(q_values, returns).tolist() == pytest.approx(expected, rel=1e-12)
+    assert normalized_bias(q_values, returns).tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_normalised_bias_by_hand() -> None:
+def test_normalized_bias_by_hand() -> None:
     # Mean return -2: a critic that says 1 more everywhere has a bias of +1/2, also where returns are negative
-    bias = normalised_bias(th.tensor([0.0, -2.0]), th.tensor([-1.0, -3.0]))
+    bias = normalized_bias(th.tensor([0.0, -2.0]), th.tensor([-1.0, -3.0]))
     assert bias.tolist() == [0.5, 0.5]
     # c times the value is c - 1 on average, whatever the values are
     returns = randn(B) + 4
-    assert normalised_bias(1.3 * returns, returns).mean().item() == pytest.approx(0.3)
-    assert normalised_bias(th.ones(2), th.zeros(2)).isinf().all()
+    assert normalized_bias(1.3 * returns, returns).mean().item() == pytest.approx(0.3)
+    assert normalized_bias(th.ones(2), th.zeros(2)).isinf().all()
 
 
 @pytest.mark.parametrize(("q_values", "returns"), [((B,), (B + 1,)), ((B, 1), (B,)), ((0,), (0,))])
 def test_bias_of_wrong_shapes(q_values: tuple[int, ...], returns: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must have one shape \(B,\)"):
-        normalised_bias(th.zeros(q_values), th.zeros(returns))
+        normalized_bias(th.zeros(q_values), th.zeros(returns))
 
 
 def test_disagreement_against_loops() -> None:

@@ -131,7 +131,7 @@ def test_samples_are_the_gaussians() -> None:
     assert noise.unique().numel() == noise.numel()
 
 
-def test_samples_are_reparametrised() -> None:
+def test_samples_are_reparameterized() -> None:
     mean = randn(B, A, seed=1).requires_grad_()
     log_std = (0.3 * randn(B, A, seed=2)).requires_grad_()
     samples = sample_pre_tanh(mean, log_std, K)

@@ -221,7 +221,7 @@ def test_droq_without_dropout_against_loops() -> None:
     th.testing.assert_close(ensemble(inputs()), expected)
 
 
-def test_droq_drops_before_it_normalises() -> None:
+def test_droq_drops_before_it_normalizes() -> None:
     dropout = 0.4
     ensemble = randomize(EnsembleMLP(N, INPUTS, NET_ARCH, layer_norm=True, dropout=dropout))
     masks: list[th.Tensor] = []

@@ -145,8 +145,8 @@ def test_target_starts_as_a_copy() -> None:
 
 def test_critic_optimizer_has_all_its_parameters() -> None:
     policy = make_policy(layer_norm=True)
-    optimised = {id(p) for group in policy.critic.optimizer.param_groups for p in group["params"]}
-    assert optimised == {id(p) for p in policy.critic.parameters()}
+    optimized = {id(p) for group in policy.critic.optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in policy.critic.parameters()}
 
 
 # Arguments

@@ -1,12 +1,13 @@
 """
-What makes an unmodified rl_zoo3 know the algorithms of sb3_ext.
+Makes an unmodified rl_zoo3 know the algorithms of sb3_ext.
 
 rl_zoo3 loads no plug-ins, and it reads its table of algorithms before it imports anything that a user names. So this
-module is installed beside the package, not inside it, and the ``.pth`` file next to it calls :func:`install` whenever a
-Python interpreter starts. All that happens then is that one finder is put on ``sys.meta_path``; the package itself, and
-with it torch, is imported only if the program later imports rl_zoo3.
+module is installed beside the package, not inside it. The ``.pth`` file next to it calls :func:`install` whenever a
+Python interpreter starts.
 
-It therefore imports nothing but ``sys`` at the start, and it must never be the reason why a Python program fails.
+All that happens then is that one finder is put on ``sys.meta_path``. The package itself, and torch with it, is imported
+only if the program later imports rl_zoo3. This module imports nothing but ``sys`` at the start, and it must never be
+the reason why a Python program fails.
 """
 
 import sys
@@ -18,15 +19,14 @@ PATCHED_MODULES = frozenset({"rl_zoo3.utils", "rl_zoo3.hyperparams_opt", "rl_zoo
 def _patch(module):
     """
     Let ``sb3_ext`` complete a module of rl_zoo3 that has just been executed.
-
-    :param module: the module
     """
     try:
         from sb3_ext.zoo.plugin import patch_module
 
         patch_module(module)
     except Exception as error:
-        # Deleted by hand, or an editable checkout that has moved: as if it had never been installed.
+        # The package was deleted by hand, or an editable checkout has moved. rl_zoo3 then works as if it had never been
+        # there.
         if isinstance(error, ModuleNotFoundError) and error.name in ("sb3_ext", "sb3_ext.zoo", "sb3_ext.zoo.plugin"):
             return
         import warnings
@@ -41,9 +41,7 @@ def _patch(module):
 
 class _PatchingLoader:
     """
-    Stand-in for the loader of one module, until that module is executed.
-
-    :param loader: the loader that would have been used
+    Stands in for the loader of one module, until that module is executed.
     """
 
     def __init__(self, loader):
@@ -53,7 +51,7 @@ class _PatchingLoader:
         return self.loader.create_module(spec)
 
     def exec_module(self, module):
-        # Given back before the module runs, so that nothing about it ever looks different from an ordinary import.
+        # The loader is given back before the module runs, so that the import looks like an ordinary one.
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
         _patch(module)
@@ -63,7 +61,9 @@ class _PatchingLoader:
 
 
 class _RLZooFinder:
-    """Finds the modules of :data:`PATCHED_MODULES` where the other finders find them, and wraps their loaders."""
+    """
+    Finds the modules of :data:`PATCHED_MODULES` where other finders find them, and wraps their loaders.
+    """
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname not in PATCHED_MODULES:
@@ -81,6 +81,8 @@ class _RLZooFinder:
 
 
 def install():
-    """Put the finder at the front of ``sys.meta_path``, once."""
+    """
+    Put the finder at the front of ``sys.meta_path``, once.
+    """
     if not any(isinstance(finder, _RLZooFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RLZooFinder())

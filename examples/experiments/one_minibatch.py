@@ -1,4 +1,4 @@
-"""Mistakes on purpose, for experiments that show what they cost."""
+"""A replay buffer with a mistake on purpose, for experiments that show what the mistake costs."""
 
 from operator import itemgetter
 from typing import Any
@@ -15,9 +15,13 @@ from sb3_ext.functional.fields import map_fields
 
 class OneMinibatchReplayBuffer(ReplayBuffer):
     """
-    Hands out the same minibatch for many updates, as a training loop does that samples once for each environment step
-    and then updates 20 times. For ``REDQSAC``, which samples several minibatches at once. (Whoever else samples, such
-    as a ``DiagnosisCallback``, uses up one of the repeats, and has to ask for a multiple of ``minibatch_size``.)
+    Hands out the same minibatch for many updates.
+
+    A training loop makes this mistake if it samples once for each environment step and then updates 20 times. The
+    buffer is for ``REDQSAC``, which samples several minibatches at once.
+
+    Whoever else samples, such as a ``DiagnosisCallback``, uses up one of the repeats. It has to ask for a multiple of
+    ``minibatch_size``.
 
     :param minibatch_size: the algorithm's ``batch_size``
     :param n_repeats: the algorithm's ``gradient_steps``: so many updates share a minibatch
@@ -36,10 +40,12 @@ class OneMinibatchReplayBuffer(ReplayBuffer):
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """
+        Sample one minibatch, or several in one sample.
+
         :param batch_size: a multiple of ``minibatch_size``
         :param env: normalises observations and rewards
-        :return: one minibatch or several in one sample, see :func:`~sb3_ext.buffers.samples.split_minibatches`
-        :raises ValueError: if it is no such multiple
+        :return: the minibatches, in the order of :func:`~sb3_ext.buffers.samples.split_minibatches`
+        :raises ValueError: if ``batch_size`` is no such multiple
         """
         n_minibatches, rest = divmod(batch_size, self.minibatch_size)
         if rest or n_minibatches == 0:

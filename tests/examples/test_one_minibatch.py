@@ -1,13 +1,28 @@
-"""The mistakes are the ones that are meant, and nothing else."""
+"""The mistake is the one that is meant, and nothing else; experiments find it from the root of a clone."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch as th
+import yaml
 from gymnasium import spaces
 
 from sb3_ext import REDQSAC
 from sb3_ext.buffers.samples import split_minibatches
-from sb3_ext.experiments.ablations import OneMinibatchReplayBuffer
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FILES = ("hopper_redq_mistakes.yml", "inverted_pendulum_redq_mistakes.yml")
+
+specification = importlib.util.spec_from_file_location("one_minibatch", EXAMPLES / "experiments" / "one_minibatch.py")
+one_minibatch = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(one_minibatch)
+OneMinibatchReplayBuffer = one_minibatch.OneMinibatchReplayBuffer
 
 
 def filled(**kwargs) -> OneMinibatchReplayBuffer:
@@ -63,3 +78,31 @@ def test_redqsac_trains_with_it():
         return next(iter(model.critic.parameters())).detach()
 
     assert not th.equal(train(4), train(1))
+
+
+@pytest.mark.parametrize("name", [FILES[0], pytest.param(FILES[1], marks=pytest.mark.slow)])
+def test_experiments_find_it_from_the_root_of_a_clone(name, tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    # Whatever else is installed, it is this copy that is imported
+    with (tmp_path / "examples" / "experiments" / "one_minibatch.py").open("a") as file:
+        file.write("\nprint('imported from the copy')\n")
+    path = Path("examples") / "experiments" / name
+    content = yaml.safe_load((EXAMPLES.parent / path).read_text())
+    content |= {"environments": ["Pendulum-v1"], "seeds": [1], "eval_freq": 30, "eval_episodes": 1}
+    content["n_timesteps"] = 60
+    content["variants"] = {"one_minibatch": content["variants"]["one_minibatch"]}
+    content["hyperparams"] |= {"learning_starts": 50, "policy_kwargs": "dict(n_critics=2, net_arch=[8])"}
+    (tmp_path / path).write_text(yaml.safe_dump(content))
+    done = subprocess.run(
+        [sys.executable, "-m", "sb3_ext.experiments", "run", path, "-f", "logs"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    run = tmp_path / "logs" / "one_minibatch" / "Pendulum-v1" / "seed_1"
+    assert (run / "finished.json").exists()
+    assert "imported from the copy" in (run / "output.log").read_text()

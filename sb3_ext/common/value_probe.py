@@ -1,0 +1,59 @@
+"""The probe of value-based algorithms whose policy is greedy."""
+
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_ext.common.probe import PolicyStep, Probe, learned_discount
+from sb3_ext.nets.output_layers import output_layers
+
+
+class ValueProbe(Probe):
+    """
+    DQN and its relatives: a network values all actions, and the policy takes the best one.
+
+    :param model: the algorithm
+    :param network: from observations of B states to the value of each action, shape (B, A)
+    """
+
+    def __init__(self, model: OffPolicyAlgorithm, network: nn.Module) -> None:
+        discount, n_steps = learned_discount(model)
+        super().__init__(
+            network=network,
+            heads=[output_layers(network)],
+            optimizers={"critic": model.policy.optimizer},
+            discount=discount,
+            n_steps=n_steps,
+        )
+
+    def action_values(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        Value all actions by their mean return.
+
+        :param obs: observations of B states
+        :return: shape (B, A)
+        """
+        return self.network(obs)
+
+    def best_actions(self, obs: PyTorchObs, values: th.Tensor) -> th.Tensor:
+        """
+        Choose as the greedy policy does.
+
+        :param obs: observations of B states
+        :param values: from :meth:`action_values`, shape (B, A)
+        :return: shape (B,)
+        """
+        return values.argmax(dim=1)
+
+    def step(self, obs: PyTorchObs) -> PolicyStep:
+        values = self.action_values(obs)
+        actions = self.best_actions(obs, values)
+        zeros = th.zeros_like(values[:, 0])
+        return PolicyStep(actions.cpu().numpy(), values.gather(1, actions.unsqueeze(1)).T, zeros, zeros)
+
+    def q_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        return self.action_values(obs).gather(1, actions.long().reshape(-1, 1)).T
+
+    def entropy(self, obs: PyTorchObs) -> th.Tensor | None:
+        return None

@@ -1,0 +1,61 @@
+"""What a diagnosis has to know of ``SoftDQN``."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_ext.common.probe import PolicyStep
+from sb3_ext.common.value_probe import ValueProbe
+from sb3_ext.functional.soft_value import boltzmann_log_policy, munchausen_bonus, policy_entropy
+
+if TYPE_CHECKING:
+    from sb3_ext.soft_dqn.soft_dqn import SoftDQN
+
+
+class SoftDQNProbe(ValueProbe):
+    """
+    A Boltzmann policy, with the entropy that ``target_backup`` counts and the Munchausen bonus. The policy of
+    ``target_backup="max"`` is greedy.
+
+    :param model: the algorithm
+    """
+
+    def __init__(self, model: "SoftDQN") -> None:
+        super().__init__(model, model.q_net)
+        self.model = model
+
+    def step(self, obs: PyTorchObs) -> PolicyStep:
+        if self.model.target_backup == "max":
+            return super().step(obs)
+        values = self.action_values(obs)
+        temperature = self.model.q_net.temperature
+        log_policy = boltzmann_log_policy(values, temperature)
+        actions = th.distributions.Categorical(logits=log_policy).sample()
+        reward_bonuses = th.zeros_like(values[:, 0])
+        coef, clip = self.model.munchausen_coef, self.model.effective_munchausen_clip
+        if coef > 0:
+            reward_bonuses = munchausen_bonus(values, actions.unsqueeze(1), temperature, coef, clip)
+        q_values = values.gather(1, actions.unsqueeze(1)).T
+        return PolicyStep(
+            actions.cpu().numpy(), q_values, self._entropy_bonuses(log_policy, temperature), reward_bonuses
+        )
+
+    def _entropy_bonuses(self, log_policy: th.Tensor, temperature: th.Tensor) -> th.Tensor:
+        """
+        :param log_policy: shape (B, A)
+        :param temperature: alpha
+        :return: what the backup adds to the expected Q of the policy, shape (B,)
+        """
+        if self.model.target_backup == "boltzmann":
+            return th.zeros_like(log_policy[:, 0])
+        entropy = policy_entropy(log_policy)
+        if self.model.target_backup == "mellowmax":
+            entropy = entropy - math.log(log_policy.shape[1])
+        return temperature * entropy
+
+    def entropy(self, obs: PyTorchObs) -> th.Tensor | None:
+        if self.model.target_backup == "max":
+            return None
+        return policy_entropy(boltzmann_log_policy(self.action_values(obs), self.model.q_net.temperature))
