@@ -11,21 +11,13 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 
-from sb3_ext import IQN, REDQSAC, DoubleDQN, FrameDedupReplayBuffer, PrioritizedReplayBuffer, SoftDQN
+from sb3_ext import REDQSAC, DoubleDQN, FrameDedupReplayBuffer, PrioritizedReplayBuffer
+from tests.support.models import CLASSES, make
 
-CLASSES: list[Any] = [REDQSAC, DoubleDQN, SoftDQN, IQN]
 each_class = pytest.mark.parametrize("cls", CLASSES)
 BUFFERS: list[Any] = [NStepReplayBuffer, PrioritizedReplayBuffer, FrameDedupReplayBuffer]
 each_buffer = pytest.mark.parametrize("buffer_class", BUFFERS)
 pytestmark = pytest.mark.filterwarnings("ignore:Observations of shape")
-
-
-def make(cls: Any, **kwargs: Any) -> Any:
-    settings: dict[str, Any] = dict(
-        learning_starts=20, batch_size=8, buffer_size=200, seed=0, device="cpu", policy_kwargs=dict(net_arch=[4])
-    )
-    env = "Pendulum-v1" if cls is REDQSAC else "CartPole-v1"
-    return cls("MlpPolicy", env, **(settings | kwargs))
 
 
 def returns(buffer: Any) -> tuple[int, float]:

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
+from tests.support.models import CLASSES, make
 
 REFUSED: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
     (REDQSAC, dict(target_backup="min"), dict(subset_size=2), "target_backup='redq'"),
     (REDQSAC, dict(target_backup="rem"), dict(subset_size=1), "target_backup='redq'"),
     (REDQSAC, {}, dict(reinforce_baseline="mean_action"), "actor_gradient='reinforce'"),
     (REDQSAC, dict(n_actor_samples=2), dict(reinforce_baseline="loo"), "actor_gradient='reinforce'"),
-    *((cls, {}, dict(learning_rate_fraction=0.5), "learning_rate_final") for cls in (REDQSAC, DoubleDQN, SoftDQN, IQN)),
+    *((cls, {}, dict(learning_rate_fraction=0.5), "learning_rate_final") for cls in CLASSES),
     (SoftDQN, dict(auto_temperature=True), dict(temperature_final=0.05), "auto_temperature=False"),
     (SoftDQN, dict(auto_temperature=True), dict(temperature_fraction=0.5), "auto_temperature=False"),
     (SoftDQN, {}, dict(target_entropy_fraction=0.1), "auto_temperature=True"),
@@ -20,11 +21,6 @@ REFUSED: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
     (IQN, {}, dict(risk_eta=0.5), "another risk_measure than 'neutral'"),
     (IQN, dict(risk_measure="neutral"), dict(risk_eta=-0.5), "another risk_measure than 'neutral'"),
 ]
-
-
-def make(cls: Any, **kwargs: Any) -> Any:
-    env = "Pendulum-v1" if cls is REDQSAC else "CartPole-v1"
-    return cls("MlpPolicy", env, buffer_size=50, device="cpu", policy_kwargs=dict(net_arch=[4]), **kwargs)
 
 
 @pytest.mark.parametrize(("cls", "settings", "option", "needs"), REFUSED)

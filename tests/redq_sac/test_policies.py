@@ -1,4 +1,4 @@
-"""The critics' interface, which is SB3's, and the policy's arguments through save and load."""
+"""REDQSAC's policies: how they start, and their arguments through save and load."""
 
 from pathlib import Path
 from typing import Any
@@ -11,76 +11,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
-from sb3_ext.redq_sac.policies import CnnPolicy, MultiInputPolicy, REDQSACPolicy
-
-N, B, K, A = 5, 7, 3, 2
-
-OBSERVATIONS = spaces.Box(-1, 1, (4,), dtype=np.float32)
-IMAGES = spaces.Box(0, 255, (2, 36, 36), dtype=np.uint8)
-MIXED = spaces.Dict({"joints": OBSERVATIONS, "goal": spaces.Box(-1, 1, (6,), dtype=np.float32)})
-ACTIONS = spaces.Box(-1, 1, (A,), dtype=np.float32)
-
-
-def make_policy(cls: type[REDQSACPolicy] = REDQSACPolicy, space: spaces.Space = OBSERVATIONS, **kwargs: Any) -> Any:
-    th.manual_seed(0)
-    kwargs = {"net_arch": [8, 6], "n_critics": N, **kwargs}
-    return cls(space, ACTIONS, lambda _: 1e-3, **kwargs)
-
-
-def random_obs(space: spaces.Space = OBSERVATIONS, batch_size: int = B) -> Any:
-    generator = th.Generator().manual_seed(1)
-    if isinstance(space, spaces.Dict):
-        return {key: random_obs(part, batch_size) for key, part in space.spaces.items()}
-    if space is IMAGES:
-        return th.randint(0, 256, (batch_size, *IMAGES.shape), dtype=th.uint8, generator=generator)
-    return th.rand(batch_size, *space.shape, generator=generator) * 2 - 1
-
-
-def random_actions(*shape: int) -> th.Tensor:
-    return th.rand(*shape, A, generator=th.Generator().manual_seed(2)) * 2 - 1
-
-
-SPACES = pytest.mark.parametrize(
-    ("cls", "space"), [(REDQSACPolicy, OBSERVATIONS), (MultiInputPolicy, MIXED), (CnnPolicy, IMAGES)]
-)
-
-
-@SPACES
-def test_critic_returns_a_tuple_as_sb3s(cls: type[REDQSACPolicy], space: spaces.Space) -> None:
-    critic = make_policy(cls, space).critic
-    obs, actions = random_obs(space), random_actions(B)
-    values = critic(obs, actions)
-    assert isinstance(values, tuple)
-    assert [value.shape for value in values] == [(B, 1)] * N
-    assert all(not th.allclose(values[0], value) for value in values[1:])
-    first = critic.q1_forward(obs, actions)
-    assert first.shape == (B, 1)
-    th.testing.assert_close(first, values[0])
-    th.testing.assert_close(critic.stacked(obs, actions), th.cat(values, dim=1).T)
-
-
-@SPACES
-def test_several_actions_are_several_calls(cls: type[REDQSACPolicy], space: spaces.Space) -> None:
-    critic = make_policy(cls, space).critic
-    obs, actions = random_obs(space), random_actions(K, B)
-    members = th.tensor([4, 1])
-    stacked, subset = critic.stacked(obs, actions), critic.stacked(obs, actions, members)
-    assert stacked.shape == (N, K, B)
-    assert subset.shape == (2, K, B)
-    for k in range(K):
-        separate = critic.stacked(obs, actions[k])
-        assert separate.shape == (N, B)
-        th.testing.assert_close(stacked[:, k], separate, rtol=1e-5, atol=1e-6)
-        th.testing.assert_close(subset[:, k], separate[members], rtol=1e-5, atol=1e-6)
-        th.testing.assert_close(critic.stacked(obs, actions[k], members), separate[members], rtol=1e-5, atol=1e-6)
-
-
-def test_members_keep_their_order() -> None:
-    critic = make_policy().critic
-    values = critic(random_obs(), random_actions(B))
-    subset = critic.stacked(random_obs(), random_actions(B), th.tensor([3, 0, 2]))
-    for row, member in enumerate([3, 0, 2]):
-        th.testing.assert_close(subset[row], values[member].flatten())
+from sb3_ext.redq_sac.policies import CnnPolicy, REDQSACPolicy
+from tests.support.policies import ACTIONS, IMAGES, OBSERVATIONS, B, N, make_policy, random_actions, random_obs
 
 
 @pytest.mark.parametrize("share_features_extractor", [False, True])
@@ -102,41 +34,6 @@ def test_starts_as_sb3s_policy(n_critics: int, share_features_extractor: bool) -
         th.testing.assert_close(mine, theirs)
 
 
-def gradients(module: nn.Module) -> list[bool]:
-    return [parameter.grad is not None for parameter in module.parameters()]
-
-
-@pytest.mark.parametrize("share_features_extractor", [False, True])
-def test_critic_loss_trains_its_own_extractor_only(share_features_extractor: bool) -> None:
-    policy = make_policy(CnnPolicy, IMAGES, share_features_extractor=share_features_extractor)
-    policy.critic.stacked(random_obs(IMAGES), random_actions(B)).sum().backward()
-    assert all(gradients(policy.critic.ensemble))
-    own = gradients(policy.critic.features_extractor)
-    assert own and all(own) == any(own) == (not share_features_extractor)
-    assert not any(gradients(policy.actor))
-
-
-@pytest.mark.parametrize("members", [None, [3, 1]])
-def test_frozen_critic_trains_the_actions_only(members: list[int] | None) -> None:
-    critic = make_policy(CnnPolicy, IMAGES).critic
-    indices = None if members is None else th.tensor(members)
-    frozen_actions = random_actions(K, B).requires_grad_()
-    critic.stacked(random_obs(IMAGES), frozen_actions, indices, frozen=True).square().sum().backward()
-    assert not any(gradients(critic))
-
-    actions = random_actions(K, B).requires_grad_()
-    critic.stacked(random_obs(IMAGES), actions, indices).square().sum().backward()
-    assert all(gradients(critic))
-    assert frozen_actions.grad is not None and frozen_actions.grad.any()
-    th.testing.assert_close(frozen_actions.grad, actions.grad)
-
-
-def test_no_gradient_where_it_is_switched_off() -> None:
-    critic = make_policy(CnnPolicy, IMAGES).critic
-    with th.no_grad():
-        assert not critic.stacked(random_obs(IMAGES), random_actions(B)).requires_grad
-
-
 def test_target_starts_as_a_copy() -> None:
     policy = make_policy(layer_norm=True)
     copies = zip(policy.critic.parameters(), policy.critic_target.parameters(), strict=True)
@@ -147,9 +44,6 @@ def test_critic_optimizer_has_all_its_parameters() -> None:
     policy = make_policy(layer_norm=True)
     optimized = {id(p) for group in policy.critic.optimizer.param_groups for p in group["params"]}
     assert optimized == {id(p) for p in policy.critic.parameters()}
-
-
-# Arguments
 
 
 @pytest.mark.parametrize("optimizer_kwargs", [{}, {"eps": 1e-5}, {"fused": False}, {"foreach": True}])
@@ -196,8 +90,6 @@ def test_good_dropout(value: float) -> None:
 def test_numpy_integer_as_n_critics() -> None:
     assert len(make_policy(n_critics=np.int64(3)).critic(random_obs(), random_actions(B))) == 3
 
-
-# Save and load
 
 VARIANTS = pytest.mark.parametrize(
     "kwargs",
@@ -271,17 +163,3 @@ def test_save_and_load_extractors(
         assert th.equal(mine, theirs)
     values = loaded.critic.stacked(random_obs(space), random_actions(B))
     assert th.equal(values, policy.critic.stacked(random_obs(space), random_actions(B)))
-
-
-def test_dropout_can_be_active_in_the_target_alone() -> None:
-    """
-    DroQ's targets are computed with dropout, while SB3 keeps the target network in evaluation mode.
-    """
-    policy = make_policy(dropout=0.5, net_arch=[64])
-    obs, actions = random_obs(), random_actions(B)
-    target = policy.critic_target
-    assert th.equal(target.stacked(obs, actions), target.stacked(obs, actions))
-    target.ensemble.train()
-    policy.critic.set_training_mode(False)
-    assert not th.equal(target.stacked(obs, actions), target.stacked(obs, actions))
-    assert th.equal(policy.critic.stacked(obs, actions), policy.critic.stacked(obs, actions))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sb3_ext.speed.allocator import keep_freed_memory
+from sb3_ext.speed.allocator import SWITCH, keep_freed_memory
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
@@ -18,8 +18,8 @@ import torch as th
 from stable_baselines3 import SAC
 import sb3_ext
 
-settings = dict(buffer_size=100, device="cpu", policy_kwargs=dict(net_arch=[4]))
-model = (sb3_ext.REDQSAC if sys.argv[1] == "ours" else SAC)("MlpPolicy", "Pendulum-v1", **settings)
+settings = dict(buffer_size=100, learning_starts=2, device="cpu", policy_kwargs=dict(net_arch=[4]))
+model = (sb3_ext.REDQSAC if sys.argv[1] == "ours" else SAC)("MlpPolicy", "Pendulum-v1", **settings).learn(5)
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -81,4 +81,11 @@ def test_settings_of_the_environment_are_left_alone(name: str, monkeypatch: pyte
     monkeypatch.setenv(name, "1")
     assert keep_freed_memory(), "asked once a process"
     keep_freed_memory.cache_clear()
+    assert not keep_freed_memory()
+
+
+@needs_glibc
+@pytest.mark.usefixtures("asked_anew")
+def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "0")
     assert not keep_freed_memory()

@@ -1,8 +1,4 @@
-"""
-Special cases of the value-based algorithms that must be another algorithm.
-
-DoubleDQN with nothing switched on is SB3's DQN to the bit, so these tests compare with ``torch.equal``.
-"""
+"""DoubleDQN with nothing switched on is SB3's DQN to the bit, so these tests compare with ``torch.equal``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,18 +7,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import LinearSchedule, set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ext import DoubleDQN, PrioritizedReplayBuffer, SoftDQN
-from sb3_ext.buffers.samples import minibatch_weights
+from sb3_ext import DoubleDQN
+from tests.support.states import assert_equal, state
 
 STEPS = 240
 SEED = 3
@@ -78,9 +72,7 @@ def trained(cls: type[DQN], make_env: Callable[[], gym.Env], policy: str, **kwar
 
 def numbers(model: DQN) -> dict[str, th.Tensor]:
     """Both networks, the whole state of the optimiser, the transitions and the state of the random generators."""
-    tensors = dict(model.policy.state_dict())
-    for index, slots in model.policy.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": th.as_tensor(value) for name, value in slots.items()}
+    tensors = state(model)
     for name in ("actions", "rewards", "dones"):
         tensors[name] = th.as_tensor(getattr(model.replay_buffer, name))
     tensors["torch"] = th.get_rng_state()
@@ -95,9 +87,7 @@ def assert_is_dqn(make_env: Callable[[], gym.Env], policy: str, **kwargs: Any) -
     actual = numbers(model)
 
     assert model._n_updates == reference._n_updates >= 20
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        assert th.equal(actual[name], value), name
+    assert_equal(actual, expected)
     assert model.policy.optimizer.param_groups[0].keys() == reference.policy.optimizer.param_groups[0].keys()
     assert losses == expected_losses and len({loss for loss in losses if loss is not None}) >= 20
     # The target network has moved, and is not the online network
@@ -183,82 +173,3 @@ def test_what_is_switched_on_matters(setting: dict[str, Any]) -> None:
     _, expected = trained(DQN, cart_pole, "MlpPolicy", **kwargs)
     _, losses = trained(DoubleDQN, cart_pole, "MlpPolicy", **(dict(double_q=False) | kwargs | setting))
     assert len(losses) == len(expected) and losses != expected
-
-
-# -- SoftDQN at its limits ---------------------------------------------------------------------------------------------
-
-N_STATES, N_ACTIONS, N_INPUTS = 50, 3, 4
-
-
-class Vectors(gym.Env):
-    observation_space = spaces.Box(-np.inf, np.inf, (N_INPUTS,), np.float32)
-    action_space = spaces.Discrete(N_ACTIONS)
-
-
-def batch_of(n_states: int) -> ReplayBufferSamples:
-    generator = th.Generator().manual_seed(0)
-    return ReplayBufferSamples(
-        observations=th.randn(n_states, N_INPUTS, generator=generator),
-        actions=th.randint(N_ACTIONS, (n_states, 1), generator=generator),
-        next_observations=th.randn(n_states, N_INPUTS, generator=generator),
-        dones=th.randint(2, (n_states, 1), generator=generator).float(),
-        rewards=th.randn(n_states, 1, generator=generator),
-    )
-
-
-def pair(double_q: bool, **kwargs: Any) -> tuple[DoubleDQN, SoftDQN]:
-    """Both algorithms, with the same networks: the online and the target network are not alike."""
-    settings = dict(policy_kwargs=dict(net_arch=[6]), buffer_size=10, device="cpu", seed=0, double_q=double_q)
-    reference, model = (
-        DoubleDQN("MlpPolicy", Vectors(), **settings),
-        SoftDQN("MlpPolicy", Vectors(), **settings, **kwargs),
-    )
-    for parameter in reference.policy.parameters():
-        parameter.data = th.randn_like(parameter)
-    missing = model.policy.load_state_dict(reference.policy.state_dict(), strict=False).missing_keys
-    assert sorted(missing) == ["q_net.temperature", "q_net_target.temperature"]
-    return reference, model
-
-
-@pytest.mark.parametrize("double_q", [True, False])
-def test_the_max_backup_is_double_dqn(double_q: bool) -> None:
-    reference, model = pair(double_q, target_backup="max")
-    batch, discounts = batch_of(N_STATES), th.linspace(0.5, 1.0, N_STATES)
-    expected, actual = (m.compute_loss(batch, discounts) for m in (reference, model))
-    assert th.equal(actual.losses, expected.losses) and th.equal(actual.errors, expected.errors)
-    # Not only because double Q-learning makes no difference here
-    other, _ = pair(not double_q)
-    assert not th.equal(other.compute_loss(batch, discounts).errors, expected.errors)
-
-
-@pytest.mark.parametrize("double_q", [True, False])
-@pytest.mark.parametrize("backup", ["soft", "boltzmann", "mellowmax", "max"])
-def test_a_cold_policy_is_dqn(backup: str, double_q: bool) -> None:
-    reference, cold = pair(double_q, target_backup=backup, temperature_initial=1e-5)
-    _, warm = pair(double_q, target_backup=backup, temperature_initial=1.0)
-    batch = batch_of(N_STATES)
-    expected = reference.compute_loss(batch, 0.9)
-    actual = cold.compute_loss(batch, 0.9)
-    th.testing.assert_close(actual.losses, expected.losses, rtol=1e-4, atol=1e-4)
-    th.testing.assert_close(actual.errors, expected.errors, rtol=1e-4, atol=1e-4)
-    assert th.allclose(warm.compute_loss(batch, 0.9).errors, expected.errors, atol=1e-2) == (backup == "max")
-
-
-@pytest.mark.parametrize("progress_remaining", [1.0, 0.3])
-def test_priorities_to_the_power_of_zero_weigh_nothing(progress_remaining: float) -> None:
-    model = DoubleDQN(
-        "MlpPolicy",
-        "CartPole-v1",
-        replay_buffer_class=PrioritizedReplayBuffer,
-        replay_buffer_kwargs=dict(alpha=0.0),
-        learning_starts=30,
-        train_freq=1,
-        buffer_size=100,
-        device="cpu",
-        seed=0,
-        **MLP,
-    ).learn(60)
-    assert len(np.unique(model.replay_buffer._tree.leaves[:60])) == 1
-    batch = model.replay_buffer.sample_prioritized(16, progress_remaining=progress_remaining)
-    weights = minibatch_weights(batch)
-    assert weights is not None and th.equal(weights, th.ones(16))

@@ -47,7 +47,7 @@ def errors_of(model: REDQSAC, samples: Any) -> th.Tensor:
 def test_what_is_written_back_is_the_mean_error_over_the_critics() -> None:
     model = model_that_stands_still()
     buffer = model.replay_buffer
-    fresh = buffer._tree.leaves.copy()
+    fresh = buffer.priorities.copy()
     np.random.seed(3)
     # One block of four minibatches
     samples = buffer.sample_prioritized(4 * 5, progress_remaining=1.0)
@@ -57,8 +57,8 @@ def test_what_is_written_back_is_the_mean_error_over_the_critics() -> None:
     errors = errors_of(model, samples).abs().mean(dim=0)
     for index, error in zip(samples.indices.tolist(), errors.tolist(), strict=True):
         expected[index] = (error + EPS) ** ALPHA
-    np.testing.assert_allclose(buffer._tree.leaves, expected, rtol=1e-5)
-    assert (buffer._tree.leaves[:60] != fresh[:60]).sum() == len(set(samples.indices.tolist()))
+    np.testing.assert_allclose(buffer.priorities, expected, rtol=1e-5)
+    assert (buffer.priorities != fresh).sum() == len(set(samples.indices.tolist()))
     buffer.check_valid()
 
 
@@ -72,7 +72,7 @@ def test_the_loss_is_weighted_minibatch_by_minibatch(progress_remaining: float) 
     samples = buffer.sample_prioritized(3 * 7)
     errors = errors_of(model, samples)
     np.random.seed(4)
-    priorities = buffer._tree.leaves[samples.indices.numpy()]
+    priorities = buffer.priorities[samples.indices.numpy()]
     model.train(gradient_steps=3, batch_size=7)
     beta = BETA + (1 - BETA) * (1 - progress_remaining)
     losses = []
@@ -115,7 +115,7 @@ def test_images_environments_and_n_steps(n_envs_steps: tuple[int, int]) -> None:
         model.learn(60)
     buffer = model.replay_buffer
     assert buffer.n_steps == n_steps
-    assert len(np.unique(buffer._tree.leaves[: buffer.size() * n_envs])) > 1
+    assert len(np.unique(buffer.priorities)) > 1
     buffer.check_valid()
 
 
@@ -126,7 +126,7 @@ def test_saved_and_continued_with_its_priorities(tmp_path: Any) -> None:
     model.save_replay_buffer(tmp_path / "buffer")
     loaded = REDQSAC.load(tmp_path / "model", env=model.get_env())
     loaded.load_replay_buffer(tmp_path / "buffer")
-    assert (loaded.replay_buffer._tree.leaves == model.replay_buffer._tree.leaves).all()
+    assert (loaded.replay_buffer.priorities == model.replay_buffer.priorities).all()
     assert loaded.replay_buffer_kwargs == dict(alpha=ALPHA, beta=BETA, eps=EPS)
     loaded.learn(30, reset_num_timesteps=False)
     assert loaded.replay_buffer.size() == 90

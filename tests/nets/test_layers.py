@@ -1,14 +1,26 @@
-"""Values keep float32 where networks run in bfloat16."""
-
-from collections.abc import Iterator
+"""Layers: stacked ones, each slice by itself, and output layers, which keep float32 where networks run in bfloat16."""
 
 import pytest
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
-from sb3_ext.nets import DuelingMLP, EnsembleMLP, OutputLinear, build_mlp
-from sb3_ext.speed.precision import autocast_dtype_on, cpu_capability, cpu_computes_in_bfloat16
+from sb3_ext.nets import DuelingMLP, EnsembleLayerNorm, EnsembleMLP, OutputLinear, build_mlp
+
+N, B, INPUTS = 5, 7, 4
+
+
+def test_layer_norm_is_each_networks_own() -> None:
+    norm = EnsembleLayerNorm(N, 6).double()
+    x = th.randn(N, B, 6, dtype=th.float64, generator=th.Generator().manual_seed(0))
+    plain = norm(x)
+    th.testing.assert_close(plain, nn.functional.layer_norm(x, (6,)))
+    norm.weight.data[2] = 3.0
+    norm.bias.data[2] = -1.0
+    changed = norm(x)
+    th.testing.assert_close(changed[2], 3 * plain[2] - 1)
+    others = [0, 1, 3, 4]
+    th.testing.assert_close(changed[others], plain[others])
 
 
 def test_it_is_the_same_layer() -> None:
@@ -58,30 +70,3 @@ def test_gradients_reach_all_parameters_in_float32() -> None:
     with th.autocast("cpu", dtype=th.bfloat16):
         network(th.rand(11, 5)).square().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == th.float32 and p.grad.any() for p in network.parameters())
-
-
-@pytest.fixture
-def asked_anew() -> Iterator[None]:
-    cpu_computes_in_bfloat16.cache_clear()
-    yield
-    cpu_computes_in_bfloat16.cache_clear()
-
-
-@pytest.mark.usefixtures("asked_anew")
-@pytest.mark.parametrize(("avx", "amx"), [(True, False), (False, True), (False, False)])
-def test_auto_asks_the_processor(avx: bool, amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(th.cpu, "_is_avx512_bf16_supported", lambda: avx)
-    monkeypatch.setattr(th.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert autocast_dtype_on("auto", "cpu") == (th.bfloat16 if avx or amx else None)
-    assert autocast_dtype_on("bfloat16", "cpu") == th.bfloat16
-    assert autocast_dtype_on(None, "cpu") is None
-    assert autocast_dtype_on("auto", "cuda") is None
-    monkeypatch.setattr(th.backends.cpu, "get_cpu_capability", lambda: "NO AVX")
-    assert cpu_capability() == ("NO-AVX+BF16" if avx or amx else "NO-AVX")
-
-
-@pytest.mark.usefixtures("asked_anew")
-def test_a_torch_that_does_not_look_at_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(th.cpu, "_is_avx512_bf16_supported")
-    monkeypatch.delattr(th.cpu, "_is_amx_tile_supported")
-    assert autocast_dtype_on("auto", "cpu") is None

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_ext import REDQSAC
+from tests.support.states import assert_close, assert_equal
 
 SAC_SETTINGS: dict[str, Any] = dict(gradient_steps=1, policy_delay=1, target_backup="min", actor_q="min")
 
@@ -75,12 +76,6 @@ def extractor_state(critic: nn.Module) -> dict[str, th.Tensor]:
     return critic.features_extractor.state_dict()
 
 
-def assert_same(actual: dict[str, th.Tensor], expected: dict[str, th.Tensor]) -> None:
-    assert actual.keys() == expected.keys() and len(actual) > 0
-    for name, value in expected.items():
-        th.testing.assert_close(actual[name], value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
-
-
 @pytest.mark.parametrize(
     "variant",
     [
@@ -104,12 +99,12 @@ def test_clipped_double_q_with_two_critics_is_sac(variant: dict[str, Any]) -> No
     model = trained(REDQSAC, 2, **settings)
 
     assert model._n_updates == reference._n_updates > 40
-    assert_same(dict(model.actor.state_dict()), dict(reference.actor.state_dict()))
-    assert_same(ensemble(model.critic), stacked(reference.critic))
-    assert_same(ensemble(model.critic_target), stacked(reference.critic_target))
+    assert_close(dict(model.actor.state_dict()), dict(reference.actor.state_dict()), tolerance=1e-9)
+    assert_close(ensemble(model.critic), stacked(reference.critic), tolerance=1e-9)
+    assert_close(ensemble(model.critic_target), stacked(reference.critic_target), tolerance=1e-9)
     if "policy_kwargs" in variant:
-        assert_same(extractor_state(model.critic), extractor_state(reference.critic))
-        assert_same(extractor_state(model.critic_target), extractor_state(reference.critic_target))
+        assert_close(extractor_state(model.critic), extractor_state(reference.critic), tolerance=1e-9)
+        assert_close(extractor_state(model.critic_target), extractor_state(reference.critic_target), tolerance=1e-9)
     if model.log_ent_coef is not None:
         th.testing.assert_close(model.log_ent_coef, reference.log_ent_coef, rtol=1e-10, atol=1e-10)
     for name in ("critic_loss", "actor_loss", "ent_coef"):
@@ -118,17 +113,12 @@ def test_clipped_double_q_with_two_critics_is_sac(variant: dict[str, Any]) -> No
         )
 
 
-def all_parameters(model: REDQSAC) -> dict[str, th.Tensor]:
-    return dict(model.policy.state_dict())
-
-
 @pytest.mark.parametrize("n_critics", [1, 3])
 def test_redq_with_the_whole_ensemble_is_min(n_critics: int) -> None:
     settings = dict(gradient_steps=3, policy_delay=2)
     redq = trained(REDQSAC, n_critics, target_backup="redq", subset_size=n_critics, **settings)
     minimum = trained(REDQSAC, n_critics, target_backup="min", **settings)
-    for name, value in all_parameters(minimum).items():
-        assert th.equal(all_parameters(redq)[name], value), name
+    assert_equal(dict(redq.policy.state_dict()), dict(minimum.policy.state_dict()))
 
 
 @pytest.mark.parametrize("backup", ["redq", "min", "mean", "rem"])
@@ -139,8 +129,7 @@ def test_with_one_critic_every_backup_is_vanilla(backup: str) -> None:
     if backup == "rem":  # draws random numbers, though the only convex combination of one value is that value
         assert not th.equal(model.actor.mu.weight, vanilla.actor.mu.weight)
         return
-    for name, value in all_parameters(vanilla).items():
-        assert th.equal(all_parameters(model)[name], value), name
+    assert_equal(dict(model.policy.state_dict()), dict(vanilla.policy.state_dict()))
 
 
 def test_the_random_subset_matters() -> None:

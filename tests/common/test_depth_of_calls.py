@@ -1,0 +1,46 @@
+"""How far it is from `train()` to a target: whoever reads an algorithm jumps as often."""
+
+import sys
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from sb3_ext import PrioritizedReplayBuffer
+from sb3_ext.functional.bellman import soft_td_target
+from tests.support.models import each_value_based, make
+
+
+def frames_to_the_target(model: Any) -> int:
+    """The most frames from `train()` to the function that computes a TD target, both included."""
+    depths: list[int] = []
+
+    def trace(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code is soft_td_target.__code__:
+            depth, outer = 1, frame.f_back
+            while outer is not None and outer.f_code.co_name != "train":
+                depth, outer = depth + 1, outer.f_back
+            assert outer is not None
+            depths.append(depth + 1)
+
+    sys.setprofile(trace)
+    try:
+        model.train(4, 8)
+    finally:
+        sys.setprofile(None)
+    assert depths
+    return max(depths)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, dict(actor_gradient="reinforce", n_actor_samples=2), dict(replay_buffer_class=PrioritizedReplayBuffer)],
+    ids=str,
+)
+def test_at_most_four_frames_to_redqs_target(settings: dict[str, Any]) -> None:
+    assert frames_to_the_target(make(**settings).learn(25)) <= 4
+
+
+@each_value_based
+def test_at_most_four_frames_to_a_value_based_target(cls: Any) -> None:
+    assert frames_to_the_target(make(cls).learn(25)) <= 4

@@ -1,0 +1,91 @@
+"""Saving a value-based model loses nothing, and nothing restarts after loading."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_ext import (
+    IQN,
+    DoubleDQN,
+    SoftDQN,
+)
+from tests.support.environments import StopAt
+from tests.support.models import make
+from tests.support.states import assert_equal, state
+
+VARIANTS = [
+    (DoubleDQN, dict(learning_rate_final=1e-5, n_steps=3)),
+    (DoubleDQN, dict(policy_kwargs=dict(dueling=True), tau=0.01, target_update_interval=1)),
+    (SoftDQN, {}),
+    (SoftDQN, dict(auto_temperature=True, target_backup="mellowmax")),
+    (SoftDQN, dict(munchausen_coef=0.9, double_q=False, policy_kwargs=dict(dueling=True))),
+    (IQN, dict(double_q=True, n_steps=3)),
+    (IQN, dict(risk_measure="cvar", risk_eta=0.5, policy_kwargs=dict(dueling=True, n_cosines=5, net_arch=[6, 7]))),
+]
+
+
+@pytest.mark.parametrize(("cls", "settings"), VARIANTS)
+def test_train_after_load_is_train_without_saving(cls: Any, settings: dict[str, Any], tmp_path: Path) -> None:
+    model = make(cls, **settings)
+    model.learn(71)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = cls.load(tmp_path / "model")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    loaded.set_logger(model.logger)
+    before = state(model)
+    assert_equal(state(loaded), before)
+    assert any(name.startswith("policy.") for name in before)
+    for name in ("exploration_rate", "_n_updates", "_n_calls", "num_timesteps", "_current_progress_remaining"):
+        assert getattr(loaded, name) == getattr(model, name), name
+    for agent in (model, loaded):
+        np.random.seed(7)
+        th.manual_seed(7)
+        agent.train(4, batch_size=16)
+    assert_equal(state(loaded), state(model))
+    assert any(not th.equal(value, before[name]) for name, value in state(model).items())
+
+
+@pytest.mark.parametrize(("cls", "settings"), VARIANTS)
+def test_schedules_go_on_after_loading(cls: Any, settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = dict(exploration_fraction=1.0, exploration_initial_eps=1.0, exploration_final_eps=0.0) | settings
+    model = make(cls, **settings).learn(60)
+    model.save(tmp_path / "model")
+    loaded = cls.load(tmp_path / "model", env=model.env)
+    loaded.learn(61, reset_num_timesteps=False, callback=StopAt(90))
+    assert loaded.num_timesteps == 90
+    assert loaded.exploration_rate == pytest.approx(1 - 89 / 121)
+    final = settings.get("learning_rate_final", 1e-3)
+    rate = loaded.policy.optimizer.param_groups[0]["lr"]
+    assert rate == pytest.approx(1e-3 + (final - 1e-3) * 88 / 121, rel=1e-4)
+
+
+@pytest.mark.parametrize(("cls", "settings"), VARIANTS)
+def test_a_policy_saved_alone_acts_as_before(cls: Any, settings: dict[str, Any], tmp_path: Path) -> None:
+    model = make(cls, **settings).learn(60)
+    model.policy.save(tmp_path / "policy")
+    policy = type(model.policy).load(tmp_path / "policy", device="cpu")
+    assert_equal(dict(policy.state_dict()), dict(model.policy.state_dict()))
+    observations = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    assert th.equal(policy.q_net(th.as_tensor(observations)), model.q_net(th.as_tensor(observations)))
+    for deterministic in (True, False):
+        actions = []
+        for each in (model.policy, policy):
+            th.manual_seed(2)
+            actions.append(each.predict(observations, deterministic=deterministic)[0])
+        assert (actions[0] == actions[1]).all()
+    if cls is IQN:
+        for network in (policy.q_net, policy.q_net_target):
+            for name in ("n_action_quantile_samples", "risk_measure", "risk_eta", "n_cosines", "dueling"):
+                assert getattr(network, name) == getattr(model.q_net, name), name
+
+
+@pytest.mark.parametrize(("cls", "settings"), VARIANTS)
+def test_same_seed_same_parameters(cls: Any, settings: dict[str, Any]) -> None:
+    first, second, other = (make(cls, **settings, seed=seed).learn(60) for seed in (1, 1, 2))
+    assert first._n_updates == 20
+    assert_equal(state(second), state(first))
+    assert any(not th.equal(value, state(other)[name]) for name, value in state(first).items())

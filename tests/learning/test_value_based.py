@@ -1,0 +1,43 @@
+"""The value-based algorithms learn: a statistical test against the policy they start from."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_ext import IQN, DoubleDQN, SoftDQN
+from tests.support.significance import improvement_p_value, returns
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        (DoubleDQN, {}),
+        (DoubleDQN, dict(n_steps=3, policy_kwargs=dict(dueling=True))),
+        (SoftDQN, dict(temperature_initial=0.5, temperature_final=0.1)),
+        (SoftDQN, dict(temperature_initial=0.03, temperature_final=0.03, double_q=False, munchausen_coef=0.9)),
+        (IQN, dict(n_quantile_samples=8, n_target_quantile_samples=8, n_action_quantile_samples=8)),
+    ],
+    ids=["double", "dueling, 3-step", "soft", "munchausen", "iqn"],
+)
+def test_value_based_learning_is_significant(algorithm: type[BaseAlgorithm], options: dict[str, Any]) -> None:
+    model = algorithm(
+        "MlpPolicy",
+        "CartPole-v1",
+        seed=0,
+        learning_rate=1e-3,
+        learning_starts=500,
+        batch_size=64,
+        train_freq=2,
+        gradient_steps=1,
+        target_update_interval=100,
+        device="cpu",
+        **options,
+    )
+    before = returns(model, "CartPole-v1")
+    model.learn(6000)
+    after = returns(model, "CartPole-v1")
+    assert improvement_p_value(before, after) < 0.001
+    # A pole that is pushed at random falls after some 20 steps
+    assert np.median(after) > 100
