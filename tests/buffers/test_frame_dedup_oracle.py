@@ -23,6 +23,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from sb3_ext import FrameDedupReplayBuffer
+from tests.support.stock import Stock, assert_same_contents
 
 gym.register_envs(pytest.importorskip("ale_py"))
 
@@ -132,11 +133,11 @@ def dqn(env: VecEnv, buffer_class: type[ReplayBuffer] | None, buffer_size: int =
 
 
 @pytest.fixture(scope="session")
-def compare(same_contents: Callable[..., None], stock_class: Any) -> Callable[[FrameDedupReplayBuffer], None]:
+def compare() -> Callable[[FrameDedupReplayBuffer], None]:
     def check(buffer: RecordingBuffer) -> None:
-        stock = stock_class.__new__(stock_class)
+        stock = Stock.__new__(Stock)
         stock.n_envs, stock.first, stock.buffers = buffer.n_envs, buffer.stock, {"": buffer.stock}
-        same_contents(buffer, stock)
+        assert_same_contents(buffer, stock)
 
     return check
 

@@ -1,9 +1,8 @@
-"""What the buffers refuse, when they take memory, and where."""
+"""What buffers take of memory and disk: estimated, used, limited, given back."""
 
 import gc
 import os
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,99 +21,10 @@ from sb3_ext import (
     estimate_memory,
 )
 from sb3_ext.buffers import memory
-from sb3_ext.buffers.frames import LZ4Frames, RawFrames
+from sb3_ext.buffers.frames import LZ4Frames
+from tests.support.frames import ACTIONS, fill, make
 
-OURS = (FrameDedupReplayBuffer, PrioritizedReplayBuffer, PrioritizedFrameDedupReplayBuffer)
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-ACTIONS = spaces.Discrete(4)
-
-
-def make(buffer_class: type = FrameDedupReplayBuffer, buffer_size: int = 20, n_envs: int = 2, **kwargs: Any) -> Any:
-    space = kwargs.pop("space", spaces.Box(0, 255, (3, 5, 7), np.uint8))
-    return buffer_class(buffer_size, space, ACTIONS, "cpu", n_envs, **kwargs)
-
-
-def fill(buffer: Any, n_steps: int, seed: int = 0) -> None:
-    rng = np.random.default_rng(seed)
-    n = buffer.n_envs
-    obs = rng.integers(1, 255, (n, *buffer.obs_shape)).astype(buffer.observation_space.dtype)
-    for _ in range(n_steps):
-        next_obs = np.roll(obs, -1, axis=1)
-        next_obs[:, -1] = rng.integers(1, 255, next_obs[:, -1].shape)
-        buffer.add(obs, next_obs, np.zeros((n, 1), dtype=int), np.ones(n), np.zeros(n, dtype=bool), [{}] * n)
-        obs = next_obs.copy()
-
-
-@pytest.mark.parametrize("buffer_class", OURS)
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        (dict(optimize_memory_usage=True), "optimize_memory_usage=True must be False"),
-        (dict(buffer_size=0), "buffer_size=0 must be an integer of at least 1"),
-        (dict(buffer_size=3, n_envs=4), "buffer_size=3 must be 1 or at least n_envs=4"),
-        (dict(buffer_size=8, n_envs=4, n_steps=3), "buffer_size must be 1 or at least 12"),
-        (dict(n_steps=0), "n_steps=0 must be an integer of at least 1"),
-        (dict(gamma=1.5), "gamma=1.5 must be in [0, 1]"),
-    ],
-)
-def test_wrong_arguments_are_named(buffer_class: type, kwargs: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        make(buffer_class, **kwargs)
-
-
-@pytest.mark.parametrize("buffer_class", OURS[1:])
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        (dict(alpha=-0.1), "alpha=-0.1 must be a number >= 0"),
-        (dict(beta=1.1), "beta=1.1 must be in [0, 1]"),
-        (dict(eps=0.0), "eps=0.0 must be a number > 0"),
-    ],
-)
-def test_wrong_priorities_are_named(buffer_class: type, kwargs: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        make(buffer_class, **kwargs)
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        (dict(compression="zip"), "compression='zip' is not one of None, 'lz4'"),
-        (dict(n_stack=0), "n_stack=0 must be an integer of at least 1"),
-        (dict(n_stack=2), "n_stack=2 must divide the first or the last axis"),
-    ],
-)
-def test_wrong_frames_are_named(kwargs: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        make(**kwargs)
-
-
-@pytest.mark.parametrize("buffer_class", OURS)
-@pytest.mark.parametrize("n_envs", [1, 16])
-def test_a_buffer_for_playback_can_always_be_made(buffer_class: type, n_envs: int) -> None:
-    assert make(buffer_class, buffer_size=1, n_envs=n_envs, n_steps=5).buffer_size == 1
-
-
-@pytest.mark.parametrize("buffer_class", OURS)
-def test_observations_unlike_the_space_are_not_stored(buffer_class: type) -> None:
-    buffer = make(buffer_class)
-    fill(buffer, 2)
-    rest = (np.zeros((2, 1), dtype=int), np.zeros(2), np.zeros(2, dtype=bool), [{}] * 2)
-    good = np.zeros((2, 3, 5, 7), dtype=np.uint8)
-    for bad in (good.astype(np.float32), good[:1], good[:, :, :4], good.transpose(0, 2, 3, 1)):
-        with pytest.raises(ValueError, match=r"next_obs has shape .* allow \(2, 3, 5, 7\) and uint8 only"):
-            buffer.add(good, bad, *rest)
-        with pytest.raises(ValueError, match=r"obs has shape"):
-            buffer.add(bad, good, *rest)
-    assert buffer.size() == 2
-    buffer.check_valid()
-
-
-def test_an_empty_buffer_cannot_be_sampled() -> None:
-    with pytest.raises(ValueError, match="FrameDedupReplayBuffer is empty"):
-        make().sample(3)
-    with pytest.raises(ValueError, match="PrioritizedReplayBuffer is empty"):
-        make(PrioritizedReplayBuffer).sample_prioritized(3)
 
 
 def test_nothing_is_allocated_before_the_first_transition(tmp_path: Path) -> None:
@@ -147,7 +57,7 @@ def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_estimate_is_what_is_used_in_the_end() -> None:
     kwargs = dict(space=spaces.Box(0, 255, (4, 32, 32), np.uint8), buffer_size=2000, n_envs=4)
-    for buffer_class in OURS:
+    for buffer_class in (FrameDedupReplayBuffer, PrioritizedReplayBuffer, PrioritizedFrameDedupReplayBuffer):
         buffer = make(buffer_class, **kwargs)
         fill(buffer, 600)
         assert buffer.nbytes() == pytest.approx(buffer.expected_nbytes(), rel=0.1)
@@ -274,11 +184,6 @@ def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.glob("frames*")) == []
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="storage_path is in a folder that does not exist"):
-        fill(make(storage_path=tmp_path / "no" / "frames", n_stack=3), 1)
-
-
 def test_compressed_frames_in_a_file_need_few_descriptors(tmp_path: Path) -> None:
     frames = LZ4Frames(300_000, memory.MappedFile(tmp_path / "frames"), 1000)
     noise = np.random.default_rng(0).integers(0, 255, (1, 300_000), dtype=np.uint8)
@@ -301,73 +206,3 @@ def test_frames_stay_readable_when_there_is_no_room_for_more() -> None:
         with pytest.raises(OSError, match="no room"):
             frames.write(np.array([3]), data[3:])
         assert (frames.read(np.arange(3)) == data[:3]).all()
-
-
-@pytest.mark.parametrize("compression", [None, "lz4"])
-def test_an_interrupted_step_can_be_stored_again(compression: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Small, so that many segments become free and are used again
-    monkeypatch.setattr("sb3_ext.buffers.frames._SEGMENT_BYTES", 1000)
-    monkeypatch.setattr("sb3_ext.buffers.frames._EXTENT_BYTES", 1000)
-    buffer = make(n_stack=3, compression=compression)
-    frames_class = RawFrames if compression is None else LZ4Frames
-    write, n_calls = frames_class.write, 0
-
-    def interrupted(self: Any, rows: np.ndarray, frames: np.ndarray) -> None:
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls % 5 == 0:
-            write(self, rows[:1], frames[:1])  # some of them
-        if n_calls % 5 in (0, 2):
-            raise KeyboardInterrupt
-        write(self, rows, frames)
-
-    rng = np.random.default_rng(0)
-    obs = rng.integers(1, 255, (2, 3, 5, 7), dtype=np.uint8)
-    stored: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    n_interruptions = 0
-    for step in range(300):
-        next_obs = np.concatenate([obs[:, 1:], rng.integers(1, 255, (2, 1, 5, 7), dtype=np.uint8)], axis=1)
-        slot = buffer.pos
-        with monkeypatch.context() as patch:
-            if step % 3 == 2:
-                patch.setattr(frames_class, "write", interrupted)
-            try:
-                buffer.add(obs, next_obs, np.zeros((2, 1), dtype=int), np.ones(2), np.zeros(2, dtype=bool), [{}] * 2)
-            except KeyboardInterrupt:
-                n_interruptions += 1
-        if buffer.pos == slot:
-            buffer.add(obs, next_obs, np.zeros((2, 1), dtype=int), np.ones(2), np.zeros(2, dtype=bool), [{}] * 2)
-        stored[slot] = (obs, next_obs)
-        for env in range(2):
-            got = buffer.samples_at(np.array([*stored]), np.full(len(stored), env))
-            assert (got.observations.numpy() == [pair[0][env] for pair in stored.values()]).all()
-            assert (got.next_observations.numpy() == [pair[1][env] for pair in stored.values()]).all()
-        buffer.check_valid()
-        obs = next_obs
-    assert n_interruptions > 30
-
-
-def test_refused_infos_leave_no_trace() -> None:
-    buffer, stock = make(n_stack=3), ReplayBuffer(20, spaces.Box(0, 255, (3, 5, 7), np.uint8), ACTIONS, "cpu", 2)
-    rng = np.random.default_rng(0)
-    obs = rng.integers(1, 255, (2, 3, 5, 7), dtype=np.uint8)
-    for step in range(8):
-        next_obs = np.concatenate([obs[:, 1:], rng.integers(1, 255, (2, 1, 5, 7), dtype=np.uint8)], axis=1)
-        rest = (np.zeros((2, 1), dtype=int), np.ones(2), np.zeros(2, dtype=bool))
-        if step == 3:
-            with pytest.raises(ValueError, match="infos has shape"):
-                buffer.add(obs, next_obs, *rest, [{}] * 3)
-        else:
-            buffer.add(obs, next_obs, *rest, [{}] * 2)
-            stock.add(obs, next_obs, *rest, [{}] * 2)
-        obs = next_obs
-    for env in range(2):
-        got = buffer.samples_at(np.arange(7), np.full(7, env))
-        assert (got.observations.numpy() == stock.observations[:7, env]).all()
-        assert (got.next_observations.numpy() == stock.next_observations[:7, env]).all()
-
-
-def test_vectors_are_not_compressed() -> None:
-    space = spaces.Dict({"cam/rgb": spaces.Box(0, 255, (4, 8, 8), np.uint8), "v": spaces.Box(-1, 1, (376,))})
-    per_slot = estimate_memory(FrameDedupReplayBuffer, 10**5, space, ACTIONS, compression="lz4") / 10**5
-    assert per_slot > 376 * 4
