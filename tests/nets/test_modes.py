@@ -1,0 +1,54 @@
+"""Training and evaluation mode: set for a while, and for dropout alone."""
+
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_ext.nets.modes import evaluation_mode, has_batch_statistics, set_dropout_mode
+
+
+def network() -> nn.Sequential:
+    """With modes that are not the same everywhere."""
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Sequential(nn.Linear(6, 3), nn.ELU()))
+    net[1].eval()
+    net[3][1].eval()
+    return net
+
+
+def modes(net: nn.Module) -> list[bool]:
+    return [module.training for module in net.modules()]
+
+
+def test_each_module_gets_its_mode_back() -> None:
+    net = network()
+    before = modes(net)
+    assert before == [True, True, False, True, True, True, False]
+    with evaluation_mode(net):
+        assert not any(modes(net))
+        net(th.randn(5, 4))
+    assert modes(net) == before
+    assert net[1].num_batches_tracked == 0
+
+
+def test_also_after_an_exception() -> None:
+    net = network()
+    before = modes(net)
+    with pytest.raises(KeyError), evaluation_mode(net):
+        raise KeyError
+    assert modes(net) == before
+
+
+@pytest.mark.parametrize("active", [True, False])
+@pytest.mark.parametrize("dropout", [nn.Dropout, nn.Dropout2d, nn.AlphaDropout])
+def test_dropout_alone_is_switched(dropout: type[nn.Module], active: bool) -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), dropout(0.5), nn.Sequential(nn.Linear(6, 3), dropout(0.1)))
+    net.train(not active)
+    set_dropout_mode(net, active)
+    for module in net.modules():
+        assert module.training == (active and isinstance(module, dropout)), module
+
+
+def test_batch_statistics() -> None:
+    assert has_batch_statistics(network())
+    assert not has_batch_statistics(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)))
+    assert not has_batch_statistics(nn.BatchNorm1d(6, track_running_stats=False))
