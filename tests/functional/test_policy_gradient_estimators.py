@@ -20,13 +20,9 @@ K, B, A = 3, 7, 2
 
 # |z| of a correct estimator exceeds the first about once in 150,000 comparisons; a wrong one has to exceed the second
 AGREES, DIFFERS = 4.5, 8.0
-
 ALPHA = 0.4
-
 STATES = th.tensor([[1.0, 0.2], [-0.6, 1.0], [0.5, -0.8]], dtype=th.float64)
-
 MEAN_WEIGHTS = th.tensor([[0.5, -0.3], [0.2, 0.4]], dtype=th.float64)
-
 LOG_STD_WEIGHTS = th.tensor([[-0.4, 0.3], [0.1, -0.5]], dtype=th.float64)
 
 

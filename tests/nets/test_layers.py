@@ -23,7 +23,7 @@ def test_layer_norm_is_each_networks_own() -> None:
     th.testing.assert_close(changed[others], plain[others])
 
 
-def test_it_is_the_same_layer() -> None:
+def test_an_output_layer_is_the_layer_it_is_made_from() -> None:
     layers = nn.Sequential(*create_mlp(5, 3, [7]))
     last, inputs = layers[-1], th.rand(11, 5)
     expected, state = layers(inputs), th.get_rng_state()

@@ -54,10 +54,8 @@ def soft_targets(model: Any, batch: ReplayBufferSamples, discounts: Any, tempera
 @pytest.mark.parametrize("backup", ["soft", "boltzmann", "mellowmax", "max"])
 def test_soft_dqn(backup: str, double_q: bool, discounts: Any) -> None:
     temperature = 0.7
-    model, batch = (
-        unlike_networks(SoftDQN, target_backup=backup, double_q=double_q, temperature_initial=temperature),
-        make_batch(),
-    )
+    model = unlike_networks(SoftDQN, target_backup=backup, double_q=double_q, temperature_initial=temperature)
+    batch = make_batch()
     terms = loss_of(model, batch, discounts)
     policies = [softmax(row, temperature) for row in rows_of(model.q_net, batch.observations)]
     entropy = sum(-p * math.log(p) for policy in policies for p in policy) / B
@@ -67,12 +65,8 @@ def test_soft_dqn(backup: str, double_q: bool, discounts: Any) -> None:
 
 
 def test_target_clip_of_soft_dqn() -> None:
-    model, batch, temperature, clip = (
-        unlike_networks(SoftDQN, temperature_initial=0.7, target_clip=0.8),
-        make_batch(),
-        0.7,
-        0.8,
-    )
+    temperature, clip = 0.7, 0.8
+    model, batch = unlike_networks(SoftDQN, temperature_initial=temperature, target_clip=clip), make_batch()
     targets = soft_targets(model, batch, GAMMA, temperature)
     assert any(abs(target) > clip for target in targets) and any(abs(target) < clip for target in targets)
     clipped = [min(max(target, -clip), clip) for target in targets]

@@ -13,7 +13,6 @@ from tests.support.stock import ONLY, Stock
 from tests.support.streams import Part, StreamConfig
 
 UNSTACKED = ["discrete", "multibinary", "multidiscrete"]
-
 ACTION_SPACES = [
     spaces.Discrete(5),
     spaces.Box(-1, 1, (2,), np.float32),

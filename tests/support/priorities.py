@@ -14,7 +14,6 @@ from gymnasium import spaces
 from sb3_ext import PrioritizedFrameDedupReplayBuffer, PrioritizedReplayBuffer
 
 CLASSES = [PrioritizedReplayBuffer, PrioritizedFrameDedupReplayBuffer]
-
 SMALL_SPACE = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 

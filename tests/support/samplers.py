@@ -14,9 +14,7 @@ NO_HER = {"using_her_replay_buffer": False, "her_kwargs": {}}
 
 # What a model keeps in another form than it was given
 UNCOMPARED = {"policy_kwargs", "train_freq", "ent_coef", "use_sde"}
-
 ALGORITHMS = pytest.mark.parametrize("algo", list(ZOO_ALGORITHMS))
-
 VALUE_BASED = pytest.mark.parametrize("algo", ["double_dqn", "soft_dqn", "iqn"])
 
 

@@ -19,13 +19,9 @@ from sb3_ext import (
 from sb3_ext.buffers import ArrayReplayBuffer
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-
 IMAGE = spaces.Box(0, 255, (2, 5, 7), np.uint8)
-
 SPACES = {"vector": VECTOR, "image": IMAGE, "dict": spaces.Dict({"image": IMAGE, "vector": VECTOR})}
-
 ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
-
 PRIORITIZED = [PrioritizedReplayBuffer, PrioritizedFrameDedupReplayBuffer]
 
 #: Class and arguments of every storage; "file" gets its path in ``make``
