@@ -4,7 +4,6 @@ import inspect
 import io
 import pathlib
 import warnings
-from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
-from sb3_ext.common.probe import Probe
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
@@ -154,12 +152,6 @@ class OffPolicyExtension(OffPolicyAlgorithm):
             if _accepts(self.replay_buffer_class, name):
                 kwargs[name] = value
         return kwargs
-
-    @abstractmethod
-    def make_probe(self) -> Probe:
-        """
-        Make what a :class:`~sb3_ext.diagnosis.callback.DiagnosisCallback` has to know of the algorithm as it is now.
-        """
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_evaluator"]
