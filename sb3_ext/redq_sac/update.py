@@ -180,6 +180,8 @@ class REDQUpdate:
         self.settings = settings
         self.temperature = temperature
         self.evaluate.configure(settings.compile, settings.autocast_dtype)
+        # Collected here and not at each update, for the sake of time: layers may be frozen between two calls only
+        self._trained_parameters = self.trained_critic_parameters()
 
     def optimizers(self) -> list[th.optim.Optimizer]:
         """
@@ -282,7 +284,7 @@ class REDQUpdate:
         """
         for parameter in self._online_parameters:
             parameter.grad = None  # as `zero_grad()` does, which takes longer to find them
-        trained, gradients = self.trained_critic_parameters(), self._critic_gradients
+        trained, gradients = self._trained_parameters, self._critic_gradients
         with th.no_grad():  # the gradients are results like others
             results = self.evaluate(gradients.functional, trained, minibatch, targets, plain=gradients.autograd)
         for parameter, gradient in zip(trained.values(), results[: len(trained)], strict=True):
