@@ -1,4 +1,4 @@
-"""Policies of ``DoubleDQN``: SB3's, with ``policy_kwargs=dict(dueling=True)`` dueling."""
+"""Policies of ``DoubleDQN``: those of SB3, which ``policy_kwargs=dict(dueling=True)`` makes dueling."""
 
 from typing import Any
 
@@ -8,9 +8,7 @@ from sb3_ext.common.value_policies import ValuePolicy
 
 
 class MlpPolicy(ValuePolicy):
-    """
-    ``ValuePolicy`` for vectors.
-    """
+    """``ValuePolicy`` for vectors."""
 
 
 class CnnPolicy(ValuePolicy):

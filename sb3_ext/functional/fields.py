@@ -1,4 +1,4 @@
-"""Named tuples of tensors, such as samples of a replay buffer, taken as a whole."""
+"""Functions of whole named tuples of tensors, such as the samples of a replay buffer."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,9 +12,10 @@ Fields = TypeVar("Fields", bound=tuple[Field, ...])
 
 def map_fields(function: Callable[[th.Tensor], th.Tensor], samples: Fields) -> Fields:
     """
-    :param function: what to do with each tensor
-    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of them
-    :return: the same with every tensor replaced, also those in dictionaries; ``None`` stays ``None``
+    Apply a function to every tensor.
+
+    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of tensors
+    :return: a tuple of the same type, with mapped dictionaries too; ``None`` stays ``None``
     """
 
     def apply(field: Field) -> Field:
@@ -29,8 +30,9 @@ def map_fields(function: Callable[[th.Tensor], th.Tensor], samples: Fields) -> F
 
 def tensors_of(samples: tuple[Field, ...]) -> list[th.Tensor]:
     """
-    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of them
-    :return: all its tensors, in an order that the fields and the dictionaries' keys have
+    List all tensors, in the order of the fields and of the keys of dictionaries.
+
+    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of tensors
     """
     tensors: list[th.Tensor] = []
     for field in samples:
