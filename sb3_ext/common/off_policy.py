@@ -54,6 +54,11 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
             _check_returns(**{name: value})
+            if name == "n_steps" and value > 1 and not hasattr(self.replay_buffer, name):
+                raise ValueError(
+                    f"n_steps={value!r}: the replay buffer, a {type(self.replay_buffer).__name__}, has no n-step "
+                    "returns: give n_steps to the constructor, or a replay_buffer_class that knows n_steps"
+                )
             self._pass_to_buffer(self.replay_buffer, {name: value})
         elif name == "replay_buffer":
             # SB3's constructor assigns None before any settings exist
