@@ -44,12 +44,7 @@ class BlockTree:
         return float(self._maxima[-1].max())
 
     def update(self, indices: np.ndarray, values: np.ndarray) -> None:
-        """
-        Set leaves to new values; if an index occurs several times, its last value counts.
-
-        :param indices: shape (n,)
-        :param values: >= 0, shape (n,)
-        """
+        """Set leaves to values >= 0, shape (n,). If an index occurs several times, its last value counts."""
         self._sums[0][indices] = values
         for level in range(1, len(self._sums)):
             indices = indices // _WIDTH

@@ -32,19 +32,10 @@ class Frames(Protocol):
     rows_per_chunk: int
 
     def write(self, rows: np.ndarray, frames: np.ndarray) -> None:
-        """
-        Store frames.
-
-        :param rows: row numbers, shape (n,); rows of one chunk must be in order
-        :param frames: bytes, shape (n, ``frame_bytes``)
-        """
+        """Store frames, bytes of shape (n, ``frame_bytes``), in n rows. Rows of one chunk must be in order."""
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """
-        Return a copy of the frames' bytes, shape (``*rows.shape``, ``frame_bytes``).
-
-        :param rows: rows that were written, any shape
-        """
+        """Return a copy of the bytes in rows that were written, shape (``*rows.shape``, ``frame_bytes``)."""
 
     def discard(self, chunks: list[int]) -> None:
         """Free chunks whose rows are no longer needed."""
@@ -250,11 +241,7 @@ def _lz4_frames_with_segments(frame_bytes: int, memory: Memory, lengths: list[in
 
 
 def import_lz4() -> Any:
-    """
-    Return the module ``lz4.block``.
-
-    :raises ImportError: saying how to install it
-    """
+    """Return the module ``lz4.block``, or raise an ImportError that says how to install it."""
     try:
         import lz4.block
     except ImportError as error:

@@ -34,13 +34,7 @@ def in_gigabytes(n_bytes: int) -> str:
 
 
 def check_memory(required: int, what: str) -> None:
-    """
-    Check that the free RAM suffices.
-
-    :param required: number of bytes that will be needed
-    :param what: what needs them, for the message
-    :raises MemoryError: if they exceed the free RAM
-    """
+    """Raise a MemoryError if the required bytes exceed the free RAM. Its message says what needs them."""
     available = available_memory()
     if required > available:
         raise MemoryError(
@@ -57,12 +51,7 @@ class RAM:
         return np.empty(n_bytes, dtype=np.uint8)
 
     def grow(self, array: np.ndarray, n_bytes: int) -> np.ndarray:
-        """
-        Return a longer array, after which the old one must not be used.
-
-        :param array: what :meth:`new` or this method returned; no view of it may exist
-        :param n_bytes: its new length
-        """
+        """Return a longer array. No view of the old one may exist, and it must not be used afterwards."""
         check_memory(n_bytes - len(array), "a replay buffer with more frames than were expected")
         # This calls realloc(). Linux moves large blocks by changing the page table, without a second copy
         array.resize(n_bytes, refcheck=False)
@@ -105,19 +94,11 @@ class MappedFile:
         return MappedFile, (self._asked_for, True)
 
     def new(self, n_bytes: int) -> np.ndarray:
-        """
-        Do the same as :meth:`RAM.new`.
-
-        :raises OSError: if the disk is too full
-        """
+        """Do the same as :meth:`RAM.new`, and raise an OSError if the disk is too full."""
         return self._map(self._length, n_bytes)
 
     def grow(self, array: np.ndarray, n_bytes: int) -> np.ndarray:
-        """
-        Do the same as :meth:`RAM.grow`, but only for the last array of the file.
-
-        :raises OSError: if the disk is too full
-        """
+        """Do the same as :meth:`RAM.grow` for the file's last array, and raise an OSError if the disk is too full."""
         return self._map(self._length - len(array), n_bytes)
 
     def _map(self, offset: int, n_bytes: int) -> np.ndarray:
@@ -141,10 +122,9 @@ class MappedFile:
 
 def check_disk_space(path: str | os.PathLike, n_bytes: int) -> None:
     """
-    Check that the free space on the disk suffices.
+    Check that so many bytes are free on the disk.
 
     :param path: a folder, or a file that need not exist yet
-    :param n_bytes: number of bytes that will be needed
     :raises FileNotFoundError: if the folder does not exist
     :raises OSError: if the disk is too full
     """

@@ -12,13 +12,7 @@ class Restorable(Protocol):
     """An object with large arrays. Unpickling first rebuilds it empty, then restores the arrays piece by piece."""
 
     def restore_piece(self, array: int, start: int, data: np.ndarray) -> None:
-        """
-        Hook: copy the piece into the array.
-
-        :param array: number of the array
-        :param start: index of the piece's first byte in the array
-        :param data: bytes, shape (n,)
-        """
+        """Hook: copy bytes into the array of this number, from byte ``start`` on."""
 
 
 class Piece:
@@ -47,13 +41,7 @@ class Piece:
 
 
 def pieces_of(owner: Restorable, data: np.ndarray, array: int = 0) -> list[Piece]:
-    """
-    Split the bytes of one array into pieces.
-
-    :param owner: the object with the array
-    :param data: the bytes to save from the beginning of the array, contiguous, shape (n,)
-    :param array: number of the array
-    """
+    """Split the first bytes of the owner's array of this number into pieces. They are contiguous, shape (n,)."""
     starts = range(0, len(data), _PIECE_BYTES)
     return [Piece(owner, array, start, data[start : start + _PIECE_BYTES]) for start in starts]
 

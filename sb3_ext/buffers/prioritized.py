@@ -1,8 +1,4 @@
-"""
-Prioritized experience replay, proportional variant.
-
-Paper: Schaul et al. 2016, https://arxiv.org/abs/1511.05952.
-"""
+"""Proportional prioritized experience replay: Schaul et al. 2016, https://arxiv.org/abs/1511.05952."""
 
 from typing import Any
 
@@ -71,11 +67,7 @@ class PrioritizedSampling(LazyReplayBuffer):
         self._tree = BlockTree(self.buffer_size * self.n_envs)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
-        """
-        Refuse to sample, because callers that ignore weights and priorities would learn from biased samples.
-
-        :raises RuntimeError: always
-        """
+        """Raise a RuntimeError, because callers that ignore weights and priorities would learn from biased samples."""
         raise RuntimeError(
             f"{type(self).__name__} needs an algorithm that weights its loss and writes priorities back, such as "
             "those of sb3_ext: Stable-Baselines3's own algorithms do not. Choose another replay_buffer_class there. "
@@ -84,10 +76,7 @@ class PrioritizedSampling(LazyReplayBuffer):
 
     @property
     def priorities(self) -> np.ndarray:
-        """
-        ``(|error| + eps)^alpha`` of each stored transition, in the order of ``indices``: read-only, float64, shape
-        (n,).
-        """
+        """Priorities ``(|error| + eps)^alpha`` in the order of ``indices``: read-only, float64, shape (n,)."""
         view = self._tree.leaves[: self.size() * self.n_envs]
         view.flags.writeable = False
         return view
@@ -112,12 +101,7 @@ class PrioritizedSampling(LazyReplayBuffer):
     def sample_prioritized(
         self, batch_size: int, env: VecNormalize | None = None, progress_remaining: float = 1.0
     ) -> PrioritizedSamples | DictPrioritizedSamples:
-        """
-        Return the transitions that :meth:`draw` chooses, with their weights and indices.
-
-        :param env: normalizes observations and rewards
-        :param progress_remaining: 1 at the beginning of the training, 0 at its end
-        """
+        """Return the transitions that :meth:`draw` chooses, with their weights and indices."""
         drawn = self.draw(batch_size, progress_remaining)
         assert drawn.weights is not None and drawn.indices is not None
         samples = self.samples_at(drawn.slots, drawn.envs, env)

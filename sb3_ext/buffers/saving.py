@@ -80,7 +80,6 @@ def save_replay_buffer(model: OffPolicyAlgorithm, path: str | pathlib.Path | io.
 
     The algorithms of this package use it in ``model.save_replay_buffer(path)``. Call this function for SB3's own.
 
-    :param model: the algorithm with the replay buffer
     :param path: file name (``.pkl`` is added if it has no suffix), or an open file
     :raises ValueError: if the model has no replay buffer
     :raises IsADirectoryError: if ``path`` is a folder
@@ -103,7 +102,6 @@ def load_replay_buffer(
 
     The algorithms of this package use it in ``model.load_replay_buffer(path)``. Call this function for SB3's own.
 
-    :param model: the algorithm that gets the replay buffer
     :param path: file name, or an open file
     :param truncate_last_traj: whether the last episode of a ``HerReplayBuffer`` counts as finished
     :raises ValueError: if the file cannot be read, or its buffer belongs to another environment

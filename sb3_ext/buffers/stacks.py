@@ -60,23 +60,14 @@ class StackLayout:
         return (0, *range(2, len(self.shape) + 1), 1)
 
     def frames(self, observations: np.ndarray) -> np.ndarray:
-        """
-        Return a view of the frames, shape (n, ``n_stack``, ``*frame_shape``).
-
-        :param observations: shape (n, ``*shape``)
-        """
+        """Return a view of the frames of n observations, shape (n, ``n_stack``, ``*frame_shape``)."""
         n = len(observations)
         if self.axis == 0:
             return observations.reshape(n, self.n_stack, self.width, *self.shape[1:])
         return np.moveaxis(observations.reshape(n, *self.shape[:-1], self.n_stack, self.width), -2, 1)
 
     def observations(self, frames: Any) -> Any:
-        """
-        Invert :meth:`frames`, as a view if possible.
-
-        :param frames: numpy array or tensor of shape (n, ``n_stack``, ``*frame_shape``)
-        :return: observations, shape (n, ``*shape``)
-        """
+        """Invert :meth:`frames` for arrays or tensors, as a view if possible."""
         if self.axis != 0:
             for position in range(1, len(self.shape)):
                 frames = frames.swapaxes(position, position + 1)
@@ -94,12 +85,7 @@ class StackLayout:
         return Flat(observations.reshape(len(observations), -1).view(np.uint8), run * observations.itemsize)
 
     def both_flat(self, before: np.ndarray, after: np.ndarray) -> tuple[Flat, Flat]:
-        """
-        Return both as bytes in the same order.
-
-        :param before: observations of n environments
-        :param after: observations one time step later
-        """
+        """Return the observations of two time steps as bytes in the same order."""
         earlier, later = self.flat(before), self.flat(after)
         if earlier.run != later.run:  # the arrays differ in their order in memory
             earlier, later = self.flat(np.ascontiguousarray(before)), self.flat(np.ascontiguousarray(after))
@@ -107,13 +93,9 @@ class StackLayout:
 
     def moved_on(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """
-        Tell which stacks have moved on by one frame: the oldest frame has left, and one new frame has come.
+        Tell which of n stacks have moved on by one frame (the oldest left, a new one came): bool, shape (n,).
 
         Bits are compared, so -0.0 differs from 0.0, and NaN equals itself.
-
-        :param before: observations of n environments
-        :param after: observations one time step later
-        :return: bool, shape (n,)
         """
         earlier, later = self.both_flat(before, after)
         last = LastStacks(self.n_stack)
@@ -123,11 +105,7 @@ class StackLayout:
 
 
 class LastStacks:
-    """
-    The last next observations of all environments, as bytes.
-
-    They are a copy, because environments may reuse the array that they returned.
-    """
+    """The last next observations as bytes. They are a copy, because environments may reuse the arrays they return."""
 
     def __init__(self, n_stack: int) -> None:
         self._n_stack = n_stack
@@ -150,11 +128,7 @@ class LastStacks:
         return (np.frombuffer(self._bytes, dtype=np.uint8).reshape(stacks.data.shape) != stacks.data).any(axis=1)
 
     def move_on(self, stacks: Flat) -> None:
-        """
-        Drop the oldest frame of each stack and append a new one.
-
-        :param stacks: observations with the new frames, in the same order in memory
-        """
+        """Drop the oldest frame of each stack and append the newest of ``stacks``, which have the same order."""
         # Frames follow each other in memory, so dropping the first bytes moves each frame one place forward. The places
         # of the newest frames are overwritten.
         del self._bytes[: self._run]
@@ -170,12 +144,9 @@ class LastStacks:
 
 def possible_layouts(shape: tuple[int, ...], n_stack: int | None) -> list[StackLayout]:
     """
-    List the layouts that observations of a shape may have, the most likely first.
+    List the layouts that observations of a shape may have, the most likely first; none if they are stored whole.
 
     Gymnasium's wrapper and PyTorch's images have frames along the first axis, SB3's ``VecFrameStack`` along the last.
-
-    :param n_stack: number of frames, if it is known
-    :return: the layouts; none if observations of this shape are stored whole
     """
     n_dims = len(shape)
     if n_dims == 0 or n_stack == 1:
@@ -201,10 +172,7 @@ class StackStore:
     gets the same rows. A next observation that has moved on by one frame gets one new row. All others are stored whole,
     so the store always returns what was added. It assumes nothing about the ends of episodes.
 
-    :param layout: layout of the observations
-    :param dtype: dtype of the observations
     :param capacity: number of slots; each slot holds one transition of every environment
-    :param n_envs: number of environments
     :param frames: an empty store for the frames
     """
 
@@ -224,9 +192,8 @@ class StackStore:
 
     def add(self, slot: int, observations: np.ndarray, next_observations: np.ndarray) -> None:
         """
-        Store one transition of every environment.
+        Store one transition of every environment. Slots are filled one after the other.
 
-        :param slot: slot to write to; slots are filled one after the other
         :param observations: shape (n_envs, ``*shape``)
         :param next_observations: observations one time step later in the same episodes, same shape
         """
@@ -290,13 +257,7 @@ class StackStore:
         return rows
 
     def read(self, slots: np.ndarray, envs: np.ndarray, next_slots: np.ndarray | None = None) -> "Stacks":
-        """
-        Return observations and next observations.
-
-        :param slots: slots of the observations, shape (B,)
-        :param envs: environments, shape (B,)
-        :param next_slots: slots of the next observations, for n-step returns; by default ``slots``
-        """
+        """Return B observations and next observations. For n-step returns the latter come from ``next_slots``."""
         depth = self.layout.n_stack
         rows = self.rows[slots, envs]
         if next_slots is None and self.only_stacks:
@@ -337,7 +298,6 @@ class Stacks(NamedTuple):
 
     :param frames: array or tensor of shape (B, ``n_stack + 1``, ``*frame_shape``) if both share all but one frame,
         otherwise (B, ``2 * n_stack``, ``*frame_shape``)
-    :param layout: layout of the observations
     """
 
     frames: Any

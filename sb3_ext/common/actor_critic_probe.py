@@ -17,8 +17,7 @@ class ActorCriticProbe(Probe):
     """
     The common part of the probes of algorithms with ``actor`` and ``critic``, random or deterministic.
 
-    :param model: the algorithm
-    :param critics: its critics, each with separate output layers
+    :param critics: critics of the algorithm, each with separate output layers
     """
 
     def __init__(self, model: OffPolicyAlgorithm, critics: Sequence[nn.Module]) -> None:
@@ -36,8 +35,9 @@ class ActorCriticProbe(Probe):
     @abstractmethod
     def _act(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor | None]:
         """
-        Hook: return actions between -1 and 1, shape (B, A), and log-probabilities, shape (B,), or ``None`` if
-        deterministic.
+        Hook: return actions in [-1, 1], shape (B, A), and log-probabilities, shape (B,).
+
+        A deterministic policy has ``None`` instead of log-probabilities.
         """
 
     @abstractmethod
@@ -61,12 +61,7 @@ class ActorCriticProbe(Probe):
 
 
 class SACProbe(ActorCriticProbe):
-    """
-    The probe of SAC and its relatives: the actor draws actions at random, and the critics count its entropy.
-
-    :param model: an algorithm with the temperature, the actor and the critics of SB3's ``SAC``
-    :param critics: its critics, each with separate output layers
-    """
+    """The probe of SAC and its relatives: the actor draws actions at random, and the critics count its entropy."""
 
     def _act(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor | None]:
         if self.model.use_sde:

@@ -73,11 +73,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                 setattr(replay_buffer, name, value)
 
     def _check_arguments(self) -> None:
-        """
-        Hook: check the arguments of the algorithm, before anything is built from them.
-
-        :raises ValueError: naming the argument, its value and what is allowed
-        """
+        """Hook: check the arguments before anything is built from them. A wrong one raises a ValueError."""
         smallest, largest = np.finfo(np.float64).tiny, np.finfo(np.float64).max
         if self.learning_rate_final is not None:
             check_interval("learning_rate_final", self.learning_rate_final, 0.0, largest, "None or a number >= 0")
@@ -100,13 +96,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         check_choice("autocast_dtype", self.autocast_dtype, (None, "auto", *AUTOCAST_DTYPES))
 
     def _require_effect(self, name: str, has_effect: bool, needs: str) -> None:
-        """
-        Refuse an argument that has no effect with the others.
-
-        :param name: an argument that was given
-        :param needs: the condition for an effect, for the message
-        :raises ValueError: if it has none
-        """
+        """Raise a ValueError if a given argument has no effect. The message says what it needs."""
         if not has_effect:
             raise ValueError(f"{name}={getattr(self, name)!r} has no effect here: it needs {needs}, or leave it out")
 
@@ -138,9 +128,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         Return the arguments of the buffer, with ``n_steps`` and ``gamma`` if it accepts them.
 
         SB3 passes no ``n_steps`` to a ``replay_buffer_class``, and warns. The result is a copy, because the dictionary
-        belongs to the caller.
-
-        :raises ValueError: if the buffer's own arguments contradict the algorithm's
+        belongs to the caller. Arguments that contradict the algorithm's raise a ValueError.
         """
         kwargs = dict(self.replay_buffer_kwargs)
         for name in _RETURN_SETTINGS:
@@ -159,9 +147,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         return [*super()._excluded_save_params(), "evaluate"]
 
     def _begin_updates(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        """
-        Prepare ``train()``: training mode, the current learning rate, and on a CPU memory that stays with the process.
-        """
+        """Prepare ``train()``: training mode, the learning rate, and on a CPU memory that stays with the process."""
         if self.device.type == "cpu":
             keep_freed_memory()
         self.policy.set_training_mode(True)

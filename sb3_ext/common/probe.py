@@ -58,18 +58,13 @@ class Probe(ABC):
 
     @abstractmethod
     def step(self, obs: PyTorchObs) -> PolicyStep:
-        """
-        Hook: return actions of the policy whose value the critics estimate.
-
-        :param obs: observations of B states
-        """
+        """Hook: return actions in B states, from the policy whose value the critics estimate."""
 
     @abstractmethod
     def q_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
-        Hook: return the values of state-action pairs from N critics, shape (N, B).
+        Hook: return the values of B state-action pairs from N critics, shape (N, B).
 
-        :param obs: observations of B states
         :param actions: one for each state, in the form of the replay buffer
         """
 
@@ -79,8 +74,6 @@ class Probe(ABC):
         Hook: return the entropy of the policy in nats, shape (B,), or ``None`` for a deterministic policy.
 
         For a continuous policy it is an unbiased estimate.
-
-        :param obs: observations of B states
         """
 
 

@@ -66,7 +66,6 @@ class UpdateLoop(OffPolicyExtension):
         """
         Update the network ``gradient_steps`` times, each time on a fresh minibatch.
 
-        :param batch_size: rows of one minibatch
         :raises ValueError: if the loss is not finite
         """
         assert self.replay_buffer is not None
@@ -103,11 +102,7 @@ class UpdateLoop(OffPolicyExtension):
         self._log_metrics(metrics)
 
     def _clip_gradients(self, grad_norm: th.Tensor, reads_back: bool) -> None:
-        """
-        The second part of ``clip_grad_norm_``, left out where it would multiply everything by 1.
-
-        :param reads_back: whether reading the norm costs nothing
-        """
+        """Scale the gradients down to ``max_grad_norm``. Where the norm is cheap to read, a scale of 1 is skipped."""
         # 1e-6 is what PyTorch adds to the norm
         if not reads_back or grad_norm.item() > self.max_grad_norm * (1 - 1e-6) - 1e-6:
             th.nn.utils.clip_grads_with_norm_(self.policy.parameters(), self.max_grad_norm, grad_norm)
@@ -121,11 +116,7 @@ class UpdateLoop(OffPolicyExtension):
             self.logger.record(f"train/{name}", float(np.mean(array, dtype=np.float64)))
 
     def _check_divergence(self, loss: float, grad_norm: float) -> None:
-        """
-        Raise an error if the loss or the gradient norm is not finite.
-
-        :raises ValueError: only with this type does rl_zoo3 prune the trial of a search
-        """
+        """Raise a ValueError if loss or gradient norm is not finite. Only with this type does rl_zoo3 prune a trial."""
         if np.isfinite(loss) and np.isfinite(grad_norm):
             self._last_finite = (loss, grad_norm)
             return

@@ -161,11 +161,10 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         reward_bonus: th.Tensor | float = 0.0,
     ) -> th.Tensor:
         """
-        Return the targets, clipped if ``target_clip`` is set.
+        Return the targets, clipped if ``target_clip`` is set, in the shape of ``next_values``.
 
         :param next_values: values of the next states, shape (B,) or (T', B)
         :param reward_bonus: added to the rewards, shape (B,)
-        :return: shape of ``next_values``
         """
         rewards = replay_data.rewards.flatten() + reward_bonus
         targets = soft_td_target(rewards, replay_data.dones.flatten(), discounts, next_values)
@@ -181,7 +180,6 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         """
         Return the policy's actions, or with probability ``exploration_rate`` random ones, decided for each environment.
 
-        :param observation: observations of one environment or several
         :param deterministic: the greedy action, no exploration
         :return: the actions and ``state``, which is not used
         """
@@ -228,10 +226,5 @@ def actions_taken(replay_data: AnySamples) -> th.Tensor:
 
 
 def values_of_actions(q_values: th.Tensor, replay_data: AnySamples) -> th.Tensor:
-    """
-    Select the values of the actions taken, shape (B,).
-
-    :param q_values: shape (B, A)
-    :param replay_data: B transitions
-    """
+    """Select the values of the actions taken, shape (B,), from those of all actions, shape (B, A)."""
     return q_values.gather(1, actions_taken(replay_data)).squeeze(1)

@@ -13,7 +13,6 @@ class ValueProbe(Probe):
     """
     The probe of DQN and its relatives: a network values all actions, and the policy takes the best one.
 
-    :param model: the algorithm
     :param network: a network from observations of B states to the value of each action, shape (B, A)
     """
 
@@ -28,18 +27,13 @@ class ValueProbe(Probe):
         )
 
     def action_values(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        Hook: return the mean return of each action, shape (B, A).
-
-        :param obs: observations of B states
-        """
+        """Hook: return the mean return of each action, shape (B, A)."""
         return self.network(obs)
 
     def best_actions(self, obs: PyTorchObs, values: th.Tensor) -> th.Tensor:
         """
         Hook: return the actions of the greedy policy, shape (B,).
 
-        :param obs: observations of B states
         :param values: from :meth:`action_values`, shape (B, A)
         """
         return values.argmax(dim=1)

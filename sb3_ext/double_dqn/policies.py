@@ -12,11 +12,7 @@ class MlpPolicy(ValuePolicy):
 
 
 class CnnPolicy(ValuePolicy):
-    """
-    ``ValuePolicy`` for images.
-
-    :param features_extractor_class: ``NatureCNN`` by default
-    """
+    """``ValuePolicy`` for images, with the features extractor ``NatureCNN`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
@@ -25,11 +21,7 @@ class CnnPolicy(ValuePolicy):
 
 
 class MultiInputPolicy(ValuePolicy):
-    """
-    ``ValuePolicy`` for dictionary observations.
-
-    :param features_extractor_class: ``CombinedExtractor`` by default
-    """
+    """``ValuePolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any

@@ -80,9 +80,7 @@ def random_mixture_weights(
     """
     Draw one random convex combination of the critics for every sample: uniform numbers divided by their sum.
 
-    :param n_critics: N
-    :param batch_size: B
-    :return: shape (N, B), non-negative, each column sums to 1
+    :return: shape (n_critics, batch_size), non-negative, each column sums to 1
     """
     # 1 - u lies in (0, 1], so that the sum is never zero
     weights = 1.0 - th.rand(n_critics, batch_size, dtype=dtype, device=device)

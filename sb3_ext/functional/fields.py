@@ -11,12 +11,7 @@ Fields = TypeVar("Fields", bound=tuple[Field, ...])
 
 
 def map_fields(function: Callable[[th.Tensor], th.Tensor], samples: Fields) -> Fields:
-    """
-    Apply a function to every tensor.
-
-    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of tensors
-    :return: a tuple of the same type, with mapped dictionaries too; ``None`` stays ``None``
-    """
+    """Apply a function to every tensor of a named tuple, also to those in dictionaries; ``None`` stays ``None``."""
 
     def apply(field: Field) -> Field:
         if field is None:
@@ -29,11 +24,7 @@ def map_fields(function: Callable[[th.Tensor], th.Tensor], samples: Fields) -> F
 
 
 def tensors_of(samples: tuple[Field, ...]) -> list[th.Tensor]:
-    """
-    List all tensors, in the order of the fields and of the keys of dictionaries.
-
-    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of tensors
-    """
+    """List all tensors of a named tuple, in the order of the fields and of the keys of dictionaries."""
     tensors: list[th.Tensor] = []
     for field in samples:
         if isinstance(field, dict):

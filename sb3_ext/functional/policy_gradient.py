@@ -26,11 +26,10 @@ _SQUASH_EPSILON = 1e-6
 
 def sample_pre_tanh(mean: th.Tensor, log_std: th.Tensor, n_samples: int) -> th.Tensor:
     """
-    Draw reparameterized samples of the Gaussian before the tanh.
+    Draw K reparameterized samples of the Gaussian before the tanh.
 
     :param mean: shape (B, A)
     :param log_std: shape (B, A)
-    :param n_samples: K
     :return: shape (K, B, A), differentiable with respect to ``mean`` and ``log_std``
     """
     noise = th.randn(n_samples, *mean.shape, dtype=mean.dtype, device=mean.device)

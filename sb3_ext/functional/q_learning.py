@@ -9,12 +9,7 @@ import torch as th
 
 
 def q_learning(next_q: th.Tensor) -> th.Tensor:
-    """
-    Compute ``max_a Q(s', a)``.
-
-    :param next_q: values of the target network, shape (B, A)
-    :return: shape (B,)
-    """
+    """Compute ``max_a Q(s', a)``, shape (B,), from the values of the target network, shape (B, A)."""
     return next_q.max(dim=1).values
 
 

@@ -52,7 +52,6 @@ def quantile_midpoints(n_quantiles: int, device: th.device | str = "cpu") -> th.
     """
     Return ``(k + 1/2) / n``: the n levels whose quantiles represent a distribution best, without randomness.
 
-    :param n_quantiles: n
     :return: shape (n,)
     """
     return (th.arange(n_quantiles, device=device, dtype=th.float32) + 0.5) / n_quantiles

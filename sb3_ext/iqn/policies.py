@@ -94,12 +94,7 @@ class ImplicitQuantileNetwork(ValueNetwork):
         self.risk_eta = risk_eta
 
     def quantiles(self, obs: PyTorchObs, taus: th.Tensor) -> th.Tensor:
-        """
-        Return the quantiles of the return of each action, shape (B, T, A).
-
-        :param obs: observations of B states
-        :param taus: quantile levels in [0, 1], shape (B, T)
-        """
+        """Return the quantiles of each action's return, shape (B, T, A), at levels in [0, 1], shape (B, T)."""
         psi = self.psi(self.extract_features(obs, self.features_extractor))
         return self.f(psi.unsqueeze(1) * self.phi(taus))
 
@@ -107,7 +102,6 @@ class ImplicitQuantileNetwork(ValueNetwork):
         """
         Return the distorted levels at which actions are valued, shape (B, K).
 
-        :param n_states: B
         :param deterministic: distort the midpoints instead of random levels
         """
         if deterministic:
@@ -120,7 +114,6 @@ class ImplicitQuantileNetwork(ValueNetwork):
         """
         Return the value of each action, shape (B, A).
 
-        :param obs: observations of B states
         :param deterministic: use the midpoints instead of random levels
         """
         return self.quantiles(obs, self.action_taus(number_of_states(obs), deterministic)).mean(dim=1)
@@ -213,11 +206,7 @@ class CnnPolicy(IQNPolicy):
 
 
 class MultiInputPolicy(IQNPolicy):
-    """
-    ``IQNPolicy`` for dictionary observations.
-
-    :param features_extractor_class: ``CombinedExtractor`` by default
-    """
+    """``IQNPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 
 class IQNProbe(ValueProbe):
-    """
-    The probe of IQN: the policy is greedy by the risk measure, but the value of an action is always its mean return.
-    """
+    """The probe of IQN: the policy is greedy by the risk measure, but an action's value is its mean return."""
 
     def __init__(self, model: "IQN") -> None:
         super().__init__(model, model.q_net)

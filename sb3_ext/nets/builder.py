@@ -34,11 +34,7 @@ class LayerKind(Protocol):
         """Hook: return the normalization of a layer of width ``n_features``."""
 
     def activation(self, activation_fn: type[nn.Module]) -> nn.Module:
-        """
-        Hook: return an activation module.
-
-        :raises ValueError: if layers of this kind cannot use it
-        """
+        """Hook: return an activation module, or raise a ValueError if layers of this kind cannot use it."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,7 @@ class PlainLayers:
 
 @dataclass(frozen=True)
 class StackedLayers:
-    """
-    Layers of N networks that are evaluated together.
-
-    :param n_members: N
-    """
+    """Layers of N networks that are evaluated together."""
 
     n_members: int
 

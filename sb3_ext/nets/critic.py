@@ -83,11 +83,7 @@ class EnsembleCritic(ContinuousCritic):
     def stacked(
         self, obs: PyTorchObs, actions: th.Tensor, members: th.Tensor | None = None, frozen: bool = False
     ) -> th.Tensor:
-        """
-        Return the values of several critics as one tensor. The parameters are those of :meth:`outputs`.
-
-        :return: shape (M, B) or (M, K, B)
-        """
+        """Return the values of several critics, shape (M, B) or (M, K, B), from the arguments of :meth:`outputs`."""
         return self.head.values(self.outputs(obs, actions, members, frozen))
 
     def backup(
@@ -116,11 +112,7 @@ class EnsembleCritic(ContinuousCritic):
         return tuple(self.stacked(obs, actions).unsqueeze(-1))
 
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """
-        Return the value of the first critic, without a gradient to the features extractor, as SB3 does.
-
-        :return: shape (B, 1)
-        """
+        """Return the first critic's value, shape (B, 1), as SB3 without a gradient to the features extractor."""
         with th.no_grad():
             features = self.extract_features(obs, self.features_extractor)
         first = th.zeros(1, dtype=th.long, device=actions.device)

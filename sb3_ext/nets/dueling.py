@@ -37,12 +37,7 @@ class DuelingMLP(nn.Module):
         self.advantage = build_mlp(trunk_dim, stream, n_actions, activation_fn, layers=layers)
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
-        """
-        Return the values of all actions.
-
-        :param inputs: shape (..., input_dim)
-        :return: shape (..., n_actions)
-        """
+        """Return the values of all actions, shape (..., n_actions), from inputs of shape (..., input_dim)."""
         shared = self.trunk(inputs)
         advantages = self.advantage(shared)
         return self.value(shared) + advantages - advantages.mean(dim=-1, keepdim=True)

@@ -29,11 +29,7 @@ class CriticHead(nn.Module):
 
     @abstractmethod
     def values(self, outputs: th.Tensor) -> th.Tensor:
-        """
-        Hook: return expected returns, shape (...).
-
-        :param outputs: shape (..., n_outputs)
-        """
+        """Hook: return expected returns, shape (...), from outputs of shape (..., n_outputs)."""
 
     @abstractmethod
     def loss(self, outputs: th.Tensor, targets: th.Tensor, weights: th.Tensor | None) -> th.Tensor:

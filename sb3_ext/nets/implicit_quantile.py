@@ -33,10 +33,5 @@ class CosineEmbedding(nn.Module):
         self.register_buffer("frequencies", math.pi * th.arange(1, n_cosines + 1, dtype=th.float32), persistent=False)
 
     def forward(self, taus: th.Tensor) -> th.Tensor:
-        """
-        Embed quantile levels.
-
-        :param taus: quantile levels in [0, 1], any shape (...)
-        :return: shape (..., n_features)
-        """
+        """Embed quantile levels in [0, 1], from any shape (...) to shape (..., n_features)."""
         return self.linear(th.cos(taus.unsqueeze(-1) * self.frequencies)).relu()

@@ -11,12 +11,7 @@ Pick = Callable[[th.Tensor], th.Tensor]
 
 
 def in_own_precision(layer: Callable[[th.Tensor], th.Tensor], x: th.Tensor, dtype: th.dtype) -> th.Tensor:
-    """
-    Return ``layer(x)``, computed in ``dtype`` even under ``th.autocast``.
-
-    :param x: the input, perhaps in lower precision
-    :param dtype: dtype of the layer's weights
-    """
+    """Return ``layer(x)``, computed in ``dtype``, which is that of the weights, even under ``th.autocast``."""
     if not th.is_autocast_enabled(x.device.type):
         return layer(x)
     with th.autocast(x.device.type, enabled=False):
@@ -57,9 +52,8 @@ class StackedLayer(nn.Module):
 
     def forward(self, x: th.Tensor, pick: Pick = unchanged) -> th.Tensor:
         """
-        Hook: return the outputs, shape (M, B, out).
+        Hook: return the outputs, shape (M, B, out), from inputs of shape (M, B, in).
 
-        :param x: shape (M, B, in)
         :param pick: selects M networks from a parameter, or detaches it; by default it keeps all N networks
         """
         raise NotImplementedError

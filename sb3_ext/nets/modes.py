@@ -28,9 +28,7 @@ def has_batch_statistics(network: nn.Module) -> bool:
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """
-    Evaluate without dropout and without updates of running statistics, and restore the mode of each module afterwards.
-    """
+    """Evaluate without dropout and updates of running statistics, and restore each module's mode afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

@@ -10,7 +10,6 @@ def output_layers(network: nn.Module) -> list[nn.Module]:
     """
     Find the last linear layers, whose inputs together determine the output of the network linearly.
 
-    :param network: a network that ends in a linear layer, or in the two of a dueling network
     :return: one layer, or two for a dueling network; none if the network has no linear layer
     """
     dueling = [module for module in network.modules() if isinstance(module, DuelingMLP)]

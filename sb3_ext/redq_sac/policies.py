@@ -84,12 +84,7 @@ class REDQSACPolicy(SACPolicy):
 
 
 def gaussian_parameters(actor: Actor, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-    """
-    Return the mean and the logarithm of the standard deviation before the tanh, shape (B, A) each.
-
-    :param actor: an actor without gSDE
-    :param obs: observations of B states
-    """
+    """Return mean and log standard deviation before the tanh, shape (B, A) each, from an actor without gSDE."""
     mean, log_std, _ = actor.get_action_dist_params(obs)
     return mean, log_std
 
@@ -98,11 +93,7 @@ MlpPolicy = REDQSACPolicy
 
 
 class CnnPolicy(REDQSACPolicy):
-    """
-    ``REDQSACPolicy`` for images.
-
-    :param features_extractor_class: ``NatureCNN`` by default
-    """
+    """``REDQSACPolicy`` for images, with the features extractor ``NatureCNN`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
@@ -111,11 +102,7 @@ class CnnPolicy(REDQSACPolicy):
 
 
 class MultiInputPolicy(REDQSACPolicy):
-    """
-    ``REDQSACPolicy`` for dictionary observations.
-
-    :param features_extractor_class: ``CombinedExtractor`` by default
-    """
+    """``REDQSACPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any

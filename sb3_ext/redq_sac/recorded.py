@@ -54,8 +54,6 @@ def recorded_where_possible(update: REDQUpdate, make_recorder: Callable[[], Reco
     Wrap an update in recordings, or return ``None`` where that is impossible or not requested.
 
     Settings that prevent recordings cause a warning.
-
-    :param make_recorder: ``None`` if nothing is to be recorded
     """
     if make_recorder is None:
         return None

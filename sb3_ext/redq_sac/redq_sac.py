@@ -343,9 +343,7 @@ class REDQSAC(OffPolicyExtension, SAC):
             )
 
     def _recorder_maker(self) -> Callable[[], Recorder] | None:
-        """
-        Hook: return a function that makes a recorder, or ``None`` where recordings are impossible or not requested.
-        """
+        """Hook: return what makes a recorder, or ``None`` where recordings are impossible or not requested."""
         return partial(CudaRecorder, self.device) if self.cuda_graphs and self.device.type == "cuda" else None
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
@@ -363,8 +361,6 @@ class REDQSAC(OffPolicyExtension, SAC):
         Update the critics ``gradient_steps`` times, each time on a fresh minibatch.
 
         Actor, temperature and target critics are updated whenever the total number of critic updates requires it.
-
-        :param batch_size: rows of one minibatch
         """
         assert self.replay_buffer is not None
         self.update.configure(self._update_settings(), self._temperature())

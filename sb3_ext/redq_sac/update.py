@@ -131,7 +131,6 @@ class CriticLoss(nn.Module):
         """
         Return the loss and, for transitions drawn by priority, the error of each, shape (B,), detached.
 
-        :param replay_data: B transitions
         :param targets: targets of each critic, see :meth:`~sb3_ext.nets.heads.CriticHead.td_targets`
         """
         head = self.critic.head
@@ -248,9 +247,8 @@ class REDQUpdate:
     @th.no_grad()
     def next_returns(self, next_obs: PyTorchObs, next_actions: th.Tensor) -> th.Tensor:
         """
-        Value the next states with the target critics, combined according to ``target_backup``.
+        Value B next states with the target critics, combined according to ``target_backup``.
 
-        :param next_obs: observations of B states
         :param next_actions: one action in each, shape (B, A)
         :return: one return for each critic, see :meth:`~sb3_ext.nets.heads.CriticHead.backup`
         """
@@ -288,11 +286,7 @@ class REDQUpdate:
         polyak_update(self._online_statistics, self._target_statistics, 1.0)
 
     def sample_policy(self, obs: PyTorchObs) -> PolicySample:
-        """
-        Sample actions of the current policy for the gradient that ``actor_gradient`` names.
-
-        :param obs: observations of B states
-        """
+        """Sample the current policy's actions in B states for the gradient that ``actor_gradient`` names."""
         settings = self.settings
         if settings.use_sde:
             actions, log_prob = self.actor.action_log_prob(obs)
@@ -306,11 +300,7 @@ class REDQUpdate:
         return PolicySample(th.tanh(pre_tanh), log_prob, mode=th.tanh(mean.detach()).unsqueeze(0))
 
     def step_actor(self, obs: PyTorchObs, sample: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
-        """
-        Do one step of the actor, and return its loss, detached.
-
-        :param obs: observations of the B states in which the actions were sampled
-        """
+        """Do one step of the actor in the B states of the sample, and return its loss, detached."""
         if self.settings.actor_gradient == "reparam":
             q_values = self._actor_value(obs, sample.actions, differentiable=True)
             loss = reparam_actor_loss(sample.log_prob, q_values, ent_coef)
@@ -342,11 +332,7 @@ class REDQUpdate:
         return reinforce_actor_loss(sample.log_prob, weights, baseline)
 
     def step_temperature(self, log_prob: th.Tensor) -> th.Tensor:
-        """
-        Do one step of a learned temperature, and return its loss, detached.
-
-        :param log_prob: log-probabilities of the policy's samples, shape (K, B)
-        """
+        """Do one step of a learned temperature from log-probabilities, shape (K, B). Its loss is returned, detached."""
         log_ent_coef, optimizer = self.temperature.log_ent_coef, self.temperature.optimizer
         assert log_ent_coef is not None and optimizer is not None
         loss = temperature_loss(log_ent_coef, log_prob, self.settings.target_entropy)

@@ -85,11 +85,7 @@ class CnnPolicy(SoftDQNPolicy):
 
 
 class MultiInputPolicy(SoftDQNPolicy):
-    """
-    ``SoftDQNPolicy`` for dictionary observations.
-
-    :param features_extractor_class: ``CombinedExtractor`` by default
-    """
+    """``SoftDQNPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any

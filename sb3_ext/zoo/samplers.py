@@ -11,9 +11,10 @@ YAML file that are not sampled.
 Every draw must give valid arguments. rl_zoo3 prunes a trial that fails while it learns, but an error in a constructor
 ends the whole study.
 
-A sampler receives neither the environment nor the policy. But rl_zoo3 stores the arguments of the YAML file with the
-study before its first trial, see :func:`_yaml_arguments`. Other callers of a sampler get the search space for vectors.
-A converter does not receive these arguments, so it infers what depends on them from the names that were drawn.
+A sampler receives neither the environment nor the policy, and ``additional_args`` are what rl_zoo3 knows of the replay
+buffer. But rl_zoo3 stores the arguments of the YAML file with the study before its first trial, see
+:func:`_yaml_arguments`. Other callers of a sampler get the search space for vectors. A converter does not receive these
+arguments, so it infers what depends on them from the names that were drawn.
 
 Each range may depend only on parameters drawn before. Optuna allows numerical ranges to differ between trials, but not
 the choices of a categorical parameter.
@@ -122,12 +123,7 @@ def _with_her_kwargs(arguments: dict[str, Any], additional_args: dict[str, Any])
 def sample_redq_sac_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
-    """
-    Draw the hyperparameters of REDQ-SAC.
-
-    :param additional_args: what rl_zoo3 knows of the replay buffer
-    :return: arguments for the constructor of ``REDQSAC``
-    """
+    """Draw the hyperparameters of REDQ-SAC, as arguments of its constructor."""
     _sample_learning_params(trial, additional_args)
     # These are update-to-data ratios for one environment. rl_zoo3 does not tell a converter the number of environments,
     # so `gradient_steps` itself is sampled, and each vector step is followed by that many updates.
@@ -163,8 +159,6 @@ def convert_redq_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
 
     The result sets every argument that depends on a sampled one. So a value in the YAML file cannot contradict a
     sampled one.
-
-    :param sampled_params: ``trial.params``, left as it is
     """
     arguments = _convert_common_params(sampled_params)
     arguments["train_freq"] = 1
@@ -248,9 +242,7 @@ def _convert_value_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sample_exploration_params(trial: "optuna.Trial") -> None:
-    """
-    Draw the epsilon-greedy exploration, as rl_zoo3 does for DQN. The fraction is above 0, which would be no decay.
-    """
+    """Draw the epsilon-greedy exploration, as rl_zoo3 does for DQN. The fraction is never 0, which means no decay."""
     trial.suggest_float("exploration_final_eps", 0.0, 0.2)
     trial.suggest_float("exploration_fraction", 0.005, 0.5)
 
@@ -263,23 +255,14 @@ def _convert_exploration_params(params: Mapping[str, Any]) -> dict[str, Any]:
 def sample_double_dqn_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
-    """
-    Draw the hyperparameters of Double DQN.
-
-    :param additional_args: what rl_zoo3 knows of the replay buffer
-    :return: arguments for the constructor of ``DoubleDQN``
-    """
+    """Draw the hyperparameters of Double DQN, as arguments of its constructor."""
     _sample_value_params(trial, n_envs, additional_args)
     _sample_exploration_params(trial)
     return _with_her_kwargs(convert_double_dqn_params(trial.params), additional_args)
 
 
 def convert_double_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Turn the parameters of a trial into constructor arguments of ``DoubleDQN``.
-
-    :param sampled_params: ``trial.params``, left as it is
-    """
+    """Turn the parameters of a trial into constructor arguments of ``DoubleDQN``."""
     return {**_convert_value_params(sampled_params), **_convert_exploration_params(sampled_params)}
 
 
@@ -287,13 +270,10 @@ def sample_soft_dqn_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Draw the hyperparameters of soft Q-learning.
+    Draw the hyperparameters of soft Q-learning, as arguments of its constructor.
 
     Temperatures are in units of the reward, and their range fits rewards around 1. The Boltzmann policy explores, so
     epsilon is not drawn. It is the YAML file's, or 0.
-
-    :param additional_args: what rl_zoo3 knows of the replay buffer
-    :return: arguments for the constructor of ``SoftDQN``
     """
     _sample_value_params(trial, n_envs, additional_args)
     backup = trial.suggest_categorical("target_backup", ["soft", "boltzmann", "mellowmax", "max"])
@@ -313,11 +293,7 @@ def sample_soft_dqn_params(
 
 
 def convert_soft_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Turn the parameters of a trial into constructor arguments of ``SoftDQN``.
-
-    :param sampled_params: ``trial.params``, left as it is
-    """
+    """Turn the parameters of a trial into constructor arguments of ``SoftDQN``."""
     arguments = _convert_value_params(sampled_params)
     arguments.update(
         {name: sampled_params[name] for name in ("target_backup", "temperature_initial", "auto_temperature")}
@@ -336,13 +312,10 @@ def sample_iqn_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Draw the hyperparameters of IQN.
+    Draw the hyperparameters of IQN, as arguments of its constructor.
 
     ``risk_measure`` and ``risk_eta`` are not sampled. They express what a user wants of an agent, and a study compares
     mean returns. ``kappa`` is 1 in all of the literature. The YAML file may set all three.
-
-    :param additional_args: what rl_zoo3 knows of the replay buffer
-    :return: arguments for the constructor of ``IQN``
     """
     _sample_value_params(trial, n_envs, additional_args)
     _sample_exploration_params(trial)
@@ -353,11 +326,7 @@ def sample_iqn_params(
 
 
 def convert_iqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Turn the parameters of a trial into constructor arguments of ``IQN``.
-
-    :param sampled_params: ``trial.params``, left as it is
-    """
+    """Turn the parameters of a trial into constructor arguments of ``IQN``."""
     arguments = {**_convert_value_params(sampled_params), **_convert_exploration_params(sampled_params)}
     arguments.update({name: sampled_params[name] for name in QUANTILE_SAMPLES})
     arguments["policy_kwargs"]["n_cosines"] = sampled_params["n_cosines"]
