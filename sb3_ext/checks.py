@@ -7,21 +7,13 @@ import numpy as np
 
 
 def check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
-    """
-    Check that an argument has one of the allowed values.
-
-    :raises ValueError: if ``value`` is not one of ``allowed``
-    """
+    """Raise a ValueError if an argument has none of the allowed values."""
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(repr(choice) for choice in allowed)}")
 
 
 def check_integer(name: str, value: Any, minimum: int) -> None:
-    """
-    Check that an argument is an integer, and large enough. Python's booleans do not count as integers here.
-
-    :raises ValueError: if ``value`` is not an integer of at least ``minimum``
-    """
+    """Raise a ValueError if an argument is no integer of at least ``minimum``. Booleans do not count as integers."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
         raise ValueError(f"{name}={value!r} must be an integer of at least {minimum}")
 
@@ -66,10 +58,7 @@ def check_finite(what: str, value: Any, step: int, is_batch: bool = True) -> Non
 
 
 def finite_number(value: str | float) -> float | None:
-    """
-    :param value: a number, or the text of one
-    :return: the number, or ``None`` if it is none, or not finite
-    """
+    """Return a number from a number or its text, or ``None`` if it is none, or not finite."""
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -42,9 +42,7 @@ def replaced_when_complete(path: pathlib.Path) -> Iterator[IO[bytes]]:
 
 
 def _partial_name(path: pathlib.Path) -> pathlib.Path:
-    """
-    Name a temporary file that no other process writes. Those that dead processes of this machine left are removed.
-    """
+    """Name a file that no other process writes, and remove those that dead processes of this machine left."""
     prefix, suffix = f".{path.name}.{platform.node()}-", ".partial"
     for left in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
         owner = left.name[len(prefix) : -len(suffix)]

@@ -108,9 +108,7 @@ class LazyReplayBuffer(TransitionStorage):
         """
         Choose stored transitions uniformly, with replacement, with the random numbers that SB3 uses.
 
-        :param batch_size: number of transitions
         :param progress_remaining: 1 at the beginning of the training, 0 at its end; not used here
-        :return: their slots and environments
         :raises ValueError: if the buffer is empty
         """
         self._check_not_empty()
@@ -123,11 +121,7 @@ class LazyReplayBuffer(TransitionStorage):
     def sample(  # type: ignore[override]
         self, batch_size: int, env: VecNormalize | None = None
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
-        """
-        :param batch_size: number of transitions
-        :param env: normalizes observations and rewards
-        :return: transitions drawn uniformly, with replacement. Observations and next observations may share memory
-        """
+        """Draw transitions uniformly, with replacement. Observations and next observations may share memory."""
         drawn = self.draw(batch_size)
         return self.samples_at(drawn.slots, drawn.envs, env)
 
@@ -140,12 +134,7 @@ class LazyReplayBuffer(TransitionStorage):
     def samples_at(
         self, batch_inds: np.ndarray, env_indices: np.ndarray, env: VecNormalize | None = None
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
-        """
-        :param batch_inds: slots, shape (B,)
-        :param env_indices: environments, shape (B,)
-        :param env: normalizes observations and rewards
-        :return: these transitions, with n-step returns if ``n_steps`` exceeds 1
-        """
+        """Return the transitions at B slots and environments, with n-step returns if ``n_steps`` exceeds 1."""
         slots, envs = np.asarray(batch_inds), np.asarray(env_indices)
         if self.n_steps == 1:
             last, discounts = None, None
@@ -192,12 +181,9 @@ class LazyReplayBuffer(TransitionStorage):
         self, length: int, batch_size: int, env: VecNormalize | None = None, progress_remaining: float = 1.0
     ) -> WindowSamples:
         """
-        Draw windows as :meth:`draw` chooses their first transitions. They do not depend on ``n_steps``.
+        Draw B windows as :meth:`draw` chooses their first transitions. They do not depend on ``n_steps``.
 
         :param length: number of steps L of each window
-        :param batch_size: number of windows B
-        :param env: normalizes observations and rewards
-        :param progress_remaining: 1 at the beginning of the training, 0 at its end
         :return: tensors of shape (B, L, ...); ``weights`` and ``indices`` only from a prioritized buffer
         """
         drawn = self.draw(batch_size, progress_remaining)
@@ -223,9 +209,7 @@ class LazyReplayBuffer(TransitionStorage):
     def _read_tensors(
         self, slots: np.ndarray, envs: np.ndarray, next_slots: np.ndarray | None, env: VecNormalize | None
     ) -> tuple[Any, Any]:
-        """
-        :return: observations and next observations, tensors or dictionaries of them
-        """
+        """Read observations and next observations, tensors or dictionaries of them."""
         pairs = self._read_pairs(slots, envs, next_slots)
         names = ("observations", "next_observations")
         if env is None:
@@ -244,22 +228,14 @@ class LazyReplayBuffer(TransitionStorage):
 
 
 def _with_steps(observations: Any, shape: tuple[int, int]) -> Any:
-    """
-    :param observations: a tensor of shape (B * L, ...), or a dictionary of them
-    :param shape: (B, L)
-    :return: the same with shape (B, L, ...)
-    """
+    """Split the first axis of a tensor, or of each in a dictionary, from B * L into (B, L)."""
     if isinstance(observations, dict):
         return {key: tensor.unflatten(0, shape) for key, tensor in observations.items()}
     return observations.unflatten(0, shape)
 
 
 class ArrayReplayBuffer(LazyReplayBuffer):
-    """
-    Stores observations and next observations in arrays, as SB3's default buffer does.
-
-    Arguments: those of :class:`LazyReplayBuffer`.
-    """
+    """Stores observations in arrays, as SB3's default buffer does. Arguments: those of :class:`LazyReplayBuffer`."""
 
     def _make_store(self, key: str, space: spaces.Space) -> ArrayStore:
         return ArrayStore(self._shape_of(key), np.dtype(space.dtype), self.buffer_size, self.n_envs)
@@ -267,16 +243,15 @@ class ArrayReplayBuffer(LazyReplayBuffer):
     @property
     def observations(self) -> Any:  # type: ignore[override]
         """
-        :return: read-only view of all slots, shape (buffer_size, n_envs, ``*shape``), or a dictionary of such views.
-            Before the first transition: zeros that take no memory
+        A read-only view of all slots, shape (buffer_size, n_envs, ``*shape``), or a dictionary of such views.
+
+        Before the first transition it is zeros that take no memory.
         """
         return self._views("observations")
 
     @property
     def next_observations(self) -> Any:  # type: ignore[override]
-        """
-        :return: the same for next observations
-        """
+        """The same as :meth:`observations`, for next observations."""
         return self._views("next_observations")
 
     def _views(self, name: str) -> Any:

@@ -1,10 +1,11 @@
-"""A segment tree with wide nodes that is updated and searched with whole arrays."""
+"""A segment tree with wide nodes, updated and searched by operations on whole arrays."""
 
 from typing import Any
 
 import numpy as np
 
-# A level costs the same few numpy calls for any width. A million leaves need four levels of width 32, twenty of width 2
+# Each level takes a few numpy calls, whatever its width. A million leaves need four levels of width 32, but twenty of
+# width 2
 _WIDTH = 32
 
 
@@ -12,7 +13,7 @@ class BlockTree:
     """
     Sums and maxima over blocks of 32 leaves, over blocks of 32 such blocks, and so on.
 
-    A changed block is summed up again from its parts, so that rounding errors do not accumulate.
+    A changed block is summed anew from its parts, so that rounding errors do not accumulate.
 
     :param n_leaves: number of leaves, which are zero at first
     """
@@ -29,32 +30,21 @@ class BlockTree:
 
     @property
     def leaves(self) -> np.ndarray:
-        """
-        :return: values of the leaves, shape (``n_leaves``,); a view that must not be written to
-        """
+        """Values of the leaves, shape (``n_leaves``,), as a view that must not be written to."""
         return self._sums[0][: self.n_leaves]
 
     @property
     def total(self) -> float:
-        """
-        :return: sum of all leaves
-        """
+        """The sum of all leaves."""
         return float(self._sums[-1].sum())
 
     @property
     def maximum(self) -> float:
-        """
-        :return: the largest leaf
-        """
+        """The largest leaf."""
         return float(self._maxima[-1].max())
 
     def update(self, indices: np.ndarray, values: np.ndarray) -> None:
-        """
-        Set leaves to new values; if an index occurs several times, its last value counts.
-
-        :param indices: shape (n,)
-        :param values: >= 0, shape (n,)
-        """
+        """Set leaves to values >= 0, shape (n,). If an index occurs several times, its last value counts."""
         self._sums[0][indices] = values
         for level in range(1, len(self._sums)):
             indices = indices // _WIDTH
@@ -78,7 +68,7 @@ class BlockTree:
             position = (upper <= rest[:, None]).sum(axis=1)
             beyond = position == _WIDTH
             if beyond.any():
-                # By rounding, the mass is as large as the whole block: take the last leaf that is not zero
+                # By rounding the mass equals that of the whole block, so take the last leaf that is not zero
                 position[beyond] = _WIDTH - 1 - (blocks[beyond, ::-1] > 0).argmax(axis=1)
             at = (np.arange(len(rest)), position)
             rest = np.maximum(rest - (upper[at] - blocks[at]), 0.0)
@@ -86,9 +76,7 @@ class BlockTree:
         return nodes
 
     def nbytes(self) -> int:
-        """
-        :return: bytes of all levels
-        """
+        """Return the bytes of all levels."""
         return sum(level.nbytes for level in self._sums) + sum(level.nbytes for level in self._maxima[1:])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,9 +88,7 @@ class BlockTree:
         self.update(np.arange(len(state["leaves"])), state["leaves"])
 
     def check_valid(self) -> None:
-        """
-        :raises AssertionError: if a node differs from the sum or the maximum of its block
-        """
+        """Raise an AssertionError if a node differs from the sum or the maximum of its block."""
         for level in range(1, len(self._sums)):
             n_blocks = len(_blocks(self._sums[level - 1]))
             for tree, reduce in ((self._sums, np.sum), (self._maxima, np.max)):

@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-# Share of the device's free memory. The rest is left to networks and their activations
+# Largest share of the device's free memory. Networks and their activations need the rest
 _LARGEST_SHARE = 0.5
 
 
@@ -19,19 +19,19 @@ class DeviceReplayBuffer(ReplayBuffer):
     """
     SB3's ``ReplayBuffer`` with a copy of its data on the model's device.
 
-    Minibatches are gathered on the device, so that only indices and new transitions are transferred.
+    Minibatches are gathered on the device, so only indices and new transitions are transferred.
 
-    Samples are those of SB3's buffer for the same random state, with float64 observations as float32. They come from
-    the host, as in SB3, if the copy needs more than half of the device's free memory, and with ``VecNormalize``. Files
-    do not contain the copy. Values written into the arrays other than by ``add`` are not copied.
+    For the same random state, samples are those of SB3's buffer, but with float64 observations as float32. Files do not
+    contain the copy. Values written into the arrays other than by ``add`` are not copied.
+
+    Samples come from the host, as in SB3, with ``VecNormalize`` or if the copy needs over half of the device's free
+    memory.
 
     :param buffer_size: number of transitions, counted over all environments
-    :param observation_space: observation space, no ``Dict``
-    :param action_space: action space
+    :param observation_space: any space except ``Dict``
     :param device: device of the copy and of the samples
-    :param n_envs: number of environments
-    :param optimize_memory_usage: not supported; SB3's algorithms pass it
-    :param handle_timeout_termination: count the end by a time limit as no termination
+    :param optimize_memory_usage: must be False; SB3's algorithms pass it
+    :param handle_timeout_termination: do not count a time limit as a termination
     :raises ValueError: for ``optimize_memory_usage`` or a ``Dict`` space
     """
 
@@ -61,7 +61,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         self._discard_copy()
 
     def _discard_copy(self) -> None:
-        # `None` before it is made, empty if there is no room for it
+        # `None` before it is made, empty if it does not fit
         self._copy: dict[str, th.Tensor] | None = None
         self._n_copied = 0
 
@@ -78,11 +78,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         self._discard_copy()
 
     def _rows(self, name: str, slots: slice) -> th.Tensor:
-        """
-        :param name: field of the samples
-        :param slots: range of slots
-        :return: the field's values as in samples, shape (slots, n_envs, ...)
-        """
+        """Return a field's values as in samples, shape (slots, n_envs, ...)."""
         rows = getattr(self, name)[slots]
         if name == "dones":
             rows = rows * (1 - self.timeouts[slots])
@@ -90,9 +86,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         return tensor.float() if tensor.dtype == th.float64 else tensor
 
     def _free_memory(self) -> float:
-        """
-        :return: free bytes on the device
-        """
+        """Return the free bytes on the device."""
         return th.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else psutil.virtual_memory().available
 
     def _make_copy(self) -> dict[str, th.Tensor]:
@@ -109,7 +103,7 @@ class DeviceReplayBuffer(ReplayBuffer):
                 name: th.empty((self.buffer_size, *tensor.shape[1:]), dtype=tensor.dtype, device=self.device)
                 for name, tensor in first.items()
             }
-        except th.OutOfMemoryError as error:  # fragmented, or taken by another process
+        except th.OutOfMemoryError as error:  # free memory is fragmented, or another process has taken it
             return self._stay_on_the_host(str(error))
 
     def _stay_on_the_host(self, reason: str) -> dict[str, th.Tensor]:
@@ -117,9 +111,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         return {}
 
     def _bring_up_to_date(self) -> dict[str, th.Tensor]:
-        """
-        :return: the copy, after all new transitions were added to it; empty if there is no room for it
-        """
+        """Add new transitions to the copy, and return it; it is empty if it does not fit."""
         if self._copy is None:
             self._copy = self._make_copy()
         n_new = min(self._n_added - self._n_copied, self.buffer_size)
@@ -135,7 +127,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         copy = self._bring_up_to_date() if env is None else {}
         if not copy:
             return super()._get_samples(batch_inds, env)
-        # The parent's random numbers and its order of environments
+        # These are the random numbers of the parent, and its order of environments
         envs = np.random.randint(0, high=self.n_envs, size=len(batch_inds))
         rows = th.as_tensor(batch_inds * self.n_envs + envs, device=self.device)
         fields = {name: tensor.flatten(end_dim=1).index_select(0, rows) for name, tensor in copy.items()}

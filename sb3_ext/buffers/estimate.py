@@ -30,10 +30,7 @@ def estimate_memory(
     :param buffer_class: a class of this package, or SB3's ``ReplayBuffer`` or ``DictReplayBuffer``
     :param buffer_size: number of transitions, counted over all environments
     :param observation_space: observation space, as the algorithm sees it
-    :param action_space: action space
-    :param n_envs: number of environments
     :param kwargs: further arguments of the buffer (``replay_buffer_kwargs``)
-    :return: number of bytes
     :raises ValueError: for another class of buffer, or wrong arguments of the buffer
     """
     if buffer_class in (ReplayBuffer, DictReplayBuffer):

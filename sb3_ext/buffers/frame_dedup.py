@@ -15,7 +15,7 @@ from sb3_ext.buffers.memory import RAM, MappedFile, check_disk_space, check_memo
 from sb3_ext.buffers.stacks import SLOTS_BETWEEN_SCANS, StackLayout, StackStore, possible_layouts
 from sb3_ext.checks import check_choice, check_integer
 
-# Number of steps after which one of several fitting layouts is chosen. A black or frozen screen fits all of them
+# After this number of steps one of several fitting layouts is chosen. A black or frozen screen fits all of them
 _MOST_UNDECIDED = 128
 # Assumed share of a frame that remains after lz4 compression; it depends on the game
 _LZ4_RATIO = 0.15
@@ -26,25 +26,23 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
     A drop-in ``replay_buffer_class`` that stores each frame of stacked observations once.
 
     With stacks of four frames SB3's default buffer stores each frame eight times. This buffer rebuilds observations
-    from single frames when they are sampled. They are equal to those of SB3's buffer, bit for bit, for every
-    transition, also around episode ends, resets and the write position. Observations that are not stacks of frames are
-    stored whole, but not again where they are the next observation of the step before.
+    from single frames when they are sampled. They equal those of SB3's buffer bit for bit, also around episode ends,
+    resets and the write position. Other observations are stored whole, but not again where they equal the previous next
+    observation.
 
-    Observations and next observations of a sample may share memory: do not change them in place.
+    Observations and next observations of a sample may share memory, so do not change them in place.
 
     :param buffer_size: number of transitions, counted over all environments
     :param observation_space: observation space, dictionaries included
-    :param action_space: action space
     :param device: PyTorch device of the samples
-    :param n_envs: number of environments
-    :param optimize_memory_usage: not supported; SB3's algorithms pass it
-    :param handle_timeout_termination: count the end by a time limit as no termination: ``dones`` of samples are 0 there
+    :param optimize_memory_usage: must be False; SB3's algorithms pass it
+    :param handle_timeout_termination: do not count a time limit as a termination: ``dones`` of samples are 0 there
     :param n_stack: number of frames in an observation; 1 stores observations whole. ``None`` detects it from the first
         observations. In a dictionary it applies to images only
     :param n_steps: number of steps of the returns; may be changed later
     :param gamma: discount factor of the returns; may be changed later
-    :param compression: ``"lz4"`` compresses images without loss. They need several times less memory, and sampling is
-        slower. It needs ``sb3-ext[lz4]``
+    :param compression: ``"lz4"`` compresses images without loss to a fraction of their size, and slows down sampling.
+        It needs ``sb3-ext[lz4]``
     :param storage_path: file on disk for the frames, or a folder in which to create one. An existing file is never
         overwritten. The file is removed together with the buffer
     :raises ValueError: naming the argument, its value and what is allowed
@@ -99,23 +97,19 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
             )
 
     def _layouts(self, key: str) -> list[StackLayout]:
-        """
-        :return: the layouts that observations of this key may have, the most likely first
-        """
+        """Return the layouts that observations of this key may have, the most likely first."""
         shape = self._shape_of(key)
         n_stack = self.n_stack if not key or len(shape) > 1 else None
         return possible_layouts(shape, n_stack)
 
     def _whole_layout(self, key: str) -> StackLayout:
-        """
-        :return: the layout of stacks with one frame each
-        """
+        """Return the layout of stacks with one frame each."""
         shape = self._shape_of(key)
         return StackLayout(shape or (1,), 0, 1)
 
     def _expected_frames(self, layout: StackLayout) -> int:
-        # Besides one frame per transition there are older frames of the oldest stacks and frames that wait for the next
-        # scan. Chunks may have empty rows, and one frame is the frame of zeros. Each end of an episode adds one more
+        # Each transition has one frame. More frames belong to the oldest stacks, wait for the next scan, or are empty
+        # rows of chunks. One is the frame of zeros. Each end of an episode adds one more
         n_waiting = layout.n_stack + SLOTS_BETWEEN_SCANS + 2 * RawFrames.rows_per_chunk
         return (self.buffer_size + n_waiting) * self.n_envs + 1
 
@@ -168,7 +162,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
     def _store(self, key: str) -> StackStore:
         assert self._stores is not None
         store = self._stores[key]
-        assert isinstance(store, StackStore)  # `_make_store` makes no others
+        assert isinstance(store, StackStore)  # `_make_store` makes no other kind
         return store
 
     def _warn_once(self, message: str) -> None:
@@ -177,9 +171,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         self._has_warned = True
 
     def _detect_layout(self, key: str, observations: np.ndarray, next_observations: np.ndarray) -> None:
-        """
-        Discard layouts that do not fit. When the layout is decided, replace the store by one with that layout.
-        """
+        """Discard layouts that do not fit. When the layout is decided, replace the store by one with that layout."""
         fitting = [layout for layout in self._candidates[key] if layout.moved_on(observations, next_observations).all()]
         if len(fitting) > 1 and self.size() < _MOST_UNDECIDED:
             self._candidates[key] = fitting
@@ -227,8 +219,9 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
 
     def expected_nbytes(self) -> int:
         """
-        :return: bytes of RAM that the full buffer needs. The ratio of lz4 compression is assumed. Episodes of T steps
-            add one frame for each T transitions, which is not counted
+        Estimate the bytes of RAM that the full buffer needs, with an assumed ratio of lz4 compression.
+
+        Episodes of T steps add one frame for each T transitions, which is not counted.
         """
         int32 = np.dtype(np.int32).itemsize
         total = super().expected_nbytes()

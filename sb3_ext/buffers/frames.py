@@ -11,10 +11,10 @@ from sb3_ext.buffers.pickling import pieces_of
 
 COMPRESSIONS = (None, "lz4")
 _SEGMENT_BYTES = 2**22
-# LZ4Frames extends its memory by at least so many bytes, and by at least a quarter of what it has. Few large parts are
-# better, because each part of a mapped file costs a file descriptor
+# LZ4Frames extends its memory by at least this many bytes, and by at least a quarter of its size. Few large parts are
+# better, because each part of a mapped file needs a file descriptor
 _EXTENT_BYTES = 2**24
-# In place of a segment's number, for chunks that are not stored
+# Segment number of chunks that are not stored
 _NOWHERE = -1
 
 Memory = RAM | MappedFile
@@ -32,35 +32,24 @@ class Frames(Protocol):
     rows_per_chunk: int
 
     def write(self, rows: np.ndarray, frames: np.ndarray) -> None:
-        """
-        :param rows: row numbers, shape (n,); rows of one chunk must be in order
-        :param frames: bytes, shape (n, ``frame_bytes``)
-        """
+        """Store frames, bytes of shape (n, ``frame_bytes``), in n rows. Rows of one chunk must be in order."""
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """
-        :param rows: rows that were written, any shape
-        :return: a copy of their bytes, shape (``*rows.shape``, ``frame_bytes``)
-        """
+        """Return a copy of the bytes in rows that were written, shape (``*rows.shape``, ``frame_bytes``)."""
 
     def discard(self, chunks: list[int]) -> None:
-        """
-        :param chunks: numbers of chunks whose rows are no longer needed
-        """
+        """Free chunks whose rows are no longer needed."""
 
     def nbytes(self) -> int:
-        """
-        :return: number of bytes in use
-        """
+        """Return the number of bytes in use."""
 
 
 class RawFrames:
     """
     :class:`Frames` without compression, in one array.
 
-    :param frame_bytes: bytes of a frame
     :param memory: RAM or a mapped file
-    :param n_expected: number of frames that the full buffer will need at least
+    :param n_expected: least number of frames in the full buffer
     """
 
     # With chunks of this size most frames of a sample lie side by side and are read faster
@@ -69,7 +58,7 @@ class RawFrames:
     def __init__(self, frame_bytes: int, memory: Memory, n_expected: int) -> None:
         self.frame_bytes = frame_bytes
         self._memory = memory
-        # A sixteenth more is for the ends of episodes. Pages that are never written to take no RAM
+        # The extra sixteenth is for the ends of episodes. Pages that are never written to take no RAM
         self._bytes = memory.new((n_expected + n_expected // 16 + 1) * frame_bytes)
         self._n_expected = n_expected
         self._n_used = 0
@@ -81,7 +70,7 @@ class RawFrames:
 
     def _reserve(self, n_bytes: int) -> None:
         if n_bytes > len(self._bytes):
-            # Growing by little, because new bytes may count as used at once
+            # Grow by little, because new bytes may count as used at once
             n_rows = -(-n_bytes // self.frame_bytes)
             self._bytes = self._memory.grow(self._bytes, (n_rows + n_rows // 64) * self.frame_bytes)
 
@@ -111,24 +100,23 @@ class LZ4Frames:
     """
     :class:`Frames` with lossless lz4 compression.
 
-    Four consecutive frames of an environment have much in common, so they are compressed together, as one chunk.
-    Segments are filled with chunks one after the other. Chunks are discarded in nearly the same order, so that whole
-    segments become free.
+    Four consecutive frames of an environment form a chunk and are compressed together, because they have much in
+    common. Chunks fill one segment after another. They are discarded in nearly the same order, so whole segments become
+    free.
 
-    :param frame_bytes: bytes of a frame
     :param memory: RAM or a mapped file, for the compressed chunks
-    :param n_expected: number of frames that the full buffer will need at least
+    :param n_expected: least number of frames in the full buffer
     :raises ImportError: if lz4 is not installed
     """
 
-    # The five frames of an observation of four frames and its next one then lie in two chunks
+    # An observation of four frames and its next one then lie in two chunks
     rows_per_chunk = 4
 
     def __init__(self, frame_bytes: int, memory: Memory, n_expected: int) -> None:
         self._codec = import_lz4()
         self.frame_bytes = frame_bytes
         self._memory = memory
-        # The frames of chunks that are not full yet, uncompressed
+        # Frames of incomplete chunks, uncompressed
         self._open: dict[int, np.ndarray] = {}
         # Segment, start and end of each chunk
         self._places = _nowhere(n_expected // self.rows_per_chunk + 1)
@@ -148,7 +136,7 @@ class LZ4Frames:
             self._open[chunk][position] = frame
             if position == self.rows_per_chunk - 1:
                 self._store(chunk, self._codec.compress(self._open[chunk], store_size=False))
-                del self._open[chunk]  # not before the chunk is stored, which may fail
+                del self._open[chunk]  # only after the chunk is stored, which may fail
 
     def _store(self, chunk: int, payload: bytes) -> None:
         segment = self._current
@@ -186,7 +174,7 @@ class LZ4Frames:
         flat, size = rows.ravel(), self.frame_bytes
         frames = np.empty((len(flat), size), dtype=np.uint8)
         chunks, positions = np.divmod(flat, self.rows_per_chunk)
-        # Runs of consecutive rows of one chunk are decompressed once and copied at once
+        # Consecutive rows of one chunk are decompressed and copied together
         starts = np.flatnonzero((np.diff(flat, prepend=-2) != 1) | (positions == 0))
         lengths = np.diff(starts, append=len(flat))
         target = frames.reshape(-1).data  # slicing it is faster than slicing numpy arrays
@@ -204,7 +192,7 @@ class LZ4Frames:
 
     def discard(self, chunks: list[int]) -> None:
         for chunk in chunks:
-            self._open.pop(chunk, None)  # not full if its last write was interrupted
+            self._open.pop(chunk, None)  # incomplete if its last write was interrupted
             segment = int(self._places[chunk, 0]) if chunk < len(self._places) else _NOWHERE
             if segment == _NOWHERE:
                 continue
@@ -237,16 +225,12 @@ class LZ4Frames:
         self._segments[array][start : start + len(data)] = data
 
     def cut_segments(self, lengths: list[int]) -> None:
-        """
-        :param lengths: lengths of the segments that unpickling will fill
-        """
+        """Make empty segments of these lengths, which unpickling will fill."""
         self._segments = [self._cut(length) for length in lengths]
 
 
 def _nowhere(n_chunks: int) -> np.ndarray:
-    """
-    :return: the places of ``n_chunks`` chunks that are not stored
-    """
+    """Return the places of ``n_chunks`` chunks that are not stored."""
     return np.full((n_chunks, 3), _NOWHERE, dtype=np.int32)
 
 
@@ -257,10 +241,7 @@ def _lz4_frames_with_segments(frame_bytes: int, memory: Memory, lengths: list[in
 
 
 def import_lz4() -> Any:
-    """
-    :return: the module ``lz4.block``
-    :raises ImportError: saying how to install it
-    """
+    """Return the module ``lz4.block``, or raise an ImportError that says how to install it."""
     try:
         import lz4.block
     except ImportError as error:
@@ -277,7 +258,7 @@ class RowBook:
 
     Row 0 is a frame of zeros, with which SB3 pads the first stacks of an episode. It is always in use.
 
-    :param n_envs: number of environments; each has chunks of its own
+    :param n_envs: number of environments; no two of them share a chunk
     :param rows_per_chunk: number of rows that become free together
     """
 
@@ -295,10 +276,7 @@ class RowBook:
         self._room = 0
 
     def take(self, env: int) -> int:
-        """
-        :param env: environment whose frame will be written
-        :return: a free row
-        """
+        """Take a free row for a frame of one environment."""
         self._open_chunks([env])
         row = int(self._next[env])
         self._next[env] += 1
@@ -306,9 +284,7 @@ class RowBook:
         return row
 
     def take_for_all(self) -> np.ndarray:
-        """
-        :return: a free row for each environment, shape (n_envs,)
-        """
+        """Take a free row for each environment, shape (n_envs,)."""
         if self._room == 0:
             self._open_chunks(range(len(self._next)))
             self._room = self.rows_per_chunk - int((self._next % self.rows_per_chunk).max())
@@ -334,8 +310,9 @@ class RowBook:
 
     def free_rows_before(self, rows: np.ndarray) -> list[int]:
         """
+        Free older rows, and return the numbers of the chunks that have become free.
+
         :param rows: the oldest row that each environment still needs, 0 if it is unknown, shape (n_envs,)
-        :return: numbers of the chunks that have become free
         """
         needed = rows // self.rows_per_chunk
         freed: list[int] = []

@@ -16,14 +16,12 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int:
-    """
-    :return: bytes of RAM that this process can still use. A container's limit (cgroup version 2) counts, too
-    """
+    """Return the bytes of RAM that this process can still use, within the limit of a container (cgroup version 2)."""
     available = int(psutil.virtual_memory().available)
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         used = int((_CGROUP / "memory.current").read_text())
-        # The page cache counts as used there, but is freed on demand
+        # The cgroup counts the page cache as used, but the system frees it on demand
         cached = [line.split()[1] for line in (_CGROUP / "memory.stat").read_text().splitlines() if "file " in line[:5]]
         return available if limit == "max" else max(min(available, int(limit) - used + int(cached[0])), 0)
     except (OSError, ValueError, IndexError):
@@ -31,19 +29,12 @@ def available_memory() -> int:
 
 
 def in_gigabytes(n_bytes: int) -> str:
-    """
-    :param n_bytes: number of bytes
-    :return: readable text, such as ``"7.06 GB"`` or ``"0.4 MB"``
-    """
+    """Format a number of bytes, such as ``"7.06 GB"`` or ``"0.4 MB"``."""
     return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
 def check_memory(required: int, what: str) -> None:
-    """
-    :param required: number of bytes that will be needed
-    :param what: what needs them, for the message
-    :raises MemoryError: if they do not fit into the free RAM
-    """
+    """Raise a MemoryError if the required bytes exceed the free RAM. Its message says what needs them."""
     available = available_memory()
     if required > available:
         raise MemoryError(
@@ -53,23 +44,14 @@ def check_memory(required: int, what: str) -> None:
 
 
 class RAM:
-    """
-    Arrays in memory. Pages that were never written to take no RAM.
-    """
+    """Arrays in memory. Pages that were never written to take no RAM."""
 
     def new(self, n_bytes: int) -> np.ndarray:
-        """
-        :param n_bytes: length
-        :return: an array of bytes with arbitrary contents
-        """
+        """Return an array of bytes with arbitrary contents."""
         return np.empty(n_bytes, dtype=np.uint8)
 
     def grow(self, array: np.ndarray, n_bytes: int) -> np.ndarray:
-        """
-        :param array: what :meth:`new` or this method returned; no view of it may exist
-        :param n_bytes: its new length
-        :return: the longer array; the old one must not be used any more
-        """
+        """Return a longer array. No view of the old one may exist, and it must not be used afterwards."""
         check_memory(n_bytes - len(array), "a replay buffer with more frames than were expected")
         # This calls realloc(). Linux moves large blocks by changing the page table, without a second copy
         array.resize(n_bytes, refcheck=False)
@@ -82,7 +64,7 @@ class MappedFile:
 
     :param path: file to create, or a folder in which to create one. The file is removed together with this object
     :param is_copy: choose a new file name beside ``path``, because the original uses ``path``
-    :raises FileExistsError: if the file exists: it is never overwritten
+    :raises FileExistsError: if the file exists, because it is never overwritten
     """
 
     def __init__(self, path: str | os.PathLike, is_copy: bool = False) -> None:
@@ -112,19 +94,11 @@ class MappedFile:
         return MappedFile, (self._asked_for, True)
 
     def new(self, n_bytes: int) -> np.ndarray:
-        """
-        As :meth:`RAM.new`.
-
-        :raises OSError: if the disk is too full
-        """
+        """Do the same as :meth:`RAM.new`, and raise an OSError if the disk is too full."""
         return self._map(self._length, n_bytes)
 
     def grow(self, array: np.ndarray, n_bytes: int) -> np.ndarray:
-        """
-        As :meth:`RAM.grow`, but only for the last array of the file.
-
-        :raises OSError: if the disk is too full
-        """
+        """Do the same as :meth:`RAM.grow` for the file's last array, and raise an OSError if the disk is too full."""
         return self._map(self._length - len(array), n_bytes)
 
     def _map(self, offset: int, n_bytes: int) -> np.ndarray:
@@ -134,7 +108,7 @@ class MappedFile:
     def _reserve(self, length: int) -> None:
         check_disk_space(self.path, length - self._length)
         try:
-            # Blocks are reserved now, because writing to a mapped page on a full disk would kill the process
+            # Reserve blocks now, because writing to a mapped page on a full disk would kill the process
             os.posix_fallocate(self._descriptor, 0, length)
         except AttributeError:
             os.ftruncate(self._descriptor, length)
@@ -148,8 +122,9 @@ class MappedFile:
 
 def check_disk_space(path: str | os.PathLike, n_bytes: int) -> None:
     """
+    Check that so many bytes are free on the disk.
+
     :param path: a folder, or a file that need not exist yet
-    :param n_bytes: number of bytes that will be needed
     :raises FileNotFoundError: if the folder does not exist
     :raises OSError: if the disk is too full
     """
@@ -163,11 +138,7 @@ def check_disk_space(path: str | os.PathLike, n_bytes: int) -> None:
 
 
 def _folder_for(path: Path) -> Path:
-    """
-    :param path: absolute path
-    :return: the path itself if it is a folder, otherwise the folder that contains it
-    :raises FileNotFoundError: if that folder does not exist
-    """
+    """Return the path itself if it is a folder, otherwise the folder that contains it."""
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, "storage_path is in a folder that does not exist", str(path))

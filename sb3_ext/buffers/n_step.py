@@ -1,8 +1,4 @@
-"""
-n-step returns as SB3's ``NStepReplayBuffer`` defines them.
-
-They never cross the end of an episode or the write position.
-"""
+"""SB3's n-step returns (``NStepReplayBuffer``). They never cross the end of an episode or the write position."""
 
 import numpy as np
 
@@ -15,7 +11,6 @@ def n_step_return(rewards: np.ndarray, lengths: np.ndarray, gamma: float) -> tup
 
     :param rewards: shape (B, n); rewards from ``length`` on are multiplied by zero
     :param lengths: number of steps in each return, from 1 to n, shape (B,)
-    :param gamma: discount factor
     :return: returns and discounts, float32, each of shape (B, 1)
     """
     steps = np.arange(rewards.shape[1], dtype=np.float32)

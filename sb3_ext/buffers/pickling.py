@@ -1,4 +1,4 @@
-"""Pickles of large arrays that need no second copy of them, neither while writing nor while reading."""
+"""Pickles of large arrays without a second copy of them, when writing and when reading."""
 
 import pickle
 from typing import Any, Protocol
@@ -12,11 +12,7 @@ class Restorable(Protocol):
     """An object with large arrays. Unpickling first rebuilds it empty, then restores the arrays piece by piece."""
 
     def restore_piece(self, array: int, start: int, data: np.ndarray) -> None:
-        """
-        :param array: number of the array
-        :param start: index of the piece's first byte in the array
-        :param data: bytes, shape (n,)
-        """
+        """Hook: copy bytes into the array of this number, from byte ``start`` on."""
 
 
 class Piece:
@@ -25,8 +21,7 @@ class Piece:
 
     Pieces must be part of the state (the third item that ``__reduce__`` returns), so that the object is rebuilt first.
 
-    :param owner: the object
-    :param array: number of its array
+    :param array: number of the owner's array
     :param start: index of the first byte in the array
     :param data: the bytes, contiguous, shape (n,)
     """
@@ -37,7 +32,7 @@ class Piece:
         self._data = data
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # Only protocol 5 and later can write memory that pickle does not own
+        # Only from protocol 5 on can pickle write memory that it does not own
         data = pickle.PickleBuffer(self._data.data) if protocol >= 5 else bytearray(self._data)
         return _restore, (self._owner, *self._place, data)
 
@@ -46,22 +41,13 @@ class Piece:
 
 
 def pieces_of(owner: Restorable, data: np.ndarray, array: int = 0) -> list[Piece]:
-    """
-    :param owner: the object
-    :param data: the bytes to save from the beginning of one of its arrays, contiguous, shape (n,)
-    :param array: number of that array
-    :return: the bytes in pieces
-    """
+    """Split the first bytes of the owner's array of this number into pieces. They are contiguous, shape (n,)."""
     starts = range(0, len(data), _PIECE_BYTES)
     return [Piece(owner, array, start, data[start : start + _PIECE_BYTES]) for start in starts]
 
 
 def full_length(filled: np.ndarray, capacity: int) -> np.ndarray:
-    """
-    :param filled: the first rows of an array
-    :param capacity: number of rows that the array should have
-    :return: the array with zeros in the other rows; ``filled`` itself if it has all rows
-    """
+    """Extend an array with zeros to ``capacity`` rows; an array that has them already is returned itself."""
     if len(filled) == capacity:
         return filled
     array = np.zeros((capacity, *filled.shape[1:]), dtype=filled.dtype)

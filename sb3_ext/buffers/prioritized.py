@@ -1,8 +1,4 @@
-"""
-Prioritized experience replay, proportional variant.
-
-Paper: Schaul et al. 2016, https://arxiv.org/abs/1511.05952.
-"""
+"""Proportional prioritized experience replay: Schaul et al. 2016, https://arxiv.org/abs/1511.05952."""
 
 from typing import Any
 
@@ -71,11 +67,7 @@ class PrioritizedSampling(LazyReplayBuffer):
         self._tree = BlockTree(self.buffer_size * self.n_envs)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
-        """
-        Refuse to sample: callers that know nothing of weights and priorities would learn from biased samples.
-
-        :raises RuntimeError: always
-        """
+        """Raise a RuntimeError, because callers that ignore weights and priorities would learn from biased samples."""
         raise RuntimeError(
             f"{type(self).__name__} needs an algorithm that weights its loss and writes priorities back, such as "
             "those of sb3_ext: Stable-Baselines3's own algorithms do not. Choose another replay_buffer_class there. "
@@ -84,10 +76,7 @@ class PrioritizedSampling(LazyReplayBuffer):
 
     @property
     def priorities(self) -> np.ndarray:
-        """
-        :return: ``(|error| + eps)^alpha`` of each stored transition, in the order of ``indices``: read-only, float64,
-            shape (n,)
-        """
+        """Priorities ``(|error| + eps)^alpha`` in the order of ``indices``: read-only, float64, shape (n,)."""
         view = self._tree.leaves[: self.size() * self.n_envs]
         view.flags.writeable = False
         return view
@@ -96,14 +85,13 @@ class PrioritizedSampling(LazyReplayBuffer):
         """
         Choose transitions by priority, one from each of ``batch_size`` equal parts of the sum of all priorities.
 
-        :param batch_size: number of transitions
         :param progress_remaining: 1 at the beginning of the training, 0 at its end
-        :return: their slots and environments, with weights (the largest is 1) and indices
+        :return: slots, environments, weights (the largest is 1) and indices
         :raises ValueError: if the buffer is empty
         """
         self._check_not_empty()
         parts = np.arange(batch_size) + np.random.random_sample(batch_size)
-        # Shuffled, because a large sample may be split into minibatches that should each cover all parts
+        # Shuffled, because a large sample may be split into minibatches, each of which should cover all parts
         leaves = np.random.permutation(self._tree.find(parts * (self._tree.total / batch_size)))
         # SB3's progress is negative if the last rollout goes beyond the last time step
         beta = 1.0 - (1.0 - self.beta) * max(progress_remaining, 0.0)
@@ -113,12 +101,7 @@ class PrioritizedSampling(LazyReplayBuffer):
     def sample_prioritized(
         self, batch_size: int, env: VecNormalize | None = None, progress_remaining: float = 1.0
     ) -> PrioritizedSamples | DictPrioritizedSamples:
-        """
-        :param batch_size: number of transitions
-        :param env: normalizes observations and rewards
-        :param progress_remaining: 1 at the beginning of the training, 0 at its end
-        :return: the transitions that :meth:`draw` chooses, with their weights and indices
-        """
+        """Return the transitions that :meth:`draw` chooses, with their weights and indices."""
         drawn = self.draw(batch_size, progress_remaining)
         assert drawn.weights is not None and drawn.indices is not None
         samples = self.samples_at(drawn.slots, drawn.envs, env)
@@ -134,7 +117,7 @@ class PrioritizedSampling(LazyReplayBuffer):
         Set the priorities of sampled transitions; if an index occurs several times, its last error counts.
 
         :param indices: ``indices`` of the samples, shape (B,)
-        :param errors: how wrong the prediction was for each, unweighted, shape (B,); the sign does not matter
+        :param errors: unweighted prediction errors, shape (B,); their sign does not matter
         :raises ValueError: if an error is not finite or an index belongs to no stored transition; no priority changes
         """
         leaves, absolute = np.asarray(_on_cpu(indices)), np.abs(np.asarray(_on_cpu(errors), dtype=np.float64))

@@ -32,9 +32,7 @@ class PrioritizedSamples(NamedTuple):
 
 
 class DictPrioritizedSamples(NamedTuple):
-    """
-    As :class:`PrioritizedSamples`, with dictionaries of observations.
-    """
+    """The same as :class:`PrioritizedSamples`, with dictionaries of observations."""
 
     observations: TensorDict
     actions: th.Tensor
@@ -117,11 +115,9 @@ def sample_replay(
     replay_buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None, progress_remaining: float
 ) -> AnySamples:
     """
-    :param replay_buffer: any replay buffer, prioritized or not
-    :param batch_size: number of transitions
-    :param env: normalizes observations and rewards
+    Draw transitions from any replay buffer. Only a prioritized one gives them ``weights`` and ``indices``.
+
     :param progress_remaining: 1 at the beginning of the training, 0 at its end
-    :return: transitions; only those of a prioritized buffer have ``weights`` and ``indices``
     """
     if isinstance(replay_buffer, SupportsPriorities):
         return replay_buffer.sample_prioritized(batch_size, env, progress_remaining)
@@ -132,12 +128,10 @@ def sample_windows(
     replay_buffer: ReplayBuffer, length: int, batch_size: int, env: VecNormalize | None, progress_remaining: float
 ) -> WindowSamples:
     """
-    Sample windows of consecutive transitions. Their first transitions are drawn as :func:`sample_replay` draws.
+    Sample B windows of consecutive transitions. Their first transitions are drawn as :func:`sample_replay` draws.
 
     :param replay_buffer: a buffer of this package other than ``DeviceReplayBuffer``
     :param length: number of steps L of each window, at least 1
-    :param batch_size: number of windows B
-    :param env: normalizes observations and rewards
     :param progress_remaining: 1 at the beginning of the training, 0 at its end
     :return: tensors of shape (B, L, ...); only those of a prioritized buffer have ``weights`` and ``indices``
     :raises ValueError: if the buffer has no windows
@@ -152,10 +146,7 @@ def sample_windows(
 
 
 def minibatch_weights(samples: AnySamples) -> th.Tensor | None:
-    """
-    :param samples: a minibatch
-    :return: its importance weights, the largest 1, shape (B,); ``None`` if it was not drawn by priority
-    """
+    """Importance weights of a minibatch, the largest 1, shape (B,); ``None`` if it was not drawn by priority."""
     weights: th.Tensor | None = getattr(samples, "weights", None)
     # Of several minibatches drawn at once, each is divided by its own maximum
     return None if weights is None else weights.flatten() / weights.max()
@@ -165,8 +156,6 @@ def update_priorities(replay_buffer: ReplayBuffer, minibatches: list[Samples], e
     """
     Write the priorities of sampled transitions back; without effect for a buffer without priorities.
 
-    :param replay_buffer: the buffer that the minibatches were drawn from
-    :param minibatches: any number of minibatches
     :param errors: for each minibatch, how wrong the prediction was for each transition or window, shape (B,)
     """
     if isinstance(replay_buffer, SupportsPriorities):
@@ -177,35 +166,20 @@ def update_priorities(replay_buffer: ReplayBuffer, minibatches: list[Samples], e
 
 def minibatch_rows(index: int, n_minibatches: int) -> slice:
     """
-    Choose the rows of one minibatch in a large sample.
+    Choose the rows ``index, index + n, index + 2 n, ...`` of a large sample for one of n minibatches.
 
-    The rows are strided, because ``HerReplayBuffer`` returns its real transitions before its relabeled ones. Each
-    minibatch gets its share of both.
-
-    :param index: number of the minibatch
-    :param n_minibatches: how many minibatches there are
-    :return: the rows ``index, index + n, index + 2 n, ...``
+    They are strided, because ``HerReplayBuffer`` returns its real transitions before its relabeled ones. Each minibatch
+    gets its share of both.
     """
     return slice(index, None, n_minibatches)
 
 
 def single_precision(samples: Samples) -> Samples:
-    """
-    Convert float64 (MuJoCo's observations) to float32 once, instead of whenever one of SB3's networks reads it.
-
-    :param samples: what ``sample()`` returned
-    :return: the same without float64
-    """
+    """Convert float64 (MuJoCo's observations) to float32 once, instead of whenever one of SB3's networks reads it."""
     return map_fields(lambda tensor: tensor.float() if tensor.dtype == th.float64 else tensor, samples)
 
 
 def split_minibatches(samples: Samples, n_minibatches: int) -> list[Samples]:
-    """
-    Split one large sample into minibatches of equal size.
-
-    :param samples: a multiple of ``n_minibatches`` rows
-    :param n_minibatches: how many minibatches to make
-    :return: views of the sample; :func:`minibatch_rows` says which rows each has
-    """
+    """Split a sample into ``n_minibatches`` equal views, whose rows :func:`minibatch_rows` chooses."""
     all_rows = (minibatch_rows(index, n_minibatches) for index in range(n_minibatches))
     return [map_fields(itemgetter(rows), samples) for rows in all_rows]

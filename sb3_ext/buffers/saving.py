@@ -1,8 +1,8 @@
 """
-Save and load replay buffers without losing data if saving or loading fails.
+Saving and loading of replay buffers that loses no data if it fails.
 
 SB3 overwrites the target file, so an interruption loses both the old file and the new one. Here the new file is written
-beside the old one and renamed when it is complete and on the disk.
+beside the old one, and renamed when it is complete and on the disk.
 """
 
 import io
@@ -22,14 +22,12 @@ from tqdm import tqdm
 from sb3_ext.buffers.base import LazyReplayBuffer
 from sb3_ext.files import replaced_when_complete
 
-# Number of bytes from which on a progress bar is shown
+# From this number of bytes on, a progress bar is shown
 _LARGE = 10**9
 
 
 class _WriterWithProgress:
-    """
-    A file for pickle to write to, with a progress bar.
-    """
+    """A file for pickle to write to, with a progress bar."""
 
     def __init__(self, file: IO[bytes], bar: tqdm) -> None:
         self._file = file
@@ -42,12 +40,7 @@ class _WriterWithProgress:
 
 
 class _ReaderWithProgress(io.BufferedReader):
-    """
-    A file for pickle to read from, with a progress bar.
-
-    :param file: unbuffered file to read from
-    :param bar: counts bytes
-    """
+    """A file for pickle to read from, with a progress bar."""
 
     def __init__(self, file: io.FileIO, bar: tqdm) -> None:
         super().__init__(file)
@@ -85,9 +78,8 @@ def save_replay_buffer(model: OffPolicyAlgorithm, path: str | pathlib.Path | io.
     """
     Save a replay buffer as SB3 does, but keep an earlier file if saving is interrupted, even by ``kill -9``.
 
-    The algorithms of this package do so in ``model.save_replay_buffer(path)``. Call this function for SB3's own.
+    The algorithms of this package use it in ``model.save_replay_buffer(path)``. Call this function for SB3's own.
 
-    :param model: the algorithm with the replay buffer
     :param path: file name (``.pkl`` is added if it has no suffix), or an open file
     :raises ValueError: if the model has no replay buffer
     :raises IsADirectoryError: if ``path`` is a folder
@@ -108,9 +100,8 @@ def load_replay_buffer(
     """
     Load a replay buffer as SB3 does, but keep the model's buffer if the file is damaged or does not fit the model.
 
-    The algorithms of this package do so in ``model.load_replay_buffer(path)``. Call this function for SB3's own.
+    The algorithms of this package use it in ``model.load_replay_buffer(path)``. Call this function for SB3's own.
 
-    :param model: the algorithm that gets the replay buffer
     :param path: file name, or an open file
     :param truncate_last_traj: whether the last episode of a ``HerReplayBuffer`` counts as finished
     :raises ValueError: if the file cannot be read, or its buffer belongs to another environment

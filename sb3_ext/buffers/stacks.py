@@ -13,7 +13,7 @@ from sb3_ext.buffers.pickling import full_length
 
 # The deepest stack that is detected without `n_stack`
 _DEEPEST_STACK = 32
-# Number of slots between two searches for free chunks. A search costs more than the few frames that wait for it
+# Look for free chunks every N slots, because a search costs more than the few frames that wait for it
 SLOTS_BETWEEN_SCANS = 4
 
 
@@ -32,7 +32,7 @@ class Flat(NamedTuple):
 @dataclass(frozen=True)
 class StackLayout:
     """
-    The frames that an observation consists of, the oldest first.
+    How an observation consists of frames, the oldest first.
 
     :param shape: shape of the observation
     :param axis: axis along which frames are stacked, 0 or -1
@@ -45,16 +45,12 @@ class StackLayout:
 
     @cached_property
     def width(self) -> int:
-        """
-        :return: length of one frame along the axis, such as 3 for RGB
-        """
+        """The length of one frame along the axis, such as 3 for RGB."""
         return self.shape[self.axis] // self.n_stack
 
     @cached_property
     def frame_shape(self) -> tuple[int, ...]:
-        """
-        :return: shape of one frame
-        """
+        """The shape of one frame."""
         shape = list(self.shape)
         shape[self.axis] = self.width
         return tuple(shape)
@@ -64,32 +60,21 @@ class StackLayout:
         return (0, *range(2, len(self.shape) + 1), 1)
 
     def frames(self, observations: np.ndarray) -> np.ndarray:
-        """
-        :param observations: shape (n, ``*shape``)
-        :return: a view of their frames, shape (n, ``n_stack``, ``*frame_shape``)
-        """
+        """Return a view of the frames of n observations, shape (n, ``n_stack``, ``*frame_shape``)."""
         n = len(observations)
         if self.axis == 0:
             return observations.reshape(n, self.n_stack, self.width, *self.shape[1:])
         return np.moveaxis(observations.reshape(n, *self.shape[:-1], self.n_stack, self.width), -2, 1)
 
     def observations(self, frames: Any) -> Any:
-        """
-        Invert :meth:`frames`.
-
-        :param frames: numpy array or tensor of shape (n, ``n_stack``, ``*frame_shape``)
-        :return: observations, shape (n, ``*shape``); a view if possible
-        """
+        """Invert :meth:`frames` for arrays or tensors, as a view if possible."""
         if self.axis != 0:
             for position in range(1, len(self.shape)):
                 frames = frames.swapaxes(position, position + 1)
         return frames.reshape(len(frames), *self.shape)
 
     def flat(self, observations: np.ndarray) -> Flat:
-        """
-        :param observations: shape (n, ``*shape``)
-        :return: the same as bytes; a view if possible
-        """
+        """Return observations of shape (n, ``*shape``) as bytes, as a view if possible."""
         run = self.width
         if observations.flags.c_contiguous or self.axis != 0:
             observations = np.ascontiguousarray(observations)
@@ -100,11 +85,7 @@ class StackLayout:
         return Flat(observations.reshape(len(observations), -1).view(np.uint8), run * observations.itemsize)
 
     def both_flat(self, before: np.ndarray, after: np.ndarray) -> tuple[Flat, Flat]:
-        """
-        :param before: observations of n environments
-        :param after: observations one time step later
-        :return: both as bytes in the same order
-        """
+        """Return the observations of two time steps as bytes in the same order."""
         earlier, later = self.flat(before), self.flat(after)
         if earlier.run != later.run:  # the arrays differ in their order in memory
             earlier, later = self.flat(np.ascontiguousarray(before)), self.flat(np.ascontiguousarray(after))
@@ -112,13 +93,9 @@ class StackLayout:
 
     def moved_on(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """
-        Check whether stacks have moved on by one frame: the oldest frame has left, one new frame has come.
+        Tell which of n stacks have moved on by one frame (the oldest left, a new one came): bool, shape (n,).
 
         Bits are compared, so -0.0 differs from 0.0, and NaN equals itself.
-
-        :param before: observations of n environments
-        :param after: observations one time step later
-        :return: bool, shape (n,)
         """
         earlier, later = self.both_flat(before, after)
         last = LastStacks(self.n_stack)
@@ -128,13 +105,7 @@ class StackLayout:
 
 
 class LastStacks:
-    """
-    A copy of the last next observations of all environments, as bytes.
-
-    It is a copy, because environments may reuse the array that they returned.
-
-    :param n_stack: number of frames of each observation
-    """
+    """The last next observations as bytes. They are a copy, because environments may reuse the arrays they return."""
 
     def __init__(self, n_stack: int) -> None:
         self._n_stack = n_stack
@@ -143,35 +114,23 @@ class LastStacks:
         self._run = 0
 
     def replace(self, stacks: Flat) -> None:
-        """
-        :param stacks: the new last observations of all environments
-        """
+        """Replace the last observations of all environments."""
         self._bytes, self._run = bytearray(stacks.data), stacks.run
 
     def equal(self, stacks: Flat) -> bool:
-        """
-        :param stacks: observations of all environments
-        :return: whether they are equal to the last ones, bit for bit
-        """
+        """Tell whether observations of all environments equal the last ones, bit for bit."""
         return self._run == stacks.run and self._bytes == stacks.data
 
     def differing(self, stacks: Flat) -> np.ndarray:
-        """
-        :param stacks: observations of all environments
-        :return: whether the observation of each environment differs from the last one, bool, shape (n_envs,)
-        """
+        """Tell for each environment whether its observation differs from the last one, bool, shape (n_envs,)."""
         if self._run != stacks.run:  # nothing is stored yet, or the order in memory has changed
             return np.ones(len(stacks.data), dtype=bool)
         return (np.frombuffer(self._bytes, dtype=np.uint8).reshape(stacks.data.shape) != stacks.data).any(axis=1)
 
     def move_on(self, stacks: Flat) -> None:
-        """
-        Drop the oldest frame of each stack and append a new one.
-
-        :param stacks: observations with the new frames, in the same order in memory
-        """
-        # Frames follow each other in memory, so dropping the first bytes moves each frame to the place of the one
-        # before it. The places of the newest frames are overwritten.
+        """Drop the oldest frame of each stack and append the newest of ``stacks``, which have the same order."""
+        # Frames follow each other in memory, so dropping the first bytes moves each frame one place forward. The places
+        # of the newest frames are overwritten.
         del self._bytes[: self._run]
         self._bytes += bytes(self._run)
         own = np.frombuffer(self._bytes, dtype=np.uint8).reshape(stacks.data.shape)
@@ -185,13 +144,9 @@ class LastStacks:
 
 def possible_layouts(shape: tuple[int, ...], n_stack: int | None) -> list[StackLayout]:
     """
-    List the layouts that observations of a shape may have, the most likely first.
+    List the layouts that observations of a shape may have, the most likely first; none if they are stored whole.
 
     Gymnasium's wrapper and PyTorch's images have frames along the first axis, SB3's ``VecFrameStack`` along the last.
-
-    :param shape: shape of an observation
-    :param n_stack: number of frames, if it is known
-    :return: the layouts; none if observations of this shape are stored whole
     """
     n_dims = len(shape)
     if n_dims == 0 or n_stack == 1:
@@ -213,14 +168,11 @@ class StackStore:
     """
     The observations and next observations of a replay buffer, with each frame stored once.
 
-    Every stack is stored as ``n_stack`` row numbers of frames. An observation that equals the next observation of the
-    step before gets the same rows. A next observation that has moved on by one frame gets one new row. Everything else
-    is stored whole, so the store always returns what was added. It assumes nothing about the ends of episodes.
+    A stack is stored as ``n_stack`` row numbers of frames. An observation that equals the previous next observation
+    gets the same rows. A next observation that has moved on by one frame gets one new row. All others are stored whole,
+    so the store always returns what was added. It assumes nothing about the ends of episodes.
 
-    :param layout: layout of the observations
-    :param dtype: dtype of the observations
     :param capacity: number of slots; each slot holds one transition of every environment
-    :param n_envs: number of environments
     :param frames: an empty store for the frames
     """
 
@@ -231,7 +183,7 @@ class StackStore:
         self.book = RowBook(n_envs, frames.rows_per_chunk)
         # For each slot the rows of its observation, then the rows of its next observation
         self.rows = np.zeros((capacity, n_envs, 2 * layout.n_stack), dtype=np.int32)
-        # Whether every next observation so far was its observation moved on by one frame
+        # Whether every next observation so far was its observation, moved on by one frame
         self.only_stacks = True
         self._n_filled = 0
         self._last = LastStacks(layout.n_stack)
@@ -240,7 +192,8 @@ class StackStore:
 
     def add(self, slot: int, observations: np.ndarray, next_observations: np.ndarray) -> None:
         """
-        :param slot: slot to write to; slots are filled one after the other
+        Store one transition of every environment. Slots are filled one after the other.
+
         :param observations: shape (n_envs, ``*shape``)
         :param next_observations: observations one time step later in the same episodes, same shape
         """
@@ -277,9 +230,7 @@ class StackStore:
         self._n_filled = max(self._n_filled, slot + 1)
 
     def _free_before(self, oldest: np.ndarray) -> None:
-        """
-        :param oldest: rows of the oldest slot, shape (n_envs, 2 * n_stack)
-        """
+        """Free the rows that are older than the oldest slot's rows, of shape (n_envs, 2 * n_stack)."""
         first = oldest[:, 0]
         if not first.all():  # some stacks begin with frames of zeros
             first = oldest[np.arange(len(oldest)), (oldest != 0).argmax(axis=1)]
@@ -293,11 +244,7 @@ class StackStore:
         self.frames.write(rows, newest)
 
     def _write_stack(self, env: int, observations: np.ndarray) -> np.ndarray:
-        """
-        Store a stack whose frames are not stored yet, as far as is known.
-
-        Wrappers fill the first stacks of an episode with zeros or repeated frames, which take no memory here.
-        """
+        """Store a whole stack, but no frames of zeros or repeated ones, with which wrappers fill the first stacks."""
         stack = np.ascontiguousarray(self.layout.frames(observations[env : env + 1])[0])
         frames = stack.reshape(self.layout.n_stack, -1).view(np.uint8)
         rows = np.zeros(len(frames), dtype=np.int32)
@@ -310,12 +257,7 @@ class StackStore:
         return rows
 
     def read(self, slots: np.ndarray, envs: np.ndarray, next_slots: np.ndarray | None = None) -> "Stacks":
-        """
-        :param slots: slots of the observations, shape (B,)
-        :param envs: environments, shape (B,)
-        :param next_slots: slots of the next observations, for n-step returns; by default ``slots``
-        :return: observations and next observations
-        """
+        """Return B observations and next observations. For n-step returns the latter come from ``next_slots``."""
         depth = self.layout.n_stack
         rows = self.rows[slots, envs]
         if next_slots is None and self.only_stacks:
@@ -326,9 +268,7 @@ class StackStore:
         return Stacks(frames.reshape(*rows.shape, *self.layout.frame_shape), self.layout)
 
     def nbytes(self) -> int:
-        """
-        :return: number of bytes in use
-        """
+        """Return the number of bytes in use."""
         return self.frames.nbytes() + self.rows[: self._n_filled].nbytes
 
     def __getstate__(self) -> dict[str, Any]:
@@ -340,9 +280,7 @@ class StackStore:
         self.__dict__.update(state)
 
     def check_valid(self) -> None:
-        """
-        :raises AssertionError: if the contents are inconsistent
-        """
+        """Raise an AssertionError if the contents are inconsistent."""
         book, chunks = self.book, self.rows[: self._n_filled] // self.frames.rows_per_chunk
         in_use = [chunk for queue in book.in_use for chunk in queue]
         assert sorted([0, *in_use, *book.free]) == list(range(book.n_chunks)), "a chunk is lost, or there twice"
@@ -360,7 +298,6 @@ class Stacks(NamedTuple):
 
     :param frames: array or tensor of shape (B, ``n_stack + 1``, ``*frame_shape``) if both share all but one frame,
         otherwise (B, ``2 * n_stack``, ``*frame_shape``)
-    :param layout: layout of the observations
     """
 
     frames: Any
@@ -368,21 +305,14 @@ class Stacks(NamedTuple):
 
     @property
     def observations(self) -> Any:
-        """
-        :return: shape (B, ``*layout.shape``), a view if possible
-        """
+        """The observations, shape (B, ``*layout.shape``), as a view if possible."""
         return self.layout.observations(self.frames[:, : self.layout.n_stack])
 
     @property
     def next_observations(self) -> Any:
-        """
-        :return: shape (B, ``*layout.shape``), a view if possible
-        """
+        """The next observations, shape (B, ``*layout.shape``), as a view if possible."""
         return self.layout.observations(self.frames[:, -self.layout.n_stack :])
 
     def map(self, function: Callable[[Any], Any]) -> "Stacks":
-        """
-        :param function: maps an array to an array or a tensor
-        :return: the same observations with mapped frames
-        """
+        """Apply a function from arrays to arrays or tensors to the frames."""
         return Stacks(function(self.frames), self.layout)

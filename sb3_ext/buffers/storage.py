@@ -35,9 +35,7 @@ class ObservationStore(Protocol):
 
 
 class Arrays(NamedTuple):
-    """
-    Observations and next observations as two arrays, each of shape (B, ``*shape``).
-    """
+    """Observations and next observations as two arrays, each of shape (B, ``*shape``)."""
 
     observations: Any
     next_observations: Any
@@ -50,10 +48,7 @@ class ArrayStore:
     """
     An :class:`ObservationStore` with one array for observations and one for next observations, as in SB3.
 
-    :param shape: shape of one observation
-    :param dtype: dtype of one observation
     :param capacity: number of slots; each slot holds one transition of every environment
-    :param n_envs: number of environments
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, capacity: int, n_envs: int) -> None:

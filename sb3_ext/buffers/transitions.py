@@ -74,28 +74,16 @@ class TransitionStorage(ReplayBuffer):
 
     @abstractmethod
     def _make_store(self, key: str, space: spaces.Space) -> ObservationStore:
-        """
-        :param key: key of the observations, an empty string if they are not a dictionary
-        :param space: space of these observations
-        :return: an empty store
-        """
+        """Make an empty store for one key of the observations, an empty string if they are not a dictionary."""
 
     @property
     def observations(self) -> Any:  # type: ignore[override]
-        """
-        SB3's arrays of observations. This class has none, subclasses may.
-
-        :raises AttributeError: naming the methods that read observations
-        """
+        """SB3's arrays of observations. Without any, an AttributeError names what reads observations."""
         raise self._has_no_array("observations")
 
     @property
     def next_observations(self) -> Any:  # type: ignore[override]
-        """
-        SB3's arrays of next observations. This class has none, subclasses may.
-
-        :raises AttributeError: naming the methods that read observations
-        """
+        """SB3's arrays of next observations. Without any, an AttributeError names what reads observations."""
         raise self._has_no_array("next_observations")
 
     def _has_no_array(self, name: str) -> AttributeError:
@@ -111,9 +99,7 @@ class TransitionStorage(ReplayBuffer):
 
     @cached_property
     def _shapes_and_dtypes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """
-        :return: shape and dtype of what ``add`` receives for each key
-        """
+        """Shape and dtype of what ``add`` receives for each key."""
         subspaces = self._subspaces.items()
         return {key: ((self.n_envs, *self._shape_of(key)), np.dtype(space.dtype)) for key, space in subspaces}
 
@@ -121,24 +107,18 @@ class TransitionStorage(ReplayBuffer):
         return self.obs_shape[key] if isinstance(self.obs_shape, dict) else self.obs_shape
 
     def _slot_array_types(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """
-        :return: shape and dtype of each array with one row per slot
-        """
+        """Shape and dtype of each array with one row per slot."""
         slots, float32 = (self.buffer_size, self.n_envs), np.dtype(np.float32)
         action_dtype = np.dtype(self._maybe_cast_dtype(self.action_space.dtype))
         per_step = dict.fromkeys(_SLOT_ARRAYS[1:], (slots, float32))
         return {"actions": ((*slots, self.action_dim), action_dtype), **per_step}
 
     def _transition_nbytes(self) -> int:
-        """
-        :return: bytes of one transition without its observations
-        """
+        """Bytes of one transition without its observations."""
         return sum(int(np.prod(shape[2:])) * dtype.itemsize for shape, dtype in self._slot_array_types().values())
 
     def expected_nbytes(self) -> int:
-        """
-        :return: bytes of RAM that the full buffer needs, as far as they are known beforehand
-        """
+        """Bytes of RAM that the full buffer needs, as far as they are known beforehand."""
         # Subclasses add the bytes of the observations
         return self._transition_nbytes() * self.buffer_size * self.n_envs
 
@@ -153,10 +133,7 @@ class TransitionStorage(ReplayBuffer):
             setattr(self, name, empty_array(shape, dtype))
 
     def _checked(self, what: str, observations: Observations) -> dict[str, np.ndarray]:
-        """
-        :return: the observations of each key, shape (n_envs, ``*shape``)
-        :raises ValueError: if shape or dtype differ from the space's
-        """
+        """Return the observations of each key, shape (n_envs, ``*shape``). Others raise a ValueError."""
         arrays = {}
         for key, (shape, dtype) in self._shapes_and_dtypes.items():
             array = np.asarray(observations[key] if key else observations)
@@ -231,18 +208,16 @@ class TransitionStorage(ReplayBuffer):
         self._stores[key].add(self.pos, observations, next_observations)
 
     def reset(self) -> None:
-        """
-        Remove all transitions and free their memory.
-        """
+        """Remove all transitions and free their memory."""
         super().reset()
         self._stores = None
         self._release_arrays()
 
     def ends_at(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
         """
-        :param slots: slots, any shape
-        :param envs: environments, a shape that broadcasts with ``slots``
-        :return: whether the transition is the last of its episode (terminated or truncated) or the newest one stored
+        Tell which transitions are the newest stored or the last of their episodes (terminated or truncated).
+
+        The shapes of both arguments broadcast.
         """
         # Flat indices are faster than pairs
         flat = slots * self.n_envs + envs
@@ -250,20 +225,15 @@ class TransitionStorage(ReplayBuffer):
         return ended | (slots == (self.pos - 1) % self.buffer_size)
 
     def terminated_at(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """
-        :param slots: slots, any shape
-        :param envs: environments, same shape
-        :return: 1 where the episode terminated, 0 where it goes on or was truncated, float32, same shape
-        """
+        """1 where the episode terminated, 0 where it goes on or was truncated, float32, shape of the arguments."""
         flat = slots * self.n_envs + envs
         return self.dones.take(flat) * (1 - self.timeouts.take(flat))
 
     def read_observations(self, slots: np.ndarray, envs: np.ndarray) -> tuple[Observations, Observations]:
         """
-        :param slots: slots, shape (B,)
-        :param envs: environments, shape (B,)
-        :return: observations and next observations, arrays of shape (B, ``*shape``) or dictionaries of them. They may
-            share memory with each other, but not with the buffer
+        Read observations and next observations, arrays of shape (B, ``*shape``) or dictionaries of them.
+
+        They may share memory with each other, but not with the buffer.
         """
         pairs = self._read_pairs(slots, envs)
         return self._joined(pairs, "observations"), self._joined(pairs, "next_observations")
@@ -279,9 +249,7 @@ class TransitionStorage(ReplayBuffer):
         return values if isinstance(self.observation_space, spaces.Dict) else values[""]
 
     def nbytes(self) -> int:
-        """
-        :return: number of bytes in use
-        """
+        """Number of bytes in use."""
         stores = self._stores or {}
         return self.size() * self.n_envs * self._transition_nbytes() + sum(store.nbytes() for store in stores.values())
 
@@ -300,11 +268,7 @@ class TransitionStorage(ReplayBuffer):
             setattr(self, name, full_length(state[name], self.buffer_size))
 
     def check_valid(self) -> None:
-        """
-        Check that the contents are consistent; for tests.
-
-        :raises AssertionError: if they are not
-        """
+        """Raise an AssertionError if the contents are inconsistent; for tests."""
         assert 0 <= self.pos < self.buffer_size, "the write position lies outside"
         assert (self._stores is not None) == (self.size() > 0), "transitions without memory, or memory without them"
         for store in (self._stores or {}).values():
@@ -312,9 +276,5 @@ class TransitionStorage(ReplayBuffer):
 
 
 def empty_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """
-    :param shape: shape of the array
-    :param dtype: its dtype
-    :return: read-only zeros that take the memory of one number
-    """
+    """Make read-only zeros that take the memory of one number."""
     return np.broadcast_to(np.zeros((), dtype=dtype), shape)

@@ -13,20 +13,12 @@ from sb3_ext.buffers.transitions import Observations, TransitionStorage
 
 
 def following_slots(slots: np.ndarray, length: int, capacity: int) -> np.ndarray:
-    """
-    :param slots: first slot of each window, shape (B,)
-    :param length: number of steps in a window
-    :param capacity: number of slots; slot 0 follows the last one
-    :return: the slots in the order of time, shape (B, ``length``)
-    """
+    """Return the slots from B first ones on, in the order of time, shape (B, ``length``). Slot 0 follows the last."""
     return (slots[:, None] + np.arange(length)) % capacity
 
 
 def window_lengths(ends: np.ndarray) -> np.ndarray:
-    """
-    :param ends: whether a window must stop after this step, shape (B, L)
-    :return: number of steps in each window, the first stop included, shape (B,)
-    """
+    """Count the steps of each window up to its first stop, which is included: from shape (B, L) to (B,)."""
     stops = ends.copy()
     stops[:, -1] = True
     return stops.argmax(axis=1) + 1
@@ -34,13 +26,9 @@ def window_lengths(ends: np.ndarray) -> np.ndarray:
 
 def repeated_slots(slots: np.ndarray, lengths: np.ndarray, length: int, capacity: int) -> np.ndarray:
     """
-    As :func:`following_slots`, but from the end of a window on, its last slot is repeated.
+    Do the same as :func:`following_slots`, but from the end of a window on, repeat its last slot.
 
-    :param slots: first slot of each window, shape (B,)
     :param lengths: number of steps in each window, from 1 to ``length``, shape (B,)
-    :param length: number of columns
-    :param capacity: number of slots
-    :return: shape (B, ``length``)
     """
     return (slots[:, None] + np.minimum(np.arange(length), lengths[:, None] - 1)) % capacity
 
@@ -73,80 +61,61 @@ class Window:
 
     @property
     def last_slots(self) -> np.ndarray:
-        """
-        :return: slot of the last valid step, shape (B,)
-        """
+        """Slot of the last valid step, shape (B,)."""
         return (self._first_slots + self.lengths - 1) % self._storage.buffer_size
 
     @cached_property
     def slots(self) -> np.ndarray:
-        """
-        :return: slot of each step, shape (B, L)
-        """
+        """Slot of each step, shape (B, L)."""
         return repeated_slots(self._first_slots, self.lengths, self._length, self._storage.buffer_size)
 
     @property
     def envs(self) -> np.ndarray:
-        """
-        :return: environment of each step, shape (B, L)
-        """
+        """Environment of each step, shape (B, L)."""
         return np.broadcast_to(self._envs[:, None], self._following.shape)
 
     @cached_property
     def valid(self) -> np.ndarray:
-        """
-        :return: whether the step belongs to the window, bool, shape (B, L); always true for the first step
-        """
+        """Whether the step belongs to the window, bool, shape (B, L); always true for the first step."""
         return np.arange(self._length) < self.lengths[:, None]
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """
-        :return: whether the step is the last of its episode or the newest one stored, bool, shape (B, L)
-        """
+        """Whether the step is the last of its episode or the newest one stored, bool, shape (B, L)."""
         return self._following_ends | ~self.valid
 
     @cached_property
     def rewards(self) -> np.ndarray:
-        """
-        :return: float32, not normalized, shape (B, L)
-        """
+        """Rewards, not normalized, float32, shape (B, L)."""
         return self._storage.rewards[self.slots, self.envs]
 
     @property
     def unmasked_rewards(self) -> np.ndarray:
         """
-        :return: rewards of the slots that follow, also after the last valid step, shape (B, L). n-step returns multiply
-            the latter by zero, as SB3 does. This is faster than finding the slots to repeat
+        Rewards of the slots that follow, also after the last valid step, shape (B, L).
+
+        n-step returns multiply the latter by zero, as SB3 does. This is faster than finding the slots to repeat.
         """
         return self._storage.rewards.take(self._following * self._storage.n_envs + self._envs[:, None])
 
     @cached_property
     def dones(self) -> np.ndarray:
-        """
-        :return: 1 where the episode terminated, 0 where it goes on or was truncated, float32, shape (B, L)
-        """
+        """1 where the episode terminated, 0 where it goes on or was truncated, float32, shape (B, L)."""
         return self._storage.terminated_at(self.slots, self.envs)
 
     @cached_property
     def actions(self) -> np.ndarray:
-        """
-        :return: shape (B, L, action_dim)
-        """
+        """Actions, shape (B, L, action_dim)."""
         return self._storage.actions[self.slots, self.envs]
 
     @property
     def observations(self) -> Observations:
-        """
-        :return: shape (B, L, ``*shape``), or a dictionary of such arrays
-        """
+        """Observations, shape (B, L, ``*shape``), or a dictionary of such arrays."""
         return self._both_observations[0]
 
     @property
     def next_observations(self) -> Observations:
-        """
-        :return: observations after each step, the last one of an episode included; shapes as ``observations``
-        """
+        """Observations after each step, the last one of an episode included; shapes as ``observations``."""
         return self._both_observations[1]
 
     @cached_property

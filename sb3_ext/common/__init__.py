@@ -1,1 +1,1 @@
-"""What the algorithms share."""
+"""Code that the algorithms share."""

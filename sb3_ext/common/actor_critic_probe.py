@@ -15,14 +15,13 @@ from sb3_ext.nets.output_layers import output_layers
 
 class ActorCriticProbe(Probe):
     """
-    What algorithms with ``actor`` and ``critic`` have in common, whether or not their actors draw actions at random.
+    The common part of the probes of algorithms with ``actor`` and ``critic``, random or deterministic.
 
-    :param model: the algorithm
-    :param critics: its critics, each of which ends in output layers of its own
+    :param critics: critics of the algorithm, each with separate output layers
     """
 
     def __init__(self, model: OffPolicyAlgorithm, critics: Sequence[nn.Module]) -> None:
-        # SB3 declares actor, critic and temperature in each algorithm, not in a class that they share
+        # Each algorithm of SB3 declares its actor, critic and temperature itself, and no common class does
         self.model = cast(Any, model)
         discount, n_steps = learned_discount(model)
         super().__init__(
@@ -36,14 +35,14 @@ class ActorCriticProbe(Probe):
     @abstractmethod
     def _act(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor | None]:
         """
-        :return: actions between -1 and 1, shape (B, A), and their log-probabilities, shape (B,), if they are random
+        Hook: return actions in [-1, 1], shape (B, A), and log-probabilities, shape (B,).
+
+        A deterministic policy has ``None`` instead of log-probabilities.
         """
 
     @abstractmethod
     def _temperature(self) -> float:
-        """
-        :return: alpha, by which the critics count the entropy
-        """
+        """Hook: return alpha, the weight of the entropy in the critics' targets."""
 
     def step(self, obs: PyTorchObs) -> PolicyStep:
         actions, log_prob = self._act(obs)
@@ -62,16 +61,11 @@ class ActorCriticProbe(Probe):
 
 
 class SACProbe(ActorCriticProbe):
-    """
-    SAC and its relatives: the actor draws actions at random, and the critics count its entropy.
-
-    :param model: an algorithm with the temperature, the actor and the critics of SB3's ``SAC``
-    :param critics: its critics, each of which ends in output layers of its own
-    """
+    """The probe of SAC and its relatives: the actor draws actions at random, and the critics count its entropy."""
 
     def _act(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor | None]:
         if self.model.use_sde:
-            # Otherwise the noise would belong to an old state of the policy
+            # Otherwise the noise would come from an old state of the policy
             self.model.actor.reset_noise()
         actions, log_prob = self.model.actor.action_log_prob(obs)
         return actions, log_prob.reshape(-1)

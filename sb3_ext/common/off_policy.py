@@ -1,10 +1,9 @@
-"""What every algorithm of this package adds to its SB3 parent, whatever that parent is."""
+"""What every algorithm of this package adds to its parent from SB3."""
 
 import inspect
 import io
 import pathlib
 import warnings
-from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -18,69 +17,70 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
-from sb3_ext.common.probe import Probe
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
 
-# The buffers that SB3 or this package choose when the user names none
+# Buffers that SB3 or this package chooses when the user names none
 _AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, DeviceReplayBuffer)
-# What a replay buffer needs to know of the algorithm to form returns
+# Settings of the algorithm from which a replay buffer computes returns
 _RETURN_SETTINGS = ("n_steps", "gamma")
 
 
 class OffPolicyExtension(OffPolicyAlgorithm):
     """
-    Mix-in for SB3's off-policy algorithms. It checks arguments whenever a model is set up, and raises an error where
-    the environment gives NaN. It adds a learning rate that ends at another value, and evaluates networks compiled or in
-    lower precision while training.
+    Mix-in for SB3's off-policy algorithms, to be put before the SB3 class.
 
-    The algorithm owns ``gamma`` and ``n_steps``: its replay buffer follows them, when it is made, when another one is
-    loaded, and whenever they change.
+    It checks arguments whenever a model is set up, and raises an error where the environment gives NaN. It adds a
+    learning rate that ends at another value. While training, it can evaluate networks compiled or in lower precision.
 
-    Put it before the SB3 class. ``load()`` writes saved arguments into ``__dict__``, past the constructor, so checks
-    and everything derived belong into ``_setup_model``.
+    The algorithm owns ``gamma`` and ``n_steps``. Its replay buffer receives them when it is made or loaded, and
+    whenever they change.
+
+    ``load()`` writes saved arguments into ``__dict__`` without the constructor, so ``_setup_model`` is the place for
+    checks and derived attributes.
     """
 
     learning_rate_final: float | None = None
     learning_rate_fraction: float | None = None
     compile: bool = False
     autocast_dtype: str | None = None
-    # Whether SB3 chose the class of the replay buffer. Saved with the model, in which SB3 leaves the class it chose
+    #: Evaluates networks as training does: ``self.evaluate(self.q_net, observations)``
+    evaluate: NetworkEvaluator
+    # Whether SB3 chose the class of the replay buffer. Saved with the model, because SB3 overwrites
+    # ``replay_buffer_class`` with its choice
     _chose_buffer_class: bool = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
             _check_returns(**{name: value})
-            self._tell_buffer(self.replay_buffer, {name: value})
+            if name == "n_steps" and value > 1 and not hasattr(self.replay_buffer, name):
+                raise ValueError(
+                    f"n_steps={value!r}: the replay buffer, a {type(self.replay_buffer).__name__}, has no n-step "
+                    "returns: give n_steps to the constructor, or a replay_buffer_class that knows n_steps"
+                )
+            self._pass_to_buffer(self.replay_buffer, {name: value})
         elif name == "replay_buffer":
-            # (SB3's constructor assigns None before there are any settings)
+            # SB3's constructor assigns None before any settings exist
             known = {setting: self.__dict__[setting] for setting in _RETURN_SETTINGS if setting in self.__dict__}
-            self._tell_buffer(value, known)
+            self._pass_to_buffer(value, known)
         super().__setattr__(name, value)
 
-    def _tell_buffer(self, replay_buffer: ReplayBuffer | None, settings: dict[str, Any]) -> None:
-        """
-        :param settings: ``n_steps`` and ``gamma`` as they are from now on
-        :raises ValueError: if the buffer cannot follow
-        """
+    def _pass_to_buffer(self, replay_buffer: ReplayBuffer | None, settings: dict[str, Any]) -> None:
+        """Pass ``n_steps`` and ``gamma`` to the buffer, or raise a ValueError if the buffer refuses them."""
         for name, value in settings.items():
             if hasattr(replay_buffer, name):
                 setattr(replay_buffer, name, value)
 
     def _check_arguments(self) -> None:
-        """
-        Check the arguments of the algorithm, before anything is built from them.
-
-        :raises ValueError: naming the argument, its value and what is allowed
-        """
+        """Hook: check the arguments before anything is built from them. A wrong one raises a ValueError."""
         smallest, largest = np.finfo(np.float64).tiny, np.finfo(np.float64).max
         if self.learning_rate_final is not None:
             check_interval("learning_rate_final", self.learning_rate_final, 0.0, largest, "None or a number >= 0")
         if self.learning_rate_fraction is not None:
             check_interval("learning_rate_fraction", self.learning_rate_fraction, smallest, 1.0, "in (0, 1]")
-            self._refuse(
-                "learning_rate_fraction", unless=self.learning_rate_final is not None, needs="learning_rate_final"
+            self._require_effect(
+                "learning_rate_fraction", has_effect=self.learning_rate_final is not None, needs="learning_rate_final"
             )
         _check_returns(self.gamma, self.n_steps)
         check_integer("buffer_size", self.buffer_size, minimum=1)
@@ -95,22 +95,15 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         check_choice("compile", self.compile, (True, False))
         check_choice("autocast_dtype", self.autocast_dtype, (None, "auto", *AUTOCAST_DTYPES))
 
-    def _refuse(self, name: str, unless: bool, needs: str) -> None:
-        """
-        Refuse an argument that would have no effect.
-
-        :param name: of an argument that was given
-        :param unless: whether it has an effect with the other arguments
-        :param needs: what it has an effect with
-        :raises ValueError: if it has none
-        """
-        if not unless:
+    def _require_effect(self, name: str, has_effect: bool, needs: str) -> None:
+        """Raise a ValueError if a given argument has no effect. The message says what it needs."""
+        if not has_effect:
             raise ValueError(f"{name}={getattr(self, name)!r} has no effect here: it needs {needs}, or leave it out")
 
     def _setup_model(self) -> None:
         self._check_arguments()
-        # What is saved with the model must be what was asked for, not what SB3 or the lines below make of it: only then
-        # can `load(n_steps=...)` or `load(gamma=...)` change it.
+        # A saved model must contain what was asked for, not what SB3 or the lines below derive from it. Otherwise
+        # `load(n_steps=...)` and `load(gamma=...)` could not change it.
         requested_kwargs = self.replay_buffer_kwargs
         if self._chose_buffer_class and self.replay_buffer_class in _AUTOMATIC_BUFFER_CLASSES:
             self.replay_buffer_class = None
@@ -120,27 +113,22 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         self.replay_buffer_kwargs = self._buffer_kwargs_with_returns()
         with warnings.catch_warnings():
             if _accepts(self.replay_buffer_class, "n_steps"):
-                # SB3 cannot know that `n_steps` has just been passed on
+                # SB3 does not notice that the buffer receives `n_steps`
                 warnings.filterwarnings("ignore", message=r"`n_steps=\d+` is ignored because a custom")
             super()._setup_model()
         self.replay_buffer_kwargs = requested_kwargs
-        self._evaluator = NetworkEvaluator(self.device)
+        self.evaluate = NetworkEvaluator(self.device).configure(self.compile, self.autocast_dtype)
 
     def _default_buffer_class(self) -> type[ReplayBuffer] | None:
-        """
-        Hook: the class of the replay buffer if the user names none.
-
-        :return: ``None`` for SB3's choice
-        """
+        """Hook: return the class of the replay buffer if the user names none, or ``None`` for SB3's choice."""
         return None
 
     def _buffer_kwargs_with_returns(self) -> dict[str, Any]:
         """
-        SB3 ignores ``n_steps`` when a ``replay_buffer_class`` is given; here a buffer that knows ``n_steps`` and
-        ``gamma`` gets the algorithm's. (With a buffer that does not, SB3's warning says that ``n_steps`` is ignored.)
+        Return the arguments of the buffer, with ``n_steps`` and ``gamma`` if it accepts them.
 
-        :return: the arguments for the buffer, a copy: the dictionary is the caller's
-        :raises ValueError: if the buffer's own arguments contradict the algorithm's
+        SB3 passes no ``n_steps`` to a ``replay_buffer_class``, and warns. The result is a copy, because the dictionary
+        belongs to the caller. Arguments that contradict the algorithm's raise a ValueError.
         """
         kwargs = dict(self.replay_buffer_kwargs)
         for name in _RETURN_SETTINGS:
@@ -155,27 +143,11 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                 kwargs[name] = value
         return kwargs
 
-    @abstractmethod
-    def make_probe(self) -> Probe:
-        """
-        Make what a :class:`~sb3_ext.diagnosis.callback.DiagnosisCallback` has to know of the algorithm as it is now.
-        """
-
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_evaluator"]
-
-    @property
-    def evaluate(self) -> NetworkEvaluator:
-        """
-        :return: evaluates networks as the training does, with the settings as they are now
-        """
-        return self._evaluator.configure(self.compile, self.autocast_dtype)
+        return [*super()._excluded_save_params(), "evaluate"]
 
     def _begin_updates(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        """
-        What comes first in ``train()``: networks in training mode, the learning rate of this moment, and on a CPU
-        memory that stays with the process between updates.
-        """
+        """Prepare ``train()``: training mode, the learning rate, and on a CPU memory that stays with the process."""
         if self.device.type == "cpu":
             keep_freed_memory()
         self.policy.set_training_mode(True)
@@ -183,27 +155,25 @@ class OffPolicyExtension(OffPolicyAlgorithm):
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
-        Save the replay buffer so that an interruption leaves an earlier file of that name as it was.
+        Save the replay buffer so that an interruption leaves an earlier file of the same name intact.
 
-        :param path: of the file (``.pkl`` is added where there is no suffix), or an open file
+        :param path: file name (``.pkl`` is added if it has no suffix), or an open file
         """
         save_replay_buffer(self, path)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
-        Load a replay buffer; if that fails the model keeps the one it has.
+        Load a replay buffer; if that fails, the model keeps its present one.
 
-        :param path: of the file, or an open file
-        :param truncate_last_traj: for ``HerReplayBuffer``: whether the last episode in it counts as finished
+        :param path: file name, or an open file
+        :param truncate_last_traj: whether the last episode of a ``HerReplayBuffer`` counts as finished
         :raises ValueError: if the file cannot be read, or its buffer does not fit the model
         :raises OSError: if there is no such file
         """
         load_replay_buffer(self, path, truncate_last_traj)
 
     def _setup_lr_schedule(self) -> None:
-        """
-        Constant or scheduled as in SB3; with ``learning_rate_final`` a line from ``learning_rate`` to it.
-        """
+        """Set up SB3's schedule, or a line from ``learning_rate`` to ``learning_rate_final``."""
         super()._setup_lr_schedule()
         if self.learning_rate_final is not None:
             constant: Schedule = self.lr_schedule
@@ -239,9 +209,9 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        # One NaN in the buffer becomes NaN weights some updates later, when its origin can no longer be seen
+        # One NaN in the buffer makes the weights NaN some updates later, when its origin is no longer visible
         vec_normalize = self._vec_normalize_env
-        # Not what VecNormalize makes of them: it clips infinities, and the buffer stores the originals
+        # Check the original values: the buffer stores them, and VecNormalize would clip infinities
         check_finite("reward", vec_normalize.get_original_reward() if vec_normalize else reward, self.num_timesteps)
         check_finite("observation", vec_normalize.get_original_obs() if vec_normalize else new_obs, self.num_timesteps)
         for index, info in enumerate(infos):
@@ -257,9 +227,7 @@ def _check_returns(gamma: Any = 0.99, n_steps: Any = 1) -> None:
 
 
 def _accepts(buffer_class: type[ReplayBuffer] | None, name: str) -> bool:
-    """
-    :return: whether one of the constructors that the arguments of a replay buffer pass through takes one of that name
-    """
+    """Tell whether a constructor of the class or its bases has an argument of this name."""
     if buffer_class is None:
         return False
     constructors = (vars(base).get("__init__") for base in buffer_class.__mro__ if base is not object)

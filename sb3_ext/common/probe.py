@@ -1,4 +1,4 @@
-"""The interface through which an algorithm supplies what a diagnosis has to know of it."""
+"""The interface through which a diagnosis inspects an algorithm."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from torch import nn
 
 class PolicyStep(NamedTuple):
     """
-    One action in each of B states, and what the critics count for it.
+    One action in each of B states, and the bonuses that the critics add for it.
 
-    :param actions: as the environment takes them, B rows
-    :param q_values: of these state-action pairs, from N critics, shape (N, B)
-    :param entropy_bonuses: what the critics count for the uncertainty of the policy in these states, shape (B,)
+    :param actions: actions in the form for the environment, B rows
+    :param q_values: values of these state-action pairs from N critics, shape (N, B)
+    :param entropy_bonuses: what the critics add for the entropy of the policy in these states, shape (B,)
     :param reward_bonuses: what the critics add to the rewards for these actions, shape (B,)
     """
 
@@ -29,16 +29,16 @@ class PolicyStep(NamedTuple):
 
 class Probe(ABC):
     """
-    What a diagnosis has to know of an algorithm.
+    What a diagnosis needs from an algorithm.
 
-    An algorithm supplies its probe through a method ``make_probe()``, which is called when the training begins. The
-    methods of a probe are called without gradients, with the networks in evaluation mode.
+    An algorithm returns its probe from ``make_probe()``, which is called when training begins. Probe methods are called
+    without gradients, with the networks in evaluation mode.
 
-    :param network: the critics, features extractor included: their active units are counted
+    :param network: the critics with their features extractor, whose active units are counted
     :param heads: the output layers of each critic, see :func:`~sb3_ext.nets.output_layers.output_layers`
     :param optimizers: ``"critic"`` and, if there is one, ``"actor"``
-    :param discount: gamma, in [0, 1], as in the targets of the critics
-    :param n_steps: n >= 1: the critics learn from n-step returns
+    :param discount: gamma in the critics' targets, in [0, 1]
+    :param n_steps: n >= 1, the number of steps of the critics' returns
     """
 
     def __init__(
@@ -58,43 +58,33 @@ class Probe(ABC):
 
     @abstractmethod
     def step(self, obs: PyTorchObs) -> PolicyStep:
-        """
-        Act by the policy whose value the critics estimate.
-
-        :param obs: observations of B states
-        """
+        """Hook: return actions in B states, from the policy whose value the critics estimate."""
 
     @abstractmethod
     def q_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
-        Value state-action pairs.
+        Hook: return the values of B state-action pairs from N critics, shape (N, B).
 
-        :param obs: observations of B states
-        :param actions: one for each state, as in the replay buffer
-        :return: the values from N critics, shape (N, B)
+        :param actions: one for each state, in the form of the replay buffer
         """
 
     @abstractmethod
     def entropy(self, obs: PyTorchObs) -> th.Tensor | None:
         """
-        Measure how uncertain the policy is.
+        Hook: return the entropy of the policy in nats, shape (B,), or ``None`` for a deterministic policy.
 
-        :param obs: observations of B states
-        :return: in nats, shape (B,); for a continuous policy an unbiased estimate; ``None`` for a deterministic policy
+        For a continuous policy it is an unbiased estimate.
         """
 
 
 def learned_discount(model: OffPolicyAlgorithm) -> tuple[float, int]:
     """
-    Find out which returns the critics learn from.
+    Return gamma and n of the returns that the critics learn from.
 
-    A replay buffer that makes n-step returns discounts them itself. Its gamma then counts, and not the algorithm's.
-
-    :param model: an algorithm with a replay buffer
-    :return: gamma and n
+    A replay buffer of n-step returns discounts them itself, so its gamma replaces the algorithm's.
     """
     buffer = model.replay_buffer
-    # SB3's buffers and those of this package have no class in common that knows the two
+    # SB3's buffers and those of this package have no common class with these attributes
     n_steps = int(getattr(buffer, "n_steps", 1))
     discount = getattr(buffer, "gamma", model.gamma) if n_steps > 1 else model.gamma
     return float(discount), n_steps

@@ -1,8 +1,8 @@
 """
-One training loop for every algorithm with a single loss and a single optimizer: the policy's.
+One training loop for every algorithm whose only loss and optimizer are those of its policy.
 
-Sample, loss, clip, divergence check, step, priorities, logging. An algorithm supplies the loss; whether its actions are
-discrete, and whether there is a target network, is its own affair.
+Each update samples, computes the loss, clips its gradient, checks for divergence, takes a step, updates priorities and
+logs. An algorithm supplies the loss. The loop depends neither on discrete actions nor on a target network.
 """
 
 import math
@@ -19,11 +19,11 @@ from sb3_ext.common.off_policy import OffPolicyExtension
 
 class TransitionLosses(NamedTuple):
     """
-    What an algorithm makes of one minibatch.
+    The losses of one minibatch.
 
-    :param losses: of each transition, shape (B,), differentiable
-    :param errors: how wrong each prediction was, shape (B,), detached: the priorities of a prioritized buffer
-    :param metrics: scalars to be logged as ``train/<name>``, detached
+    :param losses: the loss of each transition, shape (B,), differentiable
+    :param errors: the prediction error of each transition, shape (B,), detached, for prioritized buffers
+    :param metrics: scalars to log as ``train/<name>``, detached
     """
 
     losses: th.Tensor
@@ -33,53 +33,53 @@ class TransitionLosses(NamedTuple):
 
 class UpdateLoop(OffPolicyExtension):
     """
-    Mix-in that trains ``policy`` by ``policy.optimizer``. An algorithm supplies :meth:`compute_loss`; put this class
-    before the SB3 class.
+    Mix-in that trains ``policy`` with ``policy.optimizer``, to be put before the SB3 class.
 
-    Any replay buffer of this package will do, prioritized ones included. The norm of the gradient before it is clipped
-    is logged as ``train/grad_norm``, the earliest sign of divergence; training stops when the loss is not finite.
+    An algorithm implements :meth:`compute_loss`. All replay buffers of this package work, prioritized ones included.
+
+    Training stops when the loss is not finite. The earliest sign of divergence is ``train/grad_norm``, the norm of the
+    gradient before it is clipped.
     """
 
     max_grad_norm: float = math.inf
-    # Of the last update whose loss was finite: the loss and the norm of its gradient
+    # The last finite loss and the norm of its gradient
     _last_finite: tuple[float, float] | None = None
 
     @abstractmethod
     def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
         """
+        Hook: return the loss and the error of each transition, and metrics to log.
+
         :param replay_data: B transitions, or whatever :meth:`sample_minibatch` returns
-        :param discounts: of each, shape (B,), or of all of them
+        :param discounts: one number, or one for each transition, shape (B,)
         """
 
     def sample_minibatch(self, batch_size: int) -> AnySamples:
-        """
-        Hook: the data of one update.
-        """
+        """Hook: return the data of one update."""
         assert self.replay_buffer is not None
         return sample_replay(self.replay_buffer, batch_size, self._vec_normalize_env, self._current_progress_remaining)
 
     def _after_update(self, result: TransitionLosses) -> None:
-        """
-        Hook: called after each update of the network.
-        """
+        """Hook: do what must follow each update of the network. Nothing by default."""
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
         Update the network ``gradient_steps`` times, each time on a fresh minibatch.
 
-        :param batch_size: rows of one minibatch
         :raises ValueError: if the loss is not finite
         """
         assert self.replay_buffer is not None
+        self.evaluate.configure(self.compile, self.autocast_dtype)
         self._begin_updates(self.policy.optimizer)
-        # Reading a value back is free on a CPU, and a prioritized buffer waits for the errors anyway: then the network
-        # is still whole when the training stops. Elsewhere the host waits for the device once a call.
+        # Read values back where that costs nothing: on a CPU, or with a prioritized buffer, which waits for the errors
+        # anyway. The network is then still intact when training stops. Elsewhere the host waits for the device once a
+        # call.
         reads_back = self.device.type == "cpu" or isinstance(self.replay_buffer, SupportsPriorities)
 
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         for _ in range(gradient_steps):
             replay_data = self.sample_minibatch(batch_size)
-            # n-step returns have a discount of their own for each transition
+            # With n-step returns each transition has its own discount
             discounts = replay_data.discounts.flatten() if replay_data.discounts is not None else self.gamma
             result = self.compute_loss(replay_data, discounts)
             weights = minibatch_weights(replay_data)
@@ -87,12 +87,10 @@ class UpdateLoop(OffPolicyExtension):
 
             self.policy.optimizer.zero_grad()
             loss.backward()
-            # `clip_grad_norm_` in its two parts: the second one would multiply everything by 1 most of the time
             grad_norm = th.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
             if reads_back:
                 self._check_divergence(loss.item(), grad_norm.item())
-            if not reads_back or grad_norm.item() > self.max_grad_norm * (1 - 1e-6) - 1e-6:
-                th.nn.utils.clip_grads_with_norm_(self.policy.parameters(), self.max_grad_norm, grad_norm)
+            self._clip_gradients(grad_norm, reads_back)
             self.policy.optimizer.step()
             update_priorities(self.replay_buffer, [replay_data], [result.errors])
             self._after_update(result)
@@ -103,6 +101,12 @@ class UpdateLoop(OffPolicyExtension):
 
         self._log_metrics(metrics)
 
+    def _clip_gradients(self, grad_norm: th.Tensor, reads_back: bool) -> None:
+        """Scale the gradients down to ``max_grad_norm``. Where the norm is cheap to read, a scale of 1 is skipped."""
+        # 1e-6 is what PyTorch adds to the norm
+        if not reads_back or grad_norm.item() > self.max_grad_norm * (1 - 1e-6) - 1e-6:
+            th.nn.utils.clip_grads_with_norm_(self.policy.parameters(), self.max_grad_norm, grad_norm)
+
     def _log_metrics(self, metrics: dict[str, list[th.Tensor]]) -> None:
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         values = {name: th.stack(parts).cpu().numpy() for name, parts in metrics.items()}
@@ -112,10 +116,7 @@ class UpdateLoop(OffPolicyExtension):
             self.logger.record(f"train/{name}", float(np.mean(array, dtype=np.float64)))
 
     def _check_divergence(self, loss: float, grad_norm: float) -> None:
-        """
-        :param grad_norm: the norm of the loss's gradient
-        :raises ValueError: if one of them is not finite. (Not another error: rl_zoo3 prunes the trial of a search then)
-        """
+        """Raise a ValueError if loss or gradient norm is not finite. Only with this type does rl_zoo3 prune a trial."""
         if np.isfinite(loss) and np.isfinite(grad_norm):
             self._last_finite = (loss, grad_norm)
             return

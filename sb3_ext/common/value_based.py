@@ -1,7 +1,7 @@
 """
-What value-based algorithms with discrete actions share: SB3's ``DQN`` on the update loop, with one hook for the loss.
+Common code of value-based algorithms with discrete actions: SB3's ``DQN`` on the update loop, with a hook for the loss.
 
-With nothing switched on and one environment it is SB3's ``DQN``, bit for bit.
+With one environment and all additions switched off, it equals SB3's ``DQN`` bit for bit.
 """
 
 from typing import Any, ClassVar, TypeVar
@@ -26,13 +26,14 @@ SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")
 
 class ValueBasedAlgorithm(UpdateLoop, DQN):
     """
-    The template. An algorithm supplies ``compute_loss`` and a policy whose ``q_net(obs)`` returns (B, A).
+    The base class of value-based algorithms. A subclass supplies ``compute_loss`` and a policy whose ``q_net(obs)``
+    returns (B, A).
 
-    Beyond SB3's ``DQN``: what :class:`~sb3_ext.common.update_loop.UpdateLoop` has, double Q-learning, clipped targets,
-    and for each environment a coin of its own for exploration (SB3's ``DQN``: one for all).
+    It adds to SB3's ``DQN`` the features of :class:`~sb3_ext.common.update_loop.UpdateLoop`, double Q-learning and
+    clipped targets. Every environment explores independently, where SB3 draws one random number for all.
 
-    The target network moves as in SB3: every ``target_update_interval`` environment steps by ``tau``, so that ``tau=1``
-    is a hard update and a small ``tau`` with ``target_update_interval=1`` a soft one.
+    As in SB3, the target network moves by ``tau`` every ``target_update_interval`` environment steps. So ``tau=1`` is a
+    hard update, and a small ``tau`` with ``target_update_interval=1`` a soft one.
 
     The parameters are those of SB3's ``DQN``, and the keyword arguments of
     :class:`~sb3_ext.double_dqn.double_dqn.DoubleDQN`.
@@ -41,7 +42,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
     """
 
     replay_buffer: ReplayBuffer | None
-    #: What a policy must be a subclass of, and not one made for another algorithm
+    #: The required base class of policies. Policies made for another algorithm are refused
     policy_base: ClassVar[type[DQNPolicy]] = DQNPolicy
 
     def __init__(
@@ -127,7 +128,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
                 f"made for another algorithm than {type(self).__name__}: it is that of {self.policy_class.__module__}"
             )
         check_interval("tau", self.tau, 0.0, 1.0, "in [0, 1]")
-        # (1e3 in a YAML file is a float, and SB3 takes 0 for 1)
+        # Not an integer: 1e3 in a YAML file is a float. SB3 treats 0 as 1
         check_interval("target_update_interval", self.target_update_interval, 0, largest, "a number >= 0")
         for name in ("exploration_initial_eps", "exploration_final_eps"):
             check_interval(name, getattr(self, name), 0.0, 1.0, "in [0, 1]")
@@ -142,8 +143,9 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
 
     def next_q_values(self, replay_data: AnySamples) -> tuple[th.Tensor, th.Tensor | None]:
         """
-        :return: the target network's values of the next states, shape (B, A), and with ``double_q`` those of the online
-            network, which selects the action
+        Return the values of the next states from the target network and, with ``double_q``, from the online network.
+
+        The online network selects the action. Both shapes are (B, A).
         """
         next_q = self.evaluate(self.q_net_target, replay_data.next_observations)
         if not self.double_q:
@@ -159,9 +161,10 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         reward_bonus: th.Tensor | float = 0.0,
     ) -> th.Tensor:
         """
-        :param next_values: of the next states, shape (B,) or (T', B)
+        Return the targets, clipped if ``target_clip`` is set, in the shape of ``next_values``.
+
+        :param next_values: values of the next states, shape (B,) or (T', B)
         :param reward_bonus: added to the rewards, shape (B,)
-        :return: shape of ``next_values``, clipped if ``target_clip`` says so
         """
         rewards = replay_data.rewards.flatten() + reward_bonus
         targets = soft_td_target(rewards, replay_data.dones.flatten(), discounts, next_values)
@@ -175,10 +178,8 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        The policy's action, or with the probability ``exploration_rate`` a random one; every environment has its own
-        coin.
+        Return the policy's actions, or with probability ``exploration_rate`` random ones, decided for each environment.
 
-        :param observation: of one environment or several
         :param deterministic: the greedy action, no exploration
         :return: the actions and ``state``, which is not used
         """
@@ -194,7 +195,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         actions = np.empty(len(first), dtype=np.int64)
         actions[explores] = [self.action_space.sample() for _ in range(explores.sum())]
         if not explores.all():
-            # Only for those that want it: early in the training that is a fraction of the work
+            # Evaluate only the environments that do not explore: early in training they are few
             greedy = ~explores
             chosen: Any = observation
             if explores.any():
@@ -220,17 +221,10 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
 
 
 def actions_taken(replay_data: AnySamples) -> th.Tensor:
-    """
-    :param replay_data: B transitions with discrete actions
-    :return: shape (B, 1), int64
-    """
+    """Return the discrete actions of B transitions, shape (B, 1), int64."""
     return replay_data.actions.long()
 
 
 def values_of_actions(q_values: th.Tensor, replay_data: AnySamples) -> th.Tensor:
-    """
-    :param q_values: shape (B, A)
-    :param replay_data: B transitions
-    :return: the values of the actions that were taken, shape (B,)
-    """
+    """Select the values of the actions taken, shape (B,), from those of all actions, shape (B, A)."""
     return q_values.gather(1, actions_taken(replay_data)).squeeze(1)

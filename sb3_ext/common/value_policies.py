@@ -1,4 +1,4 @@
-"""SB3's DQN policies, with room for networks of our own."""
+"""SB3's DQN policies, with other networks if required."""
 
 from typing import Any, ClassVar
 
@@ -15,9 +15,9 @@ from sb3_ext.nets import build_action_values
 
 class ValueNetwork(QNetwork):
     """
-    SB3's ``QNetwork``, dueling if asked for.
+    SB3's ``QNetwork``, on request dueling.
 
-    :param dueling: ``Q = V + A - mean_a A``; the last entry of ``net_arch`` is then there twice, for V and for A
+    :param dueling: ``Q = V + A - mean_a A``. V and A then each have a layer for the last entry of ``net_arch``
 
     The other parameters are those of ``QNetwork``.
     """
@@ -34,7 +34,7 @@ class ValueNetwork(QNetwork):
         dueling: bool = False,
     ) -> None:
         check_choice("dueling", dueling, (True, False))
-        # The parent builds a network of its own. On the meta device that draws no random number
+        # The parent also builds a network. On the meta device that draws no random number
         with th.device("meta"):
             super().__init__(
                 observation_space,
@@ -49,9 +49,7 @@ class ValueNetwork(QNetwork):
         self.build_networks(features_dim, int(action_space.n))
 
     def build_networks(self, features_dim: int, n_actions: int) -> None:
-        """
-        Hook: build what comes behind the features extractor.
-        """
+        """Hook: set the networks that follow the features extractor. Nothing is returned."""
         network = build_action_values(features_dim, n_actions, self.net_arch, self.activation_fn, self.dueling)
         self.q_net = network if isinstance(network, nn.Sequential) else nn.Sequential(network)
 
@@ -71,7 +69,7 @@ class ValuePolicy(DQNPolicy):
     """
 
     network_class: ClassVar[type[QNetwork]] = ValueNetwork
-    #: Name of the algorithm that alone can use it; ``None``: all that need nothing else than Q-values
+    #: Name of the only algorithm that may use the policy; ``None`` for every algorithm that needs only Q-values
     only_for: ClassVar[str | None] = None
 
     def __init__(
@@ -88,7 +86,7 @@ class ValuePolicy(DQNPolicy):
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def make_q_net(self) -> QNetwork:
-        # A features extractor of its own for each network, as in SB3
+        # Each network has its own features extractor, as in SB3
         net_args = self._update_features_extractor(self.net_args, features_extractor=None)
         return self.network_class(**net_args, **self.network_kwargs).to(self.device)
 

@@ -1,4 +1,4 @@
-"""The probe of value-based algorithms whose policy is greedy."""
+"""The probe of value-based algorithms with a greedy policy."""
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -11,10 +11,9 @@ from sb3_ext.nets.output_layers import output_layers
 
 class ValueProbe(Probe):
     """
-    DQN and its relatives: a network values all actions, and the policy takes the best one.
+    The probe of DQN and its relatives: a network values all actions, and the policy takes the best one.
 
-    :param model: the algorithm
-    :param network: from observations of B states to the value of each action, shape (B, A)
+    :param network: a network from observations of B states to the value of each action, shape (B, A)
     """
 
     def __init__(self, model: OffPolicyAlgorithm, network: nn.Module) -> None:
@@ -28,21 +27,14 @@ class ValueProbe(Probe):
         )
 
     def action_values(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        Value all actions by their mean return.
-
-        :param obs: observations of B states
-        :return: shape (B, A)
-        """
+        """Hook: return the mean return of each action, shape (B, A)."""
         return self.network(obs)
 
     def best_actions(self, obs: PyTorchObs, values: th.Tensor) -> th.Tensor:
         """
-        Choose as the greedy policy does.
+        Hook: return the actions of the greedy policy, shape (B,).
 
-        :param obs: observations of B states
         :param values: from :meth:`action_values`, shape (B, A)
-        :return: shape (B,)
         """
         return values.argmax(dim=1)
 

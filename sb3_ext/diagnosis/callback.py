@@ -186,10 +186,7 @@ class DiagnosisCallback(BaseCallback):
         self._discounting = Discounting(self._probe.discount, self._probe.n_steps)
 
     def _open_file(self) -> Path:
-        """
-        :return: the CSV file, with a header
-        :raises ValueError: if a file with another header has this name
-        """
+        """Return the CSV file, with a header. A file of this name with another header raises a ValueError."""
         path = self.csv_path
         if path is None:
             path = Path(self.logger.get_dir() or ".") / "diagnosis.csv"
@@ -240,9 +237,7 @@ class DiagnosisCallback(BaseCallback):
         return {name: finite_or_none(value) for name, value in measurements.items()}
 
     def _measure_minibatch(self) -> Measurements:
-        """
-        Measure what needs no rollouts, on states that the critics learn from.
-        """
+        """Measure what needs no rollouts, on states that the critics learn from."""
         progress: float = self.model._current_progress_remaining
         batch = sample_replay(self._replay_buffer, self.batch_size, self.model.get_vec_normalize_env(), progress)
         probe: Probe = self._probe

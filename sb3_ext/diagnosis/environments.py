@@ -34,8 +34,6 @@ def make_rollout_env(model: BaseAlgorithm, n_envs: int, env_wrapper: Any, keep_t
     ``Monitor`` is left out. VecNormalize (with frozen statistics), VecFrameStack and VecTransposeImage are put around
     the environment in the training's order.
 
-    :param model: an algorithm with an environment
-    :param n_envs: number of copies
     :param env_wrapper: replaces the wrappers of the training's environment, in the syntax of an rl_zoo3 YAML file
     :param keep_time_limit: if false, the time limit of the spec is left out, so that returns do not end there
     :raises ValueError: if the environment cannot be made
@@ -67,9 +65,7 @@ def _from_spec(base: VecEnv, n_envs: int, env_wrapper: Any, keep_time_limit: boo
 
 
 def training_time_limit(model: BaseAlgorithm) -> int | None:
-    """
-    :return: the time limit in the spec of the training's environment; ``None`` without a spec or a limit
-    """
+    """The time limit in the spec of the training's environment; ``None`` without a spec or a limit."""
     training_env = model.get_env()
     assert training_env is not None
     try:
@@ -99,11 +95,7 @@ def prepare_env(model: BaseAlgorithm, env: gym.Env | VecEnv) -> VecEnv:
 
 
 def check_is_another(model: BaseAlgorithm, env: gym.Env | VecEnv) -> None:
-    """
-    Check that rollouts cannot disturb the episodes and random numbers of the training.
-
-    :raises ValueError: if ``env`` is the training's environment
-    """
+    """Raise a ValueError if ``env`` is the training's environment, whose episodes rollouts would disturb."""
     training_env = model.get_env()
     assert training_env is not None
     base = training_env.unwrapped
@@ -117,9 +109,6 @@ def freeze_normalization(model: BaseAlgorithm, env: VecEnv) -> None:
     Give the environment for rollouts the normalisation that the training has at this moment.
 
     Rewards are included, because the critics learn from normalised ones.
-
-    :param model: the algorithm that trains
-    :param env: the environment for rollouts
     """
     training, ours = model.get_vec_normalize_env(), unwrap_vec_normalize(env)
     if ours is None:
@@ -136,10 +125,7 @@ def freeze_normalization(model: BaseAlgorithm, env: VecEnv) -> None:
 
 
 def _wrappers_of(env: VecEnv) -> tuple[list[VecEnvWrapper], VecEnv]:
-    """
-    :return: the wrappers around the training's environments that matter, the outermost first, and what is inside
-    :raises ValueError: for an unknown wrapper
-    """
+    """Return the wrappers that matter, the outermost first, and what is inside. An unknown one raises a ValueError."""
     wrappers: list[VecEnvWrapper] = []
     while isinstance(env, VecEnvWrapper):
         if isinstance(env, (VecNormalize, VecFrameStack, VecTransposeImage)):
@@ -190,10 +176,7 @@ def _spec_of(env: VecEnv) -> EnvSpec:
 
 
 def _wrapper_specs(spec: EnvSpec, env_wrapper: Any) -> tuple[Any, ...]:
-    """
-    :return: the specs of the wrappers that have to be made again
-    :raises ValueError: for a wrapper whose arguments are unknown
-    """
+    """Return the specs of the wrappers to make again. One whose arguments are unknown raises a ValueError."""
     if env_wrapper is not None:
         return ()
     wrappers = [wrapper for wrapper in spec.additional_wrappers if wrapper.name != "Monitor"]

@@ -67,17 +67,14 @@ class NetworkObserver:
 
     @property
     def scores(self) -> list[th.Tensor]:
-        """
-        :return: of each layer shape (H,) or (N, H), see :func:`~sb3_ext.functional.diagnosis.dormancy_scores`
-        """
+        """Dormancy scores of each layer, shape (H,) or (N, H)."""
         return self._scores
 
     def feature_rank(self, delta: float) -> float | None:
         """
-        Measure the effective rank of the features of each critic, and average it over the critics.
+        Measure the effective rank of each critic's features, averaged over critics; ``None`` if no features were seen.
 
         :param delta: see :func:`~sb3_ext.functional.diagnosis.effective_rank`
-        :return: ``None`` if no features were seen
         """
         ranks: list[int] = []
         for layers in self._heads:
@@ -110,16 +107,12 @@ class GradientNorms:
         self._counts: dict[int, int] = defaultdict(int)
 
     def attach(self) -> None:
-        """
-        Start to look at every update.
-        """
+        """Start to look at every update."""
         for optimizer in self._optimizers.values():
             self._handles.append(optimizer.register_step_pre_hook(self._see_gradients))
 
     def detach(self) -> None:
-        """
-        Stop, and leave the optimizers as they were.
-        """
+        """Stop, and leave the optimizers as they were."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -135,26 +128,17 @@ class GradientNorms:
         self._counts[key] += 1
 
     def pop(self, name: str) -> float | None:
-        """
-        Take the mean norm of the updates since the last call.
-
-        :param name: of the optimizer
-        :return: ``None`` if there is no such optimizer, or there was no update
-        """
+        """Take an optimizer's mean norm of the updates since the last call; ``None`` if there was no update."""
         key = id(self._optimizers.get(name))
         norm, count = self._norms.pop(key, None), self._counts.pop(key, 0)
         return None if norm is None else float(norm) / count
 
 
 def total_norm(parameters: Iterable[th.Tensor]) -> th.Tensor:
-    """
-    :return: the Euclidean norm of all gradients together, a scalar
-    """
+    """Compute the Euclidean norm of all gradients together, a scalar."""
     return th.nn.utils.get_total_norm([p.grad.detach() for p in parameters if p.grad is not None])
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """
-    Replace a measurement that is not finite by ``None``.
-    """
+    """Replace a measurement that is not finite by ``None``."""
     return value if value is not None and math.isfinite(value) else None

@@ -15,20 +15,14 @@ from sb3_ext.common.value_probe import ValueProbe
 
 @runtime_checkable
 class SuppliesProbe(Protocol):
-    """
-    An algorithm that says itself what a diagnosis has to know of it.
-    """
+    """An algorithm that supplies its own probe."""
 
     def make_probe(self) -> Probe:
-        """
-        Make the probe of the algorithm as it is now.
-        """
+        """Hook: make the probe of the algorithm as it is now."""
 
 
 class TD3Probe(ActorCriticProbe):
-    """
-    TD3 and DDPG. Their policy is the actor without noise.
-    """
+    """The probe of TD3 and DDPG, whose policy is the actor without noise."""
 
     def _act(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor | None]:
         return self.model.actor(obs), None
@@ -38,9 +32,7 @@ class TD3Probe(ActorCriticProbe):
 
 
 class TQCProbe(SACProbe):
-    """
-    TQC. The value from one of its critics is the mean of that critic's quantiles.
-    """
+    """The probe of TQC, where the value from one critic is the mean of its quantiles."""
 
     def q_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         quantiles = self.model.critic(obs, actions)  # shape (B, N, number of quantiles)
@@ -48,9 +40,7 @@ class TQCProbe(SACProbe):
 
 
 class QRDQNProbe(ValueProbe):
-    """
-    QRDQN. The value of an action is the mean of its quantiles.
-    """
+    """The probe of QRDQN, where the value of an action is the mean of its quantiles."""
 
     def action_values(self, obs: PyTorchObs) -> th.Tensor:
         quantiles = self.network(obs)  # shape (B, number of quantiles, A)
@@ -61,7 +51,6 @@ def probe_for(model: BaseAlgorithm) -> Probe:
     """
     Ask an algorithm for its probe, or make that of a stock algorithm.
 
-    :param model: an off-policy algorithm, set up for training
     :raises ValueError: naming the algorithm, if it neither has a method ``make_probe()`` nor is a stock algorithm with
         critics
     """

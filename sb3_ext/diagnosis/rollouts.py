@@ -29,9 +29,7 @@ class Horizon(NamedTuple):
 
     @property
     def n_steps(self) -> int:
-        """
-        :return: the number of steps after which nothing more is needed of an episode
-        """
+        """The number of steps after which nothing more is needed of an episode."""
         return self.n_states + max((self.tail or 0) - 1, 0)
 
 
@@ -60,9 +58,7 @@ class Pairs(NamedTuple):
 
 
 class Episode:
-    """
-    The numbers that are kept of an episode. Observations are not.
-    """
+    """The numbers that are kept of an episode, without its observations."""
 
     def __init__(self) -> None:
         self.rewards: list[float] = []
@@ -71,9 +67,7 @@ class Episode:
         self.terminated = False
 
     def pairs(self, horizon: Horizon, discounting: Discounting) -> Pairs:
-        """
-        :return: the state-action pairs whose return is known
-        """
+        """The state-action pairs whose return is known."""
         gamma, n_steps = discounting
         rewards = th.tensor(self.rewards, dtype=th.float64)
         bonuses = th.tensor(self.entropy_bonuses, dtype=th.float64)
@@ -89,7 +83,6 @@ def monte_carlo_pairs(
     Play episodes, and compare what the critics promise with what comes.
 
     :param act: from the observations of all environments to a step of the policy
-    :return: the state-action pairs of all episodes
     """
     pairs: list[Pairs] = []
     remaining = n_episodes
@@ -102,9 +95,7 @@ def monte_carlo_pairs(
 
 
 def _play(env: VecEnv, act: Callable[[Any], PolicyStep], n_envs: int, horizon: Horizon) -> list[Episode]:
-    """
-    :return: one episode of each of the first ``n_envs`` environments
-    """
+    """Play one episode of each of the first ``n_envs`` environments."""
     episodes = [Episode() for _ in range(n_envs)]
     running = set(range(n_envs))
     obs = env.reset()
@@ -130,13 +121,9 @@ def _play(env: VecEnv, act: Callable[[Any], PolicyStep], n_envs: int, horizon: H
 @contextmanager
 def undisturbed(model: BaseAlgorithm, seed: int) -> Iterator[None]:
     """
-    Keep the training unaware of what happens inside, where networks are in evaluation mode and no gradients are
-    computed.
+    Keep the training unaware of what happens inside, in evaluation mode and without gradients.
 
     Afterwards the random numbers, the modes of the networks and the noise of gSDE are what they were.
-
-    :param model: the algorithm that trains
-    :param seed: of the random numbers inside
     """
     modes = [(module, module.training) for module in model.policy.modules()]
     distribution = getattr(getattr(model, "actor", None), "action_dist", None)

@@ -22,8 +22,8 @@ class DoubleDQN(ValueBasedAlgorithm):
     Double DQN: the online network selects the next action, the target network values it.
 
     Paper: https://arxiv.org/abs/1509.06461. With ``policy_kwargs=dict(dueling=True)``, a prioritized replay buffer and
-    ``n_steps`` it is Rainbow (https://arxiv.org/abs/1710.02298) without noise and distribution. With
-    ``double_q=False``, one environment and nothing else switched on it is SB3's ``DQN``, bit for bit.
+    ``n_steps`` it is Rainbow (https://arxiv.org/abs/1710.02298) without noisy layers and distributions. With
+    ``double_q=False``, one environment and all other additions switched off, it equals SB3's ``DQN`` bit for bit.
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)
@@ -33,14 +33,16 @@ class DoubleDQN(ValueBasedAlgorithm):
     :param batch_size: minibatch size of each update
     :param tau: how far the target network moves towards the online network, in [0, 1] (1: a hard update)
     :param gamma: the discount factor
-    :param train_freq: update every ``train_freq`` steps of the vectorized environment, or a tuple of frequency and
-        unit like ``(5, "step")`` or ``(2, "episode")``
-    :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as environment steps in it
-    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``; chosen by SB3 if ``None``
-    :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer. ``gamma`` and ``n_steps`` are not
-        among them: the buffer follows the algorithm's
+    :param train_freq: update every ``train_freq`` steps of the vectorized environment, or a tuple of frequency and unit
+        like ``(5, "step")`` or ``(2, "episode")``
+    :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as the rollout has environment
+        steps
+    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``; ``None`` leaves the choice to
+        SB3
+    :param replay_buffer_kwargs: keyword arguments of the replay buffer, without ``gamma`` and ``n_steps``, which it
+        receives from the algorithm
     :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
-    :param n_steps: steps of the returns, with any replay buffer that knows ``n_steps``
+    :param n_steps: steps of the returns, with any replay buffer that accepts ``n_steps``
     :param target_update_interval: environment steps between updates of the target network
     :param exploration_fraction: fraction of the training over which epsilon falls
     :param exploration_initial_eps: probability of a random action at the beginning
@@ -56,12 +58,12 @@ class DoubleDQN(ValueBasedAlgorithm):
     :param double_q: whether the online network selects the next action; if not, it is DQN
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
-    :param learning_rate_fraction: with it, the fraction of the training after which it has arrived, in (0, 1];
+    :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
-    :param compile: run the networks through ``torch.compile`` while training. On a CPU only passes without a gradient
-        are compiled, which brought no gain
-    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
-        excepted. It pays on CPUs with AVX512-BF16 or AMX, which ``"auto"`` looks for. ``None``: float32
+    :param compile: run the networks through ``torch.compile`` while training. On a CPU this compiles only passes
+        without a gradient, which measured no faster
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
+        layers. It is faster on CPUs with AVX512-BF16 or AMX, where ``"auto"`` selects it. ``None``: float32
     :raises ValueError: naming the argument, its value and what is allowed
     """
 

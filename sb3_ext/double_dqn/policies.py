@@ -1,4 +1,4 @@
-"""Policies of ``DoubleDQN``: SB3's, with ``policy_kwargs=dict(dueling=True)`` dueling."""
+"""Policies of ``DoubleDQN``: those of SB3, which ``policy_kwargs=dict(dueling=True)`` makes dueling."""
 
 from typing import Any
 
@@ -8,17 +8,11 @@ from sb3_ext.common.value_policies import ValuePolicy
 
 
 class MlpPolicy(ValuePolicy):
-    """
-    ``ValuePolicy`` for vectors.
-    """
+    """``ValuePolicy`` for vectors."""
 
 
 class CnnPolicy(ValuePolicy):
-    """
-    ``ValuePolicy`` for images.
-
-    :param features_extractor_class: ``NatureCNN`` by default
-    """
+    """``ValuePolicy`` for images, with the features extractor ``NatureCNN`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
@@ -27,11 +21,7 @@ class CnnPolicy(ValuePolicy):
 
 
 class MultiInputPolicy(ValuePolicy):
-    """
-    ``ValuePolicy`` for dictionary observations.
-
-    :param features_extractor_class: ``CombinedExtractor`` by default
-    """
+    """``ValuePolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any

@@ -45,7 +45,7 @@ class AtariGame:
         self._frame = np.zeros(0, dtype=np.uint8)
 
     def get_action_meanings(self) -> list[str]:
-        """:return: the names of the actions"""
+        """Names of the actions."""
         return list(self._rules.action_meanings)
 
     def send(self, action: int) -> None:
@@ -62,11 +62,7 @@ class AtariGame:
         self._has_pending_step = True
 
     def receive(self) -> tuple[float, bool, bool, dict[str, Any]]:
-        """
-        Wait for the step that ``send`` began.
-
-        :return: unclipped reward, terminated, truncated, info
-        """
+        """Wait for the step that ``send`` began. The result is unclipped reward, terminated, truncated and info."""
         frames, rewards, over, _, counters = self._ale.recv()
         self._has_pending_step = False
         self._store_frame(frames, counters)
@@ -97,7 +93,6 @@ class AtariGame:
         some games wait for, as SB3's ``FireResetEnv`` does.
 
         :param seed: a seed always begins a new game
-        :return: info
         """
         info = self._resume_or_restart(seed)
         if self._has_fire:
@@ -108,7 +103,7 @@ class AtariGame:
         return info
 
     def observe(self) -> np.ndarray:
-        """:return: a copy of what the agent sees, shape (height, width, 1)"""
+        """Return a copy of what the agent sees, shape (height, width, 1)."""
         if not self._settings.exact_frames:
             return self._frame[..., None].copy()
         cv2 = import_cv2()
@@ -117,7 +112,7 @@ class AtariGame:
         return np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA))[..., None]
 
     def render(self) -> np.ndarray:
-        """:return: the picture the observation is made from, shape (height, width, 3); gray without ``exact_frames``"""
+        """Return the picture that is observed, shape (height, width, 3); gray without ``exact_frames``."""
         if self._frame.ndim == 3:
             return self._frame.copy()
         return np.repeat(self._frame[..., None], 3, axis=2)
@@ -175,9 +170,5 @@ class AtariGame:
 
 
 def _ale_seed(seed: int) -> int:
-    """
-    :param seed: seed of an environment
-    :return: the emulator's seed in ``ale_py.env.AtariEnv``, without its sign. ALE's vector environment takes a negative
-        seed for none.
-    """
+    """Return the seed of ``ale_py.env.AtariEnv`` without its sign, because a negative one means no seed here."""
     return int(np.random.SeedSequence(seed).generate_state(2)[1]) & 0x7FFFFFFF

@@ -46,7 +46,6 @@ def use_ale_vector(venv: VecEnv, **settings: Any) -> AtariVecEnv:
     :param venv: environments that have not been reset yet
     :param settings: fields of :class:`~sb3_ext.envs.AtariSettings`. They override those of ``AtariWrapper``, which is
         not required.
-    :return: the new environments
     :raises ImportError: without ale-py
     :raises ValueError: if a setting is unknown or out of its range, or ``venv`` is not a ``DummyVecEnv``, or its
         environments or wrappers cannot be replaced
@@ -82,10 +81,7 @@ def _wrappers(env: gym.Env) -> list[gym.Wrapper]:
 
 
 def _common_spec(venv: DummyVecEnv) -> EnvSpec:
-    """
-    :return: the registration that all environments are made from
-    :raises ValueError: if they are made from different ones, or one has none
-    """
+    """Return the registration of all environments. Different ones, or a missing one, raise a ValueError."""
     specs = [env.unwrapped.spec for env in venv.envs]
     spec = specs[0]
     if spec is None or any(other is None or other.kwargs != spec.kwargs for other in specs):
@@ -96,10 +92,7 @@ def _common_spec(venv: DummyVecEnv) -> EnvSpec:
 
 
 def _find_monitor(env: gym.Env) -> Monitor | None:
-    """
-    :return: the ``Monitor`` of an environment
-    :raises ValueError: if ``AtariVecEnv`` cannot do what the ``Monitor`` or another wrapper does
-    """
+    """Return the ``Monitor`` of an environment. What ``AtariVecEnv`` cannot replace raises a ValueError."""
     monitor = None
     for wrapper in _wrappers(env):
         if type(wrapper) not in _REPLACEABLE_WRAPPERS:
@@ -118,10 +111,7 @@ def _find_monitor(env: gym.Env) -> Monitor | None:
 
 
 def _wrapper_settings(env: gym.Env) -> dict[str, Any]:
-    """
-    :return: the settings of an environment's ``AtariWrapper``; empty without one
-    :raises ValueError: if there is only a part of ``AtariWrapper``, or if the environment skips frames as well
-    """
+    """Return the settings of ``AtariWrapper``, if it is there. A part of it, or two frame skips, raise a ValueError."""
     wrappers: dict[type, Any] = {type(wrapper): wrapper for wrapper in _wrappers(env)}
     if WarpFrame not in wrappers:
         alone = [known.__name__ for known in _PARTS_OF_ATARI_WRAPPER if known in wrappers]
@@ -151,11 +141,7 @@ def _wrapper_settings(env: gym.Env) -> dict[str, Any]:
 
 
 def _sticky_probability(sticky: StickyActionEnv, env: gym.Env) -> float:
-    """
-    :param sticky: the wrapper of ``env`` for sticky actions
-    :return: its probability
-    :raises ValueError: if the emulator repeats actions as well
-    """
+    """Return the probability of sticky actions. A ValueError is raised if the emulator repeats actions as well."""
     spec = env.unwrapped.spec
     own = (spec.kwargs if spec is not None else {}).get("repeat_action_probability", 0.25)
     if own:

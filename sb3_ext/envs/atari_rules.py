@@ -98,8 +98,9 @@ def make_rules(env_id: str | EnvSpec, settings: AtariSettings) -> AtariRules:
 
 def game_spec(env_id: str | EnvSpec) -> EnvSpec:
     """
+    Find the registration of an Atari game.
+
     :param env_id: id of a registered environment, or the result of ``gymnasium.spec`` for one
-    :return: its registration
     :raises ValueError: if it is not an Atari game, or one that ALE's vector environment cannot play
     """
     try:
@@ -130,7 +131,8 @@ def game_spec(env_id: str | EnvSpec) -> EnvSpec:
 
 def import_ale() -> Any:
     """
-    :return: the module ``ale_py``, after its games have been registered
+    Import ``ale_py``, and register its games.
+
     :raises ImportError: if it is not installed, or is too old to hand over screens in color
     """
     try:
@@ -150,10 +152,7 @@ def import_ale() -> Any:
 
 
 def import_cv2() -> Any:
-    """
-    :return: the module of OpenCV
-    :raises ImportError: if it is not installed
-    """
+    """Return OpenCV's module, or raise an ImportError that says how to install it."""
     try:
         import cv2
     except ImportError as error:

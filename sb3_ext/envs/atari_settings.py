@@ -58,17 +58,12 @@ class AtariSettings:
 
     @classmethod
     def names(cls) -> list[str]:
-        """:return: the names of all settings"""
+        """Names of all settings."""
         return [setting.name for setting in fields(cls)]
 
 
 def show_settings(constructor: _Constructor) -> _Constructor:
-    """
-    Let ``help()`` and ``inspect.signature`` list every setting where a constructor has ``**settings``.
-
-    :param constructor: the ``__init__`` of a class; what it does stays the same
-    :return: the same function
-    """
+    """Let ``help()`` and ``inspect.signature`` list every setting where a constructor has ``**settings``."""
     signature = inspect.signature(constructor)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
     settings = inspect.signature(AtariSettings).parameters.values()

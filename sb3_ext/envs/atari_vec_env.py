@@ -86,10 +86,7 @@ class AtariVecEnv(VecEnv):
             self.action_space.seed(seed)
 
     def another(self, n_envs: int) -> "AtariVecEnv":
-        """
-        :param n_envs: number of environments
-        :return: new environments of the same game with the same settings, without a seed and monitor files
-        """
+        """Make new environments of the same game with the same settings, without a seed and monitor files."""
         return AtariVecEnv(self._env_id, n_envs, **asdict(self.settings))
 
     def take_over(self, seeds: Sequence[int | None], monitors: Sequence[Monitor | None]) -> None:
@@ -106,8 +103,9 @@ class AtariVecEnv(VecEnv):
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """
-        :param seed: environment i gets ``seed + i`` at the next reset. With ``None`` numpy draws the first one.
-        :return: the seeds of all environments
+        Set the seeds of the next reset, and return them. Environment i gets ``seed + i``.
+
+        :param seed: with ``None`` numpy draws the first one
         :raises ValueError: if it is not an integer of at least 0
         """
         if seed is not None:
@@ -187,7 +185,7 @@ class AtariVecEnv(VecEnv):
             game.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """:return: for each environment the picture its observation is made from, shape (height, width, 3)"""
+        """Return the pictures that are observed, each of shape (height, width, 3)."""
         return [game.render() for game in self._games]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
@@ -204,11 +202,7 @@ class AtariVecEnv(VecEnv):
         ]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """
-        Store a value for ``get_attr``; nothing else reads it.
-
-        :param indices: which environments; ``None`` means all
-        """
+        """Store a value for ``get_attr``; nothing else reads it."""
         for game in self._chosen_games(indices):
             game.attributes[attr_name] = value
 
@@ -216,9 +210,10 @@ class AtariVecEnv(VecEnv):
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list:
         """
+        Call a method of each environment.
+
         :param method_name: ``get_action_meanings`` or ``render``
         :param indices: which environments; ``None`` means all
-        :return: one result for each of them
         :raises AttributeError: for any other method, because it would change a game without this class noticing
         """
         if method_name not in ("get_action_meanings", "render"):
@@ -226,11 +221,7 @@ class AtariVecEnv(VecEnv):
         return [getattr(game, method_name)(*method_args, **method_kwargs) for game in self._chosen_games(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """
-        :param wrapper_class: for instance ``Monitor``, for which ``evaluate_policy`` asks
-        :param indices: which environments; ``None`` means all
-        :return: whether this class does the same as that wrapper
-        """
+        """Tell whether this class does the same as the wrapper, such as ``Monitor`` for ``evaluate_policy``."""
         replaced: list[type[gym.Wrapper]] = [Monitor, AtariWrapper, WarpFrame]
         optional: dict[type[gym.Wrapper], bool] = {
             NoopResetEnv: self.settings.noop_max > 0,

@@ -21,27 +21,21 @@ class EpisodeLog:
     writer: ResultsWriter | None = None
 
     def open_file(self, path: Path, env_id: str) -> None:
-        """
-        :param path: without the extension ``.monitor.csv``
-        :param env_id: id for the header of the file
-        """
+        """Open a monitor file. The path lacks ``.monitor.csv``, and the header contains the id."""
         header: dict[str, float | str] = {"t_start": self.t_start, "env_id": env_id}
         self.writer = ResultsWriter(str(path), header=header)
 
     def take_over(self, monitor: Monitor) -> None:
-        """
-        Go on with the time and the file of a ``Monitor``.
-
-        :param monitor: it loses its file, so that closing it leaves the file open
-        """
+        """Go on with the time and the file of a ``Monitor``, which loses its file and cannot close it any more."""
         self.t_start, self.writer = monitor.t_start, monitor.results_writer
         monitor.results_writer = None
 
     def finish(self, total_reward: float, length: int) -> dict[str, Any]:
         """
-        :param total_reward: unclipped return of the whole game
+        Return the entry ``info["episode"]`` of a whole game.
+
+        :param total_reward: unclipped return
         :param length: frames of the emulator, which ``Monitor`` counts under ``AtariWrapper``
-        :return: the entry ``info["episode"]``
         """
         episode = {"r": round(total_reward, 6), "l": length, "t": round(time.time() - self.t_start, 6)}
         if self.writer is not None:

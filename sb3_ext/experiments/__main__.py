@@ -26,20 +26,13 @@ from sb3_ext.files import replaced_when_complete
 
 @dataclass(frozen=True)
 class Grid:
-    """
-    An experiment and where it lives.
-
-    :param root: folder of its runs
-    """
+    """An experiment and the folder of its runs."""
 
     experiment: Experiment
     root: Path
 
     @property
     def folders(self) -> list[RunFolder]:
-        """
-        :return: the folders of all runs
-        """
         return [RunFolder(self.root, run) for run in self.experiment.runs]
 
 
@@ -63,9 +56,7 @@ def load(args: argparse.Namespace) -> Grid:
 
 
 def show(*parts: object) -> None:
-    """
-    Print. It is no error if the reader has read enough, as ``| head`` has.
-    """
+    """Print. It is no error if the reader has read enough, as ``| head`` has."""
     try:
         print(*parts, flush=True)
     except BrokenPipeError:  # Python would try once more at its exit, unless the rest goes nowhere
@@ -74,11 +65,7 @@ def show(*parts: object) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """
-    Train what is not finished yet, then draw.
-
-    :return: the exit status: 0 if all runs are finished and drawn
-    """
+    """Train what is not finished yet, then draw. The exit status is 0 if all runs are finished and drawn."""
     for name in ("jobs", "threads"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -101,11 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    """
-    Show how far each run is.
-
-    :return: the exit status
-    """
+    """Show how far each run is."""
     grid = load(args)
     width = max(len(folder.run.name) for folder in grid.folders)
     states = [folder.status() for folder in grid.folders]
@@ -119,19 +102,14 @@ def status(args: argparse.Namespace) -> int:
 
 
 def plot(args: argparse.Namespace) -> int:
-    """
-    Draw the finished runs.
-
-    :return: the exit status
-    """
+    """Draw the finished runs."""
     return plot_grid(load(args), args.output)
 
 
 def plot_grid(grid: Grid, output: Path | None) -> int:
     """
-    Write the raw returns of the finished runs as CSV, figures and a table.
+    Write the raw returns of the finished runs as CSV, figures and a table, by default beside the runs.
 
-    :param output: folder for them, by default one beside the runs
     :return: the exit status: 1 if something could not be read, or no run is finished
     """
     output = output or grid.root / "report"
@@ -156,10 +134,9 @@ def plot_grid(grid: Grid, output: Path | None) -> int:
 
 def draw(folder: Path) -> None:
     """
-    Draw figures and a table from CSV files.
+    Draw figures and a table from ``returns.csv``, ``score_range.json`` and ``diagnosis.csv`` in a folder.
 
-    :param folder: with ``returns.csv`` and perhaps ``score_range.json`` and ``diagnosis.csv``; figures and table go
-        there
+    Only ``returns.csv`` must exist.
     """
     curves = read_curves(folder / "returns.csv")
     ranges = read_json(folder / "score_range.json") if (folder / "score_range.json").exists() else {}
@@ -180,19 +157,13 @@ def draw(folder: Path) -> None:
 
 
 def redraw(args: argparse.Namespace) -> int:
-    """
-    Draw figures and a table again, without the runs.
-
-    :return: the exit status
-    """
+    """Draw figures and a table again, without the runs."""
     draw(args.folder)
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    """
-    :return: the parser of the command line
-    """
+    """Make the parser of the command line."""
     result = argparse.ArgumentParser(
         prog="python -m sb3_ext.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -227,11 +198,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """
-    Run the command line.
-
-    :return: the exit status
-    """
+    """Run the command line, and return the exit status."""
     args = parser().parse_args(arguments)
     try:
         return args.function(args)

@@ -38,9 +38,7 @@ Diagnoses = dict[str, dict[str, dict[str, np.ndarray]]]
 
 
 def _number(text: str) -> float:
-    """
-    Read a field of the CSV file. It is NaN if nothing was measured.
-    """
+    """Read a field of the CSV file. It is NaN if nothing was measured."""
     return float(text or math.nan)
 
 
@@ -72,10 +70,7 @@ def collect_diagnoses(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]
 
 
 def _check_order(rows: list[dict[str, str]]) -> None:
-    """
-    :raises ValueError: if the time steps of a run do not increase: two callbacks wrote into one file, or there are two
-        files
-    """
+    """Raise a ValueError if the time steps of a run do not increase, as when two callbacks wrote into one file."""
     steps = [_number(row["timesteps"]) for row in rows]
     for one, other in itertools.pairwise([0.0, *steps]):
         if not one < other:
@@ -84,9 +79,8 @@ def _check_order(rows: list[dict[str, str]]) -> None:
 
 def read_diagnoses(path: Path) -> dict[str, Diagnoses]:
     """
-    Read a CSV file with the rows of :func:`collect_diagnoses`.
+    Read the rows of :func:`collect_diagnoses` from a CSV file, by environment.
 
-    :return: environment -> what was measured there
     :raises ValueError: if the file has other columns, or is damaged
     """
     values: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list))))
@@ -105,11 +99,11 @@ def read_diagnoses(path: Path) -> dict[str, Diagnoses]:
 
 def draw_diagnoses(diagnoses: Diagnoses, line_styles: dict[str, dict[str, Any]]) -> "Figure":
     """
-    Draw one panel for each kind of measurement that exists, with a line for each seed.
+    Draw a panel for each kind of measurement in one environment, with a line for each seed.
 
-    :param diagnoses: of one environment
+    Without measurements there is one empty panel.
+
     :param line_styles: of the variants, from :func:`sb3_ext.experiments.figures.styles`
-    :return: the figure; it has one empty panel if nothing was measured
     """
     runs = [run for by_seed in diagnoses.values() for run in by_seed.values()]
     panels = [panel for panel in _PANELS if any(np.isfinite(run[panel[1]]).any() for run in runs)] or _PANELS[:1]
@@ -144,11 +138,9 @@ def draw_all_diagnoses(
     diagnoses: dict[str, Diagnoses], line_styles: dict[str, dict[str, Any]], folder: Path
 ) -> list[Path]:
     """
-    Draw the measurements of all environments. Figures of environments without measurements are removed from the folder.
+    Draw the measurements of all environments, and remove the figures of environments without any from the folder.
 
-    :param diagnoses: from :func:`read_diagnoses`
     :param line_styles: of the variants, from :func:`sb3_ext.experiments.figures.styles`
-    :return: the files
     """
     paths = []
     for env, by_variant in diagnoses.items():

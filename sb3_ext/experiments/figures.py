@@ -34,13 +34,7 @@ _N_THRESHOLDS = 101
 
 
 def new_figure(n_panels: int, width: float = 5.2, height: float = 4.0) -> tuple["Figure", list["Axes"]]:
-    """
-    Make an empty figure with panels side by side, three in a row.
-
-    :param width: of a panel, in inches
-    :param height: of a panel, in inches
-    :return: the figure and its panels
-    """
+    """Make an empty figure with panels side by side, three in a row. Width and height of a panel are in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -56,12 +50,7 @@ def new_figure(n_panels: int, width: float = 5.2, height: float = 4.0) -> tuple[
 
 
 def save(figure: "Figure", stem: Path) -> list[Path]:
-    """
-    Save a figure as PNG and SVG. The same numbers give the same bytes.
-
-    :param stem: path of the files without their endings
-    :return: the files
-    """
+    """Save a figure as PNG and SVG; ``stem`` lacks their endings. The same numbers give the same bytes."""
     paths = [stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")]
     for path in paths:
         # A date, or ids that depend on chance, would change the file although the numbers are the same.
@@ -81,7 +70,6 @@ def styles(variants: Iterable[str]) -> dict[str, dict[str, Any]]:
     """
     Choose a color and a line style for each variant, to be used in all figures.
 
-    :param variants: in the order in which they get their colors
     :return: keyword arguments of matplotlib's ``plot``, by variant
     """
     line_styles = {}
@@ -94,11 +82,10 @@ def styles(variants: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def common_timesteps(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
     """
-    Find the time steps at which all runs were evaluated.
+    Find the time steps at which all runs of one variant in one environment were evaluated.
 
     With several environments at a time, runs may stop some steps apart. Those steps are left out.
 
-    :param curves: of one variant in one environment
     :return: the time steps, shape (T,), and the returns, shape (N, T)
     """
     steps = sorted(set.intersection(*({int(step) for step in curve.timesteps} for curve in curves)))
@@ -107,12 +94,7 @@ def common_timesteps(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_curves(curves: list[Curve], line_styles: dict[str, dict[str, Any]]) -> "Figure":
-    """
-    Draw one panel an environment: the interquartile mean of the runs, its 95 % bootstrap interval, every run as a thin
-    line.
-
-    :param line_styles: from :func:`styles`
-    """
+    """Draw one panel an environment: the interquartile mean, its 95 % bootstrap interval, every run as a thin line."""
     environments = list(dict.fromkeys(curve.environment for curve in curves))
     figure, axes = new_figure(len(environments))
     for axis, env in zip(axes, environments, strict=True):
@@ -141,7 +123,6 @@ def draw_profiles(matrices: dict[str, np.ndarray], line_styles: dict[str, dict[s
     https://arxiv.org/abs/2108.13264
 
     :param matrices: scores of each variant, shape (n_seeds, n_environments), between 0 and 1
-    :param line_styles: from :func:`styles`
     """
     low = min(0.0, *(float(matrix.min()) for matrix in matrices.values()))
     high = max(1.0, *(float(matrix.max()) for matrix in matrices.values()))
@@ -160,11 +141,7 @@ def draw_profiles(matrices: dict[str, np.ndarray], line_styles: dict[str, dict[s
 
 
 def draw_improvement(probabilities: dict[tuple[str, str], tuple[float, float, float]]) -> "Figure":
-    """
-    Draw how likely one variant beats another.
-
-    :param probabilities: for each pair the probability that the first one is better, and the ends of its interval
-    """
+    """Draw the probability that the first variant of each pair beats the second, and the ends of its interval."""
     figure, (axis,) = new_figure(1, width=6.0, height=1.0 + 0.45 * len(probabilities))
     for row, (middle, low, high) in enumerate(probabilities.values()):
         axis.plot([low, high], [row, row], color="#0072B2", linewidth=6, alpha=0.3, solid_capstyle="butt")
@@ -185,12 +162,9 @@ def draw_all(
     curves: list[Curve], ranges: dict[str, tuple[float, float]], line_styles: dict[str, dict[str, Any]], folder: Path
 ) -> list[Path]:
     """
-    Draw everything that the runs suffice for.
+    Draw everything that the runs, of which there is at least one, suffice for.
 
-    :param curves: of one run at least
     :param ranges: of the scores, by environment
-    :param line_styles: of the variants, from :func:`styles`
-    :return: the files
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = save(draw_curves(curves, line_styles), folder / "curves")

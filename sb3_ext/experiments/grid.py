@@ -38,12 +38,7 @@ _COUNTS = ("n_timesteps", "eval_freq", "eval_episodes", "n_eval_envs")
 
 
 class ExperimentError(ValueError):
-    """
-    An experiment file has a mistake in it.
-
-    :param key: where it is in the file
-    :param problem: what is wrong, and what is allowed
-    """
+    """An experiment file has a mistake. The message tells the key, what is wrong, and what is allowed."""
 
     def __init__(self, path: Path, key: str, problem: str) -> None:
         super().__init__(f"{path}: {key}: {problem}")
@@ -55,7 +50,6 @@ class Run:
     One training: a cell of the grid.
 
     :param variant: name of what is compared
-    :param env: id of the environment
     :param algo: id in rl_zoo3
     :param n_timesteps: environment steps
     :param eval_freq: environment steps from one evaluation to the next
@@ -84,15 +78,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """
-        :return: a path below the folder of the experiment, unique within it
-        """
+        """A path below the folder of the experiment, unique within it."""
         return f"{self.variant}/{self.env.replace('/', '-')}/seed_{self.seed}"
 
     def as_dict(self) -> dict[str, Any]:
-        """
-        :return: the run as plain values, for a JSON file
-        """
+        """The run as plain values, for a JSON file."""
         # YAML has dates and sets, JSON has not.
         return json.loads(json.dumps(asdict(self), default=str))
 
@@ -113,24 +103,16 @@ class Experiment:
 
     @property
     def environments(self) -> list[str]:
-        """
-        :return: in the order of the file
-        """
+        """Environments in the order of the file."""
         return list(dict.fromkeys(run.env for run in self.runs))
 
     @property
     def variants(self) -> list[str]:
-        """
-        :return: in the order of the file
-        """
+        """Variants in the order of the file."""
         return list(dict.fromkeys(run.variant for run in self.runs))
 
     def with_timesteps(self, n_timesteps: int) -> "Experiment":
-        """
-        Make the same experiment with other lengths of its runs. The number of evaluations stays the same.
-
-        :param n_timesteps: of every run
-        """
+        """Make the same experiment with runs of another length. The number of evaluations stays the same."""
 
         def changed(run: Run) -> Run:
             eval_freq = max(run.eval_freq * n_timesteps // run.n_timesteps, 1)
@@ -140,14 +122,10 @@ class Experiment:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """
-    Reads ``5e-4`` as a number, which PyYAML takes for text, and refuses a name that is there twice.
-    """
+    """Reads ``5e-4`` as a number, which PyYAML takes for text, and refuses a name that is there twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """
-        :raises yaml.YAMLError: if a name is there twice
-        """
+        """Construct a mapping, or raise a YAMLError if a name is there twice."""
         names = [name.value for name, _ in node.value if name.tag != "tag:yaml.org,2002:merge"]
         for name in names:
             if names.count(name) > 1:
@@ -162,12 +140,7 @@ _Loader.add_implicit_resolver(
 
 
 class _Reader:
-    """
-    Reads an experiment file, and says what is wrong with it and where.
-
-    :raises OSError: if it cannot be read
-    :raises ExperimentError: if it is no YAML file of keys and values
-    """
+    """Reads an experiment file. If something is wrong, an ExperimentError says what and where."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -187,20 +160,14 @@ class _Reader:
         return {str(name): entry for name, entry in value.items()}
 
     def check_known(self, names: Iterable[str], allowed: Iterable[str], key: str, what: str) -> None:
-        """
-        :raises ExperimentError: for the first name that is not allowed, with the nearest that is
-        """
+        """Raise an ExperimentError for the first name that is not allowed, with the nearest that is."""
         allowed = sorted(allowed)
         for name in names:
             if name not in allowed:
                 raise self.error(f"{key}.{name}" if key else name, f"{what} {_unknown_name(name, allowed)}")
 
     def named(self, key: str) -> dict[str, dict[str, Any]]:
-        """
-        Read a mapping of names to settings, or a list of names.
-
-        :return: settings by name
-        """
+        """Read settings by name, from a mapping of names to settings or from a list of names."""
         value = self.content.get(key)
         if isinstance(value, str) or not value:
             raise self.error(
@@ -220,9 +187,7 @@ class _Reader:
         return value
 
     def import_packages(self) -> None:
-        """
-        Import the modules that register environments.
-        """
+        """Import the modules that register environments."""
         value = self.content.get("gym_packages", [])
         if not isinstance(value, list):
             raise self.error("gym_packages", f"{value!r} must be a list of modules")
@@ -234,9 +199,7 @@ class _Reader:
         self.gym_packages = tuple(str(package) for package in value)
 
     def run(self, variant: str, env: str, seed: int, settings: list[tuple[str, dict[str, Any]]]) -> Run:
-        """
-        :param settings: pairs of a place in the file and what stands there; later ones take precedence
-        """
+        """Make a run from pairs of a place in the file and its settings. Later pairs take precedence."""
         merged: dict[str, Any] = {"eval_episodes": 5, "n_eval_envs": 1, "base": "zoo"}
         hyperparams: dict[str, Any] = {}
         env_kwargs: dict[str, Any] = {}
@@ -278,9 +241,7 @@ class _Reader:
         )
 
     def check_counts(self, merged: dict[str, Any], place: dict[str, str]) -> None:
-        """
-        Check the numbers of steps and episodes, which may be written as ``3e5``.
-        """
+        """Check the numbers of steps and episodes, which may be written as ``3e5``."""
         for name in (name for name in _COUNTS if name in merged):
             if type(merged[name]) is float and merged[name].is_integer():
                 merged[name] = int(merged[name])
@@ -294,9 +255,7 @@ class _Reader:
             )
 
     def check_names(self, algo: Any, env: str, place: dict[str, str]) -> None:
-        """
-        Check the names of the algorithm and the environment.
-        """
+        """Check the names of the algorithm and the environment."""
         from rl_zoo3.utils import ALGOS
 
         if not isinstance(algo, str) or algo not in ALGOS:
@@ -306,9 +265,7 @@ class _Reader:
             raise self.error(f"environments.{env}", f"environment {_unknown_name(env, gym.registry, otherwise)}")
 
     def base_hyperparams(self, merged: dict[str, Any], env: str, place: dict[str, str]) -> dict[str, Any]:
-        """
-        :return: what rl_zoo3 would read for the environment
-        """
+        """What rl_zoo3 would read for the environment."""
         if merged["base"] == "none":
             return {}
         where = place.get("base", "base")
@@ -338,7 +295,6 @@ def load_experiment(path: Path) -> Experiment:
     """
     Read and check an experiment file.
 
-    :param path: of a YAML file
     :raises OSError: if the file cannot be read
     :raises ExperimentError: if an algorithm, an environment or a parameter is unknown, or a value is not allowed
     """
@@ -378,19 +334,14 @@ def _score_ranges(reader: _Reader, environments: Iterable[str]) -> dict[str, tup
 
 
 def _unknown_name(name: Any, allowed: Iterable[str], otherwise: str | None = None) -> str:
-    """
-    :param otherwise: what to say if no allowed name is near; by default what is allowed
-    :return: the end of a message
-    """
+    """Say that a name is unknown, and the nearest allowed one. Without one, say ``otherwise`` or what is allowed."""
     near = difflib.get_close_matches(str(name), allowed, n=1)
     hint = f"did you mean {near[0]!r}?" if near else otherwise or f"allowed are {', '.join(allowed)}"
     return f"{name!r} is not known: {hint}"
 
 
 def _arguments(algorithm: type) -> set[str]:
-    """
-    :return: the names of the constructor's arguments, and of those that it passes on to its parents
-    """
+    """The names of the constructor's arguments, and of those that it passes on to its parents."""
     names: set[str] = set()
     for base in algorithm.__mro__:
         if "__init__" in vars(base):
@@ -403,9 +354,7 @@ def _arguments(algorithm: type) -> set[str]:
 
 @lru_cache(maxsize=32)
 def _parameters(algo: str) -> frozenset[str]:
-    """
-    :return: the names that hyperparameters of an algorithm may have
-    """
+    """The names that hyperparameters of an algorithm may have."""
     from rl_zoo3.utils import ALGOS
 
     return frozenset(_arguments(ALGOS[algo]) - _NOT_HYPERPARAMS | _ZOO_HYPERPARAMS)

@@ -17,9 +17,7 @@ _POLLING_SECONDS = 0.5
 
 @contextmanager
 def sigterm_as_keyboard_interrupt() -> Iterator[None]:
-    """
-    Let SIGTERM end the process as Ctrl-C does, so that what it has started ends, too.
-    """
+    """Let SIGTERM end the process as Ctrl-C does, so that what it has started ends, too."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -32,9 +30,7 @@ def sigterm_as_keyboard_interrupt() -> Iterator[None]:
 
 
 class Progress:
-    """
-    A bar over all environment steps of a grid, finished runs included.
-    """
+    """A bar over all environment steps of a grid, finished runs included."""
 
     def __init__(self, folders: list[RunFolder]) -> None:
         self._folders = folders
@@ -48,11 +44,7 @@ class Progress:
         self._bar.refresh()
 
     def update(self, running: list[RunFolder]) -> None:
-        """
-        Show how far the runs are.
-
-        :param running: the runs that are under way
-        """
+        """Show how far the runs under way are."""
         done = sum(f.run.n_timesteps for f in self._folders if f.is_finished())
         done += sum(f.n_steps_seen() for f in running if not f.is_finished())
         n_finished = sum(f.is_finished() for f in self._folders)
@@ -60,27 +52,21 @@ class Progress:
         self._bar.update(done - self._bar.n)
 
     def say(self, message: str) -> None:
-        """
-        Print a message above the bar.
-        """
+        """Print a message above the bar."""
         self._bar.write(message, file=sys.stderr)
 
     def close(self) -> None:
-        """
-        Leave the bar as it is.
-        """
+        """Leave the bar as it is."""
         self._bar.close()
 
 
 def run_locally(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
     """
-    Train all runs that are not finished.
+    Train all runs that are not finished, in their order, ``n_jobs`` at a time.
 
     If a run fails, the others are trained nevertheless. Runs that another process trains are waited for. An
     interruption ends the trainings under way, and the next call begins them anew.
 
-    :param folders: of the runs, in the order in which they are started
-    :param n_jobs: how many run at a time
     :param n_threads: of PyTorch, for each run
     """
     waiting = [folder for folder in folders if not folder.is_finished()]
@@ -114,12 +100,7 @@ def run_locally(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
 
 
 def report(folder: RunFolder, exit_status: int, say: Callable[[str], None]) -> None:
-    """
-    Report a run that did not succeed.
-
-    :param folder: of a run whose process has ended
-    :param say: gets the message
-    """
+    """Report a run whose process has ended without success."""
     if exit_status == ALREADY_RUNNING:
         say(f"{folder.run.name}: is being trained by another process")
     elif folder.status() is Status.FAILED:

@@ -17,7 +17,6 @@ def train_here(folder: RunFolder, n_threads: int) -> int:
     """
     Do the work of a Ray worker. The training is a process of its own, which ends with the worker.
 
-    :param n_threads: of PyTorch
     :return: exit status of the training
     :raises FileNotFoundError: if this machine does not see the folder
     """
@@ -42,7 +41,6 @@ def run_on_ray(folders: list[RunFolder], n_jobs: int, n_threads: int, n_gpus: fl
     machine dies, its run is begun anew on another.
 
     :param folders: of the runs, on a file system that all machines of the cluster share
-    :param n_jobs: how many run at a time
     :param n_threads: of PyTorch, for each run; Ray reserves as many CPUs
     :param n_gpus: what Ray reserves for each run, may be a fraction of a GPU
     :raises ImportError: if Ray is not installed

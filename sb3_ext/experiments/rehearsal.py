@@ -20,7 +20,6 @@ def rehearse(path: Path, runs: Iterable[Run]) -> None:
 
     The names of parameters have been checked by then (:func:`load_experiment`), but their values have not.
 
-    :param path: of the experiment file
     :param runs: the runs that are to be trained; only one seed of them is tried
     :raises ExperimentError: naming variant and environment, if a model cannot be made
     """
@@ -38,9 +37,7 @@ def rehearse(path: Path, runs: Iterable[Run]) -> None:
 
 
 def _make(run: Run, folder: Path) -> None:
-    """
-    Make the model of a run on the CPU, by what rl_zoo3 would make it with.
-    """
+    """Make the model of a run on the CPU, with rl_zoo3's own code."""
     from rl_zoo3.exp_manager import ExperimentManager
 
     config = folder / "hyperparams.yml"

@@ -39,9 +39,7 @@ class Curve:
 
     @property
     def score(self) -> float:
-        """
-        :return: the mean return over the last tenth of the evaluations
-        """
+        """The mean return over the last tenth of the evaluations."""
         return float(self.returns[-max(round(LAST_PART * len(self.returns)), 1) :].mean())
 
 
@@ -84,11 +82,7 @@ def collect(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]], list[di
 
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    """
-    Write a CSV file, which readers see whole or not at all.
-
-    :param rows: dictionaries whose keys are the columns
-    """
+    """Write rows with these columns to a CSV file, which readers see whole or not at all."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -99,11 +93,10 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) 
 
 def read_csv(path: Path, columns: tuple[str, ...], kinds: Mapping[str, Callable[[str], Any]]) -> list[dict[str, str]]:
     """
-    Read and check a CSV file.
+    Read the rows of a CSV file as text, and check them.
 
     :param columns: the header that the file must have
     :param kinds: functions that can read the fields of a column, such as ``float``; other columns may hold any text
-    :return: its rows, as text
     :raises ValueError: if the file has another header, or is damaged
     """
     try:
@@ -124,9 +117,8 @@ def read_csv(path: Path, columns: tuple[str, ...], kinds: Mapping[str, Callable[
 
 def read_curves(path: Path) -> list[Curve]:
     """
-    Read a CSV file with the rows of :func:`collect`.
+    Read the rows of :func:`collect` from a CSV file: one curve a run, in the order of the file.
 
-    :return: one curve a run, in the order of the file
     :raises ValueError: if the file has other columns, or is damaged
     """
     episodes: dict[tuple[str, str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -140,9 +132,7 @@ def read_curves(path: Path) -> list[Curve]:
 
 
 def scores(curves: Iterable[Curve]) -> dict[str, dict[str, dict[int, float]]]:
-    """
-    :return: variant -> environment -> seed -> score
-    """
+    """Order the scores by variant, environment and seed."""
     result: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for curve in curves:
         result[curve.variant][curve.environment][curve.seed] = curve.score
@@ -150,12 +140,7 @@ def scores(curves: Iterable[Curve]) -> dict[str, dict[str, dict[int, float]]]:
 
 
 def complete_variants(by_variant: dict[str, dict[str, dict[int, float]]]) -> list[str]:
-    """
-    Find the variants that statistics over several environments allow: these need the same seeds everywhere.
-
-    :param by_variant: from :func:`scores`
-    :return: variants that ran in all environments, with the same seeds in each of them
-    """
+    """Find the variants that ran in all environments with the same seeds, as statistics over environments need."""
     environments = {env for by_env in by_variant.values() for env in by_env}
     return [
         variant
@@ -170,7 +155,6 @@ def score_matrices(
     """
     Put the scores of all environments on one scale: 0 and 1 are the ends of each environment's range.
 
-    :param by_variant: from :func:`scores`
     :param ranges: by environment; the default is from the lowest to the highest score of all runs
     :return: the scores of each complete variant, shape (n_seeds, n_environments)
     """
@@ -230,7 +214,6 @@ def improvement(matrices: dict[str, np.ndarray]) -> dict[tuple[str, str], tuple[
     """
     Probability that a run of one variant beats a run of another in the same environment; Agarwal et al. 2021.
 
-    :param matrices: from :func:`score_matrices`
     :return: for each pair the probability that the first one is better, and the ends of its interval
     """
     from rliable import library, metrics
@@ -259,7 +242,6 @@ def performance_profiles(
     """
     The share of runs whose score is above a threshold; Agarwal et al. 2021.
 
-    :param matrices: from :func:`score_matrices`
     :param thresholds: scores, shape (K,)
     :return: the shares of each variant, shape (K,), and the ends of their intervals, shape (2, K)
     """
@@ -272,9 +254,7 @@ def performance_profiles(
 
 
 def table(curves: list[Curve]) -> str:
-    """
-    :return: a Markdown table with the interquartile mean of the scores, its interval, and every seed
-    """
+    """Make a Markdown table with the interquartile mean of the scores, its interval, and every seed."""
     lines = [
         "| environment | variant | seeds | interquartile mean | 95 % interval | every seed | time steps |",
         "|---|---|---|---|---|---|---|",

@@ -31,9 +31,7 @@ ALREADY_RUNNING = 75
 
 
 class Status(Enum):
-    """
-    How far a run is.
-    """
+    """How far a run is."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -43,11 +41,7 @@ class Status(Enum):
 
 
 class OtherSettings(ValueError):
-    """
-    A run is finished, but with other settings.
-
-    :param changed: names of the settings that differ
-    """
+    """A run is finished, but the settings that ``changed`` names were others."""
 
     def __init__(self, folder: Path, changed: list[str]) -> None:
         super().__init__(
@@ -56,20 +50,14 @@ class OtherSettings(ValueError):
 
 
 class CorruptResult(ValueError):
-    """
-    The evaluations of a run cannot be read.
-    """
+    """The evaluations of a run cannot be read."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} cannot be read: {reason}")
 
 
 class RunFolder:
-    """
-    The folder of a run.
-
-    :param root: folder of the experiment
-    """
+    """The folder of a run, in the folder ``root`` of its experiment."""
 
     def __init__(self, root: Path, run: Run) -> None:
         self.root = root
@@ -80,9 +68,6 @@ class RunFolder:
         return self.path / name
 
     def status(self) -> Status:
-        """
-        :return: how far the run is
-        """
         if self.is_finished():
             return Status.FINISHED
         if not self._file("run.json").exists():
@@ -98,9 +83,7 @@ class RunFolder:
         return Status.INTERRUPTED if self._file("training").exists() else Status.WAITING
 
     def check_settings(self) -> None:
-        """
-        :raises OtherSettings: if the run is finished, and had other settings
-        """
+        """Raise :class:`OtherSettings` if the run is finished, and had other settings."""
         if not self.is_finished():
             return
         finished, now = self.finished()["run"], self.run.as_dict()
@@ -110,18 +93,12 @@ class RunFolder:
             raise OtherSettings(self.path, changed)
 
     def prepare(self) -> None:
-        """
-        Write down what the run is, for the process that trains it.
-        """
+        """Write down what the run is, for the process that trains it."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self._file("run.json"), self.run.as_dict())
 
     def start(self, n_threads: int) -> subprocess.Popen:
-        """
-        Start a process that trains the run. It ends with its parent, because it reads from a pipe until that is closed.
-
-        :param n_threads: of PyTorch
-        """
+        """Start a process that trains the run. It reads from a pipe, and ends when its parent closes that or dies."""
         with self._file("output.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "sb3_ext.experiments.worker", str(self.path.resolve()), str(n_threads)],
@@ -134,16 +111,12 @@ class RunFolder:
             )
 
     def training_folder(self) -> Path | None:
-        """
-        :return: rl_zoo3's folder of the run; ``None`` if it does not exist yet
-        """
+        """rl_zoo3's folder of the run; ``None`` if it does not exist yet."""
         folders = sorted(self._file("training").glob(f"{self.run.algo}/*_1"))
         return folders[0] if folders else None
 
     def n_steps_seen(self) -> int:
-        """
-        :return: environment steps until the last evaluation
-        """
+        """Environment steps until the last evaluation."""
         if self.is_finished():
             return self.run.n_timesteps
         try:
@@ -152,9 +125,7 @@ class RunFolder:
             return 0
 
     def is_finished(self) -> bool:
-        """
-        :return: the answer of :meth:`status`, without a look at the lock
-        """
+        """The answer of :meth:`status`, without a look at the lock."""
         return self._file("finished.json").exists()
 
     def evaluations(self) -> tuple[np.ndarray, np.ndarray]:
@@ -186,34 +157,24 @@ class RunFolder:
         return steps, results
 
     def diagnosis_files(self) -> list[Path]:
-        """
-        :return: the files that a ``DiagnosisCallback`` without a ``csv_path`` wrote, beside those of TensorBoard
-        """
+        """The files that a ``DiagnosisCallback`` without a ``csv_path`` wrote, beside those of TensorBoard."""
         return sorted(self._file("training").rglob("diagnosis.csv"))
 
     def finished(self) -> dict[str, Any]:
-        """
-        :return: what the worker wrote at the end: the run as it was then, command, seconds, versions
-        """
+        """What the worker wrote at the end: the run as it was then, command, seconds, versions."""
         return read_json(self._file("finished.json"))
 
     def reason_of_failure(self) -> str:
-        """
-        :return: why the last attempt failed, in one line
-        """
+        """Why the last attempt failed, in one line."""
         return str(read_json(self._file("failed.json"))["reason"])
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """
-    Read a file that holds one JSON object.
-    """
+    """Read a file that holds one JSON object."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """
-    Write a JSON file, which readers see whole or not at all.
-    """
+    """Write a JSON file, which readers see whole or not at all."""
     with replaced_when_complete(path) as file:
         file.write(json.dumps(content, indent=2).encode())

@@ -24,9 +24,7 @@ PACKAGES = ("sb3-ext", "torch", "stable-baselines3", "sb3-contrib", "rl_zoo3", "
 
 
 def versions() -> dict[str, str]:
-    """
-    :return: versions of Python and of the packages that a result may depend on, and the abilities of the processor
-    """
+    """Versions of Python and of the packages that a result may depend on, and the abilities of the processor."""
     found = {"python": platform.python_version(), "cpu": cpu_capability()}
     for package in PACKAGES:
         try:
@@ -37,12 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def command_line(run: dict[str, Any], folder: Path, n_threads: int) -> list[str]:
-    """
-    :param run: from ``Run.as_dict``
-    :param folder: for rl_zoo3's files
-    :param n_threads: of PyTorch
-    :return: arguments of ``rl_zoo3.train``
-    """
+    """Return the arguments of ``rl_zoo3.train`` for a run from ``Run.as_dict``, whose files go to the folder."""
     arguments = ["--algo", run["algo"], "--env", run["env"], "--seed", str(run["seed"]), "-f", str(folder / "training")]
     arguments += ["-n", str(run["n_timesteps"]), "--eval-freq", str(run["eval_freq"])]
     arguments += ["--eval-episodes", str(run["eval_episodes"]), "--n-eval-envs", str(run["n_eval_envs"])]
@@ -59,16 +52,12 @@ def command_line(run: dict[str, Any], folder: Path, n_threads: int) -> list[str]
 
 
 def as_words(values: dict[str, Any]) -> list[str]:
-    """
-    :return: the values as rl_zoo3's command line takes them: it evaluates what stands behind the colon
-    """
+    """The values as rl_zoo3's command line takes them: it evaluates what stands behind the colon."""
     return [f"{name}:{value!r}" for name, value in values.items()]
 
 
 def end_with_parent() -> None:
-    """
-    End this process when its standard input is closed. That happens as soon as the parent dies, however it dies.
-    """
+    """End this process when its standard input is closed. That happens as soon as the parent dies, however it dies."""
 
     def wait() -> None:
         sys.stdin.buffer.read()
@@ -78,11 +67,7 @@ def end_with_parent() -> None:
 
 
 def train(folder: Path, n_threads: int) -> None:
-    """
-    Train a run from its beginning.
-
-    :param n_threads: of PyTorch
-    """
+    """Train a run from its beginning, with ``n_threads`` threads of PyTorch."""
     run = read_json(folder / "run.json")
     if folder.is_relative_to(Path.cwd()):  # shorter, and the same on every machine
         folder = folder.relative_to(Path.cwd())
@@ -113,11 +98,7 @@ def train(folder: Path, n_threads: int) -> None:
 
 
 def main() -> int:
-    """
-    Train the run that the command line names, unless another process does.
-
-    :return: the exit status
-    """
+    """Train the run that the command line names, unless another process does. The exit status is returned."""
     folder, n_threads = Path(sys.argv[1]), int(sys.argv[2])
     end_with_parent()
     # rl_zoo3 would save what it has and go on as if the training were complete.

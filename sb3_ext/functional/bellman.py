@@ -1,5 +1,5 @@
 """
-Bellman targets and the losses towards them.
+Bellman targets, and losses for predictions of them.
 
 Soft policy evaluation: Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905, equations 2 and 5.
 """
@@ -16,13 +16,13 @@ def soft_td_target(
     entropy_bonus: th.Tensor | float = 0.0,
 ) -> th.Tensor:
     """
-    ``r + g (1 - d) (V' + entropy bonus)``.
+    Compute ``r + g (1 - d) (V' + entropy bonus)``.
 
-    :param rewards: shape (B,); the discounted sum of the rewards for n-step returns
+    :param rewards: shape (B,); for n-step returns, the discounted sum of the rewards
     :param dones: shape (B,); 1 only where the next state is terminal (a time limit bootstraps)
-    :param discounts: ``gamma``, or shape (B,) with ``gamma ** k`` for k steps really taken
-    :param next_values: shape (N, B), the value for each critic
-    :param entropy_bonus: shape (B,), ``-alpha log pi(a'|s')``, or 0
+    :param discounts: ``gamma``, or shape (B,) with ``gamma ** k`` for a return of k steps
+    :param next_values: shape (N, B), one row for each critic
+    :param entropy_bonus: ``-alpha log pi(a'|s')``, shape (B,), or 0
     :return: shape (N, B)
     """
     return rewards + discounts * (1 - dones) * (next_values + entropy_bonus)
@@ -30,13 +30,15 @@ def soft_td_target(
 
 def ensemble_critic_loss(q_values: th.Tensor, targets: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
     """
-    ``0.5 * sum_i mean_B w (Q_i - y_i)^2``, SB3's convention: the gradient of one critic does not depend on N.
+    Compute ``0.5 * sum_i mean_B w (Q_i - y_i)^2``.
+
+    As in SB3, the loss sums over critics, so the gradient of one critic does not depend on N.
 
     :param q_values: shape (N, B)
     :param targets: shape (N, B), detached
-    :param weights: w, importance weights of prioritised replay, shape (B,); ``None``: 1
+    :param weights: w, the importance weights of prioritized replay, shape (B,); ``None`` means 1
     :return: a scalar
-    :raises ValueError: if the shapes differ, which would broadcast to a wrong loss
+    :raises ValueError: if the shapes differ, because broadcasting would give a wrong loss
     """
     if q_values.shape != targets.shape:
         raise ValueError(f"q_values {tuple(q_values.shape)} and targets {tuple(targets.shape)} must have one shape")
@@ -50,7 +52,7 @@ def ensemble_critic_loss(q_values: th.Tensor, targets: th.Tensor, weights: th.Te
 
 def ensemble_td_errors(q_values: th.Tensor, targets: th.Tensor) -> th.Tensor:
     """
-    ``mean_i |Q_i - y_i|``: what prioritised replay takes for the error of a transition.
+    Compute ``mean_i |Q_i - y_i|``, the error that sets the priority of a transition.
 
     :param q_values: shape (N, B)
     :param targets: shape (N, B)
@@ -61,12 +63,12 @@ def ensemble_td_errors(q_values: th.Tensor, targets: th.Tensor) -> th.Tensor:
 
 def huber_value_loss(q_values: th.Tensor, targets: th.Tensor) -> th.Tensor:
     """
-    DQN's loss of each sample: ``delta^2 / 2`` up to ``|delta| = 1``, linear from there (SB3's ``smooth_l1_loss``).
+    Compute DQN's loss of each sample: ``delta^2 / 2`` up to ``|delta| = 1``, linear beyond (SB3's ``smooth_l1_loss``).
 
-    :param q_values: of the actions taken, shape (B,)
+    :param q_values: values of the actions taken, shape (B,)
     :param targets: shape (B,), detached
     :return: shape (B,)
-    :raises ValueError: if the shapes differ, which would broadcast to a wrong loss
+    :raises ValueError: if the shapes differ, because broadcasting would give a wrong loss
     """
     if q_values.shape != targets.shape:
         raise ValueError(f"q_values {tuple(q_values.shape)} and targets {tuple(targets.shape)} must have one shape")

@@ -16,9 +16,9 @@ import torch as th
 
 def discounted_returns(rewards: th.Tensor, gamma: float) -> th.Tensor:
     """
-    ``G_t = sum_{k >= 0} gamma^k r_{t+k}`` up to the last reward of an episode.
+    Compute ``G_t = sum_{k >= 0} gamma^k r_{t+k}`` up to the last reward of an episode.
 
-    :param rewards: of one episode in their order, shape (T,)
+    :param rewards: rewards of one episode in order, shape (T,)
     :param gamma: discount, in [0, 1]
     :return: shape (T,), float64
     :raises ValueError: if ``rewards`` has another shape
@@ -28,14 +28,16 @@ def discounted_returns(rewards: th.Tensor, gamma: float) -> th.Tensor:
 
 def soft_returns(rewards: th.Tensor, entropy_bonuses: th.Tensor, gamma: float, n_steps: int = 1) -> th.Tensor:
     """
-    What a maximum-entropy critic estimates (Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905, equations 2 and 3):
+    Compute the returns that a maximum-entropy critic estimates.
+
+    Source: Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905, equations 2 and 3.
 
     ``G_t = r_t + sum_{k >= 1} gamma^k (r_{t+k} + b_{t+k})``, ``b = -alpha log pi(a|s)``.
 
-    The entropy of the first action is NOT part of it. A critic that learns from n-step returns gets the entropy only
-    where it bootstraps. Then only the ``b_{t+k}`` with k = n, 2n, 3n, ... count.
+    The entropy of the first action is NOT part of it. A critic of n-step returns counts entropy only where it
+    bootstraps. So only the ``b_{t+k}`` with k = n, 2n, 3n, ... count.
 
-    :param rewards: of one episode in their order, shape (T,)
+    :param rewards: rewards of one episode in order, shape (T,)
     :param entropy_bonuses: b of each step, shape (T,)
     :param gamma: discount, in [0, 1]
     :param n_steps: n >= 1
@@ -51,7 +53,7 @@ def soft_returns(rewards: th.Tensor, entropy_bonuses: th.Tensor, gamma: float, n
         raise ValueError(f"n_steps={n_steps} must be at least 1")
     reward_list, bonus_list = rewards.double().tolist(), entropy_bonuses.double().tolist()
     length = len(reward_list)
-    # Zeros stand for what comes after the end of the episode.
+    # Beyond the end of the episode, everything is zero.
     returns, entropies = [0.0] * (length + 1), [0.0] * (length + n_steps)
     for t in reversed(range(length)):
         returns[t] = reward_list[t] + gamma * returns[t + 1]
@@ -63,14 +65,14 @@ def soft_returns(rewards: th.Tensor, entropy_bonuses: th.Tensor, gamma: float, n
 
 def tail_length(gamma: float, tolerance: float) -> int | None:
     """
-    How many rewards a return must hold if its episode was cut off: the smallest k with ``gamma^k <= tolerance``.
+    Count the rewards that a return needs if its episode was cut off: the smallest k with ``gamma^k <= tolerance``.
 
-    The rewards behind the cut are missing. They are worth ``gamma^k`` times the value of the state that follows, which
-    nobody knows.
+    The rewards after the cut are missing. They are worth ``gamma^k`` times the value of the next state, which is
+    unknown.
 
     :param gamma: discount, in [0, 1]
     :param tolerance: in (0, 1]
-    :return: k; ``None`` if nothing is discounted, so that only episodes that really end have returns
+    :return: k; ``None`` if nothing is discounted, so that only episodes that terminate have returns
     :raises ValueError: if an argument is outside its range
     """
     if not 0 <= gamma <= 1:
@@ -82,7 +84,7 @@ def tail_length(gamma: float, tolerance: float) -> int | None:
     if gamma == 0:
         return 0 if tolerance == 1 else 1
     length = math.ceil(math.log(tolerance) / math.log(gamma))
-    # The quotient of the logarithms may be rounded to the wrong side of an integer.
+    # Rounding may put the quotient of the logarithms on the wrong side of an integer.
     while gamma**length > tolerance:
         length += 1
     while length > 0 and gamma ** (length - 1) <= tolerance:
@@ -94,12 +96,12 @@ def n_known_returns(length: int, terminated: bool, tail: int | None) -> int:
     """
     Count the states of an episode, from the first one on, whose Monte-Carlo return is known.
 
-    Nothing bootstraps here. If an episode was cut off, its last states are left out, because rewards are missing.
+    Nothing bootstraps here. The last states of an episode that was cut off do not count, because rewards are missing.
 
     :param length: T, the number of rewards of the episode
-    :param terminated: whether it ended in a terminal state, and was not cut off by a time limit
+    :param terminated: whether the episode ended in a terminal state, rather than at a time limit
     :param tail: from :func:`tail_length`
-    :return: T, or for an episode that was cut off the number of states with at least ``tail`` rewards from them on
+    :return: T if the episode terminated; otherwise the number of states followed by at least ``tail`` rewards
     """
     if terminated:
         return length
@@ -108,13 +110,13 @@ def n_known_returns(length: int, terminated: bool, tail: int | None) -> int:
 
 def normalized_bias(q_values: th.Tensor, returns: th.Tensor) -> th.Tensor:
     """
-    ``(Q - Q_pi) / |mean Q_pi|``: REDQ's bias in units of the mean value.
+    Compute ``(Q - Q_pi) / |mean Q_pi|``: REDQ's bias in units of the mean value.
 
-    Its mean says whether a critic overestimates or underestimates. Its standard deviation says how uneven the bias is:
-    a constant bias would change no greedy action.
+    Its mean tells whether a critic overestimates or underestimates. Its standard deviation tells how uneven the bias
+    is. A constant bias would change no greedy action.
 
     :param q_values: Q of B state-action pairs, shape (B,)
-    :param returns: their Monte-Carlo returns, which stand for Q_pi, shape (B,)
+    :param returns: Monte-Carlo returns of the same pairs, as estimates of Q_pi, shape (B,)
     :return: shape (B,), float64; not finite if the mean return is 0
     :raises ValueError: if the two shapes differ or are not (B,) with B >= 1
     """
@@ -128,7 +130,9 @@ def normalized_bias(q_values: th.Tensor, returns: th.Tensor) -> th.Tensor:
 
 def ensemble_disagreement(q_values: th.Tensor) -> th.Tensor:
     """
-    The standard deviation over N critics, averaged over the batch. It describes these N and estimates nothing for more.
+    Compute the standard deviation over the N critics, averaged over the batch.
+
+    The deviation divides by N, because it describes these critics and not a larger population.
 
     :param q_values: shape (N, B)
     :return: a scalar, in the units of Q
@@ -141,10 +145,10 @@ def ensemble_disagreement(q_values: th.Tensor) -> th.Tensor:
 
 def dormancy_scores(mean_activations: th.Tensor) -> th.Tensor:
     """
-    ``s_i = E|h_i| / mean_k E|h_k|``: how active a unit is, compared with the average unit of its layer.
+    Compute ``s_i = E|h_i| / mean_k E|h_k|``: the activity of a unit relative to the average unit of its layer.
 
     :param mean_activations: ``E|h_i|`` over the inputs for each of the H units of a layer, shape (..., H), >= 0
-    :return: the same shape; 0 for all units of a layer in which nothing is active
+    :return: the same shape; all 0 for a layer without any activity
     """
     average = mean_activations.mean(dim=-1, keepdim=True)
     return th.where(average > 0, mean_activations / average, th.zeros_like(mean_activations))
@@ -152,11 +156,11 @@ def dormancy_scores(mean_activations: th.Tensor) -> th.Tensor:
 
 def dormant_fraction(scores: Sequence[th.Tensor], threshold: float) -> float:
     """
-    The fraction of units whose score is at most tau, over all layers: Sokar's tau-dormant units.
+    Compute the fraction of tau-dormant units over all layers: the units whose score is at most tau.
 
     With tau = 0 they are exactly the dead units, which are 0 for every input.
 
-    :param scores: of each layer, any shapes, see :func:`dormancy_scores`
+    :param scores: one tensor of any shape for each layer, see :func:`dormancy_scores`
     :param threshold: tau >= 0
     :return: in [0, 1]
     :raises ValueError: if there is no unit, or the threshold is negative
@@ -171,9 +175,9 @@ def dormant_fraction(scores: Sequence[th.Tensor], threshold: float) -> float:
 
 def effective_rank(features: th.Tensor, delta: float = 0.01) -> int:
     """
-    ``srank_delta``: the smallest k for which the k largest singular values make up ``1 - delta`` of their sum.
+    Compute ``srank_delta``: the smallest k for which the k largest singular values make up ``1 - delta`` of their sum.
 
-    :param features: of B states, shape (B, d)
+    :param features: features of B states, shape (B, d)
     :param delta: in [0, 1)
     :return: from 1 to min(B, d); 0 if all features are 0
     :raises ValueError: if ``features`` is no matrix or ``delta`` is outside its range

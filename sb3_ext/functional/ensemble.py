@@ -1,5 +1,5 @@
 """
-What an ensemble of critics says about the next state: the backups of REDQ and its relatives.
+How an ensemble of critics values the next state: the backups of REDQ and its relatives.
 
 Notation: N critics, B samples of a minibatch, M critics of a random subset.
 
@@ -43,7 +43,7 @@ def _rem(next_q: th.Tensor, mixture: th.Tensor | None = None) -> th.Tensor:
     return (mixture * next_q).sum(dim=0, keepdim=True)
 
 
-# ``redq`` is the minimum over the critics it was given: only the subset is ever evaluated.
+# ``redq`` is the minimum over the critics passed in, because only the subset is ever evaluated.
 _BACKUP_FUNCTIONS: dict[str, Callable[..., th.Tensor]] = {
     "vanilla": _vanilla,
     "doubleq": _doubleq,
@@ -58,14 +58,14 @@ def ensemble_backup(
     target_backup: TargetBackup, next_q: th.Tensor, n_critics: int, mixture: th.Tensor | None = None
 ) -> th.Tensor:
     """
-    The value of the next state-action pair that each critic is to learn.
+    Compute the value of the next state-action pair for the target of each critic.
 
     :param target_backup: one of :data:`TARGET_BACKUPS`
     :param next_q: values of the target critics, shape (N, B); for ``redq`` those of the subset, shape (M, B)
     :param n_critics: N, the number of critics that learn
-    :param mixture: for ``rem``: the convex combinations, shape (N, B); ``None``: :func:`random_mixture_weights` draws
-        them. The others need none
-    :return: shape (N, B): row i is the value for critic i (a view where all critics share one value)
+    :param mixture: the convex combinations for ``rem``, shape (N, B); by default :func:`random_mixture_weights` draws
+        them. Other backups ignore it
+    :return: shape (N, B), row i for critic i; a view where all critics share one value
     :raises ValueError: if ``target_backup`` is unknown
     """
     if target_backup not in _BACKUP_FUNCTIONS:
@@ -78,11 +78,9 @@ def random_mixture_weights(
     n_critics: int, batch_size: int, dtype: th.dtype = th.float32, device: th.device | str = "cpu"
 ) -> th.Tensor:
     """
-    One random convex combination of the critics for every sample: uniform numbers divided by their sum.
+    Draw one random convex combination of the critics for every sample: uniform numbers divided by their sum.
 
-    :param n_critics: N
-    :param batch_size: B
-    :return: shape (N, B), non-negative, each column sums to 1
+    :return: shape (n_critics, batch_size), non-negative, each column sums to 1
     """
     # 1 - u lies in (0, 1], so that the sum is never zero
     weights = 1.0 - th.rand(n_critics, batch_size, dtype=dtype, device=device)
@@ -93,26 +91,26 @@ def random_subset(n_critics: int, subset_size: float, device: th.device | str = 
     """
     Draw the critics of one REDQ target, without replacement.
 
-    A fractional size is random: 1.5 gives two critics with probability 0.5, else one, as in the authors' code.
+    A fractional size is random, as in the authors' code: 1.5 gives one or two critics with probability 0.5 each.
 
     :param n_critics: N
     :param subset_size: M, in [1, N]
-    :param device: where they are drawn, so that on a GPU nothing waits for a copy
-    :return: the indices, shape (M,); ``None`` if the subset is the whole ensemble, in which
-        case no random number is drawn and REDQ with M = N is ``min`` to the bit
+    :param device: where to draw, so that a GPU need not wait for a copy
+    :return: the indices, shape (M,); ``None`` for the whole ensemble. That case draws no random number, so REDQ with M
+        = N equals ``min`` bit for bit
     """
     size = math.floor(subset_size)
     if size < subset_size:
         size += int(th.rand(()).item() < subset_size - size)
     if size == n_critics:
         return None
-    # The places of the largest of N random numbers. (`randperm` has no form that a CUDA graph can repeat)
+    # The indices of the largest of N random numbers, because a CUDA graph cannot repeat `randperm`
     return th.rand(n_critics, device=device).topk(size).indices
 
 
 def aggregate_q(q_values: th.Tensor, actor_q: ActorQ) -> th.Tensor:
     """
-    One value from the ensemble, for the actor's objective.
+    Reduce the ensemble to one value for the actor's objective.
 
     :param q_values: shape (N, ...)
     :param actor_q: ``"mean"`` (REDQ) or ``"min"`` (SAC)

@@ -1,4 +1,4 @@
-"""Named tuples of tensors, such as samples of a replay buffer, taken as a whole."""
+"""Functions of whole named tuples of tensors, such as the samples of a replay buffer."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,11 +11,7 @@ Fields = TypeVar("Fields", bound=tuple[Field, ...])
 
 
 def map_fields(function: Callable[[th.Tensor], th.Tensor], samples: Fields) -> Fields:
-    """
-    :param function: what to do with each tensor
-    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of them
-    :return: the same with every tensor replaced, also those in dictionaries; ``None`` stays ``None``
-    """
+    """Apply a function to every tensor of a named tuple, also to those in dictionaries; ``None`` stays ``None``."""
 
     def apply(field: Field) -> Field:
         if field is None:
@@ -28,10 +24,7 @@ def map_fields(function: Callable[[th.Tensor], th.Tensor], samples: Fields) -> F
 
 
 def tensors_of(samples: tuple[Field, ...]) -> list[th.Tensor]:
-    """
-    :param samples: what ``sample()`` returned, or another named tuple of tensors and dictionaries of them
-    :return: all its tensors, in an order that the fields and the dictionaries' keys have
-    """
+    """List all tensors of a named tuple, in the order of the fields and of the keys of dictionaries."""
     tensors: list[th.Tensor] = []
     for field in samples:
         if isinstance(field, dict):

@@ -1,9 +1,11 @@
 """
-The two gradients of the maximum-entropy policy objective, and the temperature's.
+The two gradients of the maximum-entropy policy objective, and the loss of the temperature.
 
-Both estimate the gradient of ``E_s E_{a ~ pi} [Q(s, a) - alpha log pi(a|s)]``: through the sampled action
-(reparametrised; SAC, https://arxiv.org/abs/1801.01290, equation 13) or through its log-probability (REINFORCE;
-Williams 1992, with the leave-one-out baseline of Kool et al. 2019, https://openreview.net/forum?id=r1lgTGL5DE).
+Both estimate the gradient of ``E_s E_{a ~ pi} [Q(s, a) - alpha log pi(a|s)]``:
+
+- ``reparam`` through the sampled action (SAC, https://arxiv.org/abs/1801.01290, equation 13)
+- ``reinforce`` through its log-probability (REINFORCE, Williams 1992), with the leave-one-out baseline of Kool et al.
+  2019, https://openreview.net/forum?id=r1lgTGL5DE
 
 Notation: K actions sampled in each of the B states, A action dimensions.
 """
@@ -18,13 +20,13 @@ ACTOR_GRADIENTS: tuple[ActorGradient, ...] = get_args(ActorGradient)
 Baseline = Literal["loo", "mean_action", "none"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 
-# SB3's ``SquashedDiagGaussianDistribution`` adds it inside the logarithm; the same here, so that the densities agree.
+# SB3's ``SquashedDiagGaussianDistribution`` adds it inside the logarithm. The same value makes the densities agree.
 _SQUASH_EPSILON = 1e-6
 
 
 def sample_pre_tanh(mean: th.Tensor, log_std: th.Tensor, n_samples: int) -> th.Tensor:
     """
-    Reparametrised samples of the Gaussian under the tanh.
+    Draw K reparameterized samples of the Gaussian before the tanh.
 
     :param mean: shape (B, A)
     :param log_std: shape (B, A)
@@ -36,8 +38,9 @@ def sample_pre_tanh(mean: th.Tensor, log_std: th.Tensor, n_samples: int) -> th.T
 
 def squashed_gaussian_log_prob(mean: th.Tensor, log_std: th.Tensor, pre_tanh: th.Tensor) -> th.Tensor:
     """
-    Log-density of ``tanh(u)``, ``u ~ N(mean, exp(log_std)^2)``, evaluated from u itself: ``atanh`` of an action that
-    rounding has put at 1 would lose it.
+    Compute the log-density of ``tanh(u)`` for ``u ~ N(mean, exp(log_std)^2)``.
+
+    The input is u itself, because ``atanh`` cannot recover it from an action rounded to 1.
 
     :param mean: shape (B, A)
     :param log_std: shape (B, A)
@@ -50,7 +53,7 @@ def squashed_gaussian_log_prob(mean: th.Tensor, log_std: th.Tensor, pre_tanh: th
 
 def reparam_actor_loss(log_prob: th.Tensor, q_values: th.Tensor, ent_coef: th.Tensor | float) -> th.Tensor:
     """
-    ``mean [alpha log pi(a|s) - Q(s, a)]`` with the gradient through a.
+    Compute ``mean [alpha log pi(a|s) - Q(s, a)]``, with the gradient through a.
 
     :param log_prob: shape (K, B)
     :param q_values: shape (K, B)
@@ -62,11 +65,11 @@ def reparam_actor_loss(log_prob: th.Tensor, q_values: th.Tensor, ent_coef: th.Te
 
 def leave_one_out_baseline(weights: th.Tensor) -> th.Tensor:
     """
-    For each sample the mean of the OTHER samples of the same state, hence independent of the sample itself.
+    Average the OTHER samples of the same state, so that the baseline of a sample does not depend on that sample.
 
     :param weights: shape (K, B), K >= 2
     :return: shape (K, B)
-    :raises ValueError: for one sample, which leaves none out
+    :raises ValueError: for K = 1
     """
     n_samples = weights.shape[0]
     if n_samples < 2:
@@ -76,11 +79,11 @@ def leave_one_out_baseline(weights: th.Tensor) -> th.Tensor:
 
 def reinforce_actor_loss(log_prob: th.Tensor, weights: th.Tensor, baseline: th.Tensor | float) -> th.Tensor:
     """
-    ``-mean log pi(a|s) (w - b)``: a surrogate whose gradient, not its value, is meaningful.
+    Compute ``-mean log pi(a|s) (w - b)``, whose gradient is meaningful and whose value is not.
 
-    :param log_prob: shape (K, B), of samples through which no gradient flows
+    :param log_prob: log-probabilities of samples through which no gradient flows, shape (K, B)
     :param weights: ``w = Q(s, a) - alpha log pi(a|s)``, shape (K, B)
-    :param baseline: shape (K, B) or (1, B), a function of the state (and of the other samples) alone, or 0
+    :param baseline: b, shape (K, B) or (1, B), or 0; it must not depend on the sample itself
     :return: a scalar
     """
     advantages = (weights - baseline).detach()
@@ -89,7 +92,7 @@ def reinforce_actor_loss(log_prob: th.Tensor, weights: th.Tensor, baseline: th.T
 
 def temperature_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
     """
-    ``-mean log_alpha (log pi + target entropy)``: alpha grows while the policy's entropy is below its target.
+    Compute ``-mean log_alpha (log pi + target entropy)``: alpha grows while the policy's entropy is below its target.
 
     :param log_ent_coef: shape (1,)
     :param log_prob: shape (K, B)

@@ -1,26 +1,21 @@
 """
 Values of the next state in Q-learning with discrete actions.
 
-Q-learning: Mnih et al. 2015, https://doi.org/10.1038/nature14236; double: van Hasselt et al. 2016,
-https://arxiv.org/abs/1509.06461.
+- Q-learning: Mnih et al. 2015, https://doi.org/10.1038/nature14236
+- double Q-learning: van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461
 """
 
 import torch as th
 
 
 def q_learning(next_q: th.Tensor) -> th.Tensor:
-    """
-    ``max_a Q(s', a)``.
-
-    :param next_q: values of the target network, shape (B, A)
-    :return: shape (B,)
-    """
+    """Compute ``max_a Q(s', a)``, shape (B,), from the values of the target network, shape (B, A)."""
     return next_q.max(dim=1).values
 
 
 def double_q_learning(next_q: th.Tensor, selector_q: th.Tensor) -> th.Tensor:
     """
-    ``Q(s', argmax_a Q_selector(s', a))``: one network chooses the action, the other one values it.
+    Compute ``Q(s', argmax_a Q_selector(s', a))``: one network chooses the action, the other one values it.
 
     :param next_q: values of the target network, shape (B, A)
     :param selector_q: values of the online network, shape (B, A)

@@ -1,5 +1,5 @@
 """
-Implicit quantiles: the loss, and the distortions that make a policy averse to risk or fond of it.
+The loss of implicit quantile networks, and the distortions that make a policy risk-averse or risk-seeking.
 
 Dabney et al. 2018, https://arxiv.org/abs/1806.06923.
 """
@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import torch as th
 
-#: How the quantile levels at which actions are valued can be distorted
+#: How the quantile levels for action values can be distorted
 RiskMeasure = Literal["neutral", "cvar", "wang", "cpw", "pow"]
 RISK_MEASURES: tuple[RiskMeasure, ...] = get_args(RiskMeasure)
 
@@ -18,15 +18,17 @@ def quantile_huber_loss(
     quantiles: th.Tensor, taus: th.Tensor, target_quantiles: th.Tensor, kappa: float = 1.0
 ) -> th.Tensor:
     """
-    Equation 3 of the paper for each sample of a batch: with ``delta_ij = target_j - quantile_i``,
+    Compute equation 3 of the paper for each sample of a batch.
+
+    With ``delta_ij = target_j - quantile_i`` it is
     ``sum_i mean_j |tau_i - 1[delta_ij < 0]| huber_kappa(delta_ij) / kappa``.
 
-    :param quantiles: at the levels ``taus``, shape (B, T)
+    :param quantiles: quantiles at the levels ``taus``, shape (B, T)
     :param taus: in [0, 1], shape (B, T)
     :param target_quantiles: shape (B, T'), detached
-    :param kappa: where the loss of an error becomes linear, > 0
+    :param kappa: error from which the loss is linear, > 0
     :return: shape (B,)
-    :raises ValueError: if shapes do not fit, which could broadcast to a wrong loss
+    :raises ValueError: if the shapes do not fit, because broadcasting could give a wrong loss
     """
     if quantiles.ndim != 2 or quantiles.shape != taus.shape or target_quantiles.ndim != 2:
         raise ValueError(
@@ -48,9 +50,8 @@ def quantile_huber_loss(
 
 def quantile_midpoints(n_quantiles: int, device: th.device | str = "cpu") -> th.Tensor:
     """
-    ``(k + 1/2) / n``: the levels that represent a distribution best by n quantiles, without any randomness.
+    Return ``(k + 1/2) / n``: the n levels whose quantiles represent a distribution best, without randomness.
 
-    :param n_quantiles: n
     :return: shape (n,)
     """
     return (th.arange(n_quantiles, device=device, dtype=th.float32) + 0.5) / n_quantiles
@@ -58,6 +59,8 @@ def quantile_midpoints(n_quantiles: int, device: th.device | str = "cpu") -> th.
 
 def check_risk(risk_measure: RiskMeasure, risk_eta: float) -> None:
     """
+    Check the risk measure and its parameter.
+
     :param risk_measure: one of :data:`RISK_MEASURES`
     :param risk_eta: in (0, 1] for ``"cvar"`` and ``"cpw"``, between -1e6 and 1e6 for the others
     :raises ValueError: naming the argument, its value and what is allowed
@@ -75,13 +78,15 @@ def check_risk(risk_measure: RiskMeasure, risk_eta: float) -> None:
 
 def distort_taus(taus: th.Tensor, risk_measure: RiskMeasure, risk_eta: float = 0.0) -> th.Tensor:
     """
-    The levels at which actions are valued, section 3.2 of the paper. The mean of the quantiles at distorted uniform
-    levels is the value under the risk measure.
+    Distort the quantile levels for action values, as in section 3.2 of the paper.
 
-    ``"cvar"``: ``eta tau``, the mean of the worst eta of all returns; ``"wang"``: ``Phi(Phi^-1(tau) + eta)``, averse to
-    risk for eta < 0; ``"cpw"``: ``tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta)``, which overweights both tails
-    (rising in tau for eta above about 0.28 only);
-    ``"pow"``: ``1 - (1 - tau)^(1 / (1 + |eta|))``, averse to risk, for eta < 0, else ``tau^(1 / (1 + |eta|))``.
+    The mean of the quantiles at distorted uniform levels is the value under the risk measure.
+
+    - ``"cvar"``: ``eta tau``, the mean of the worst fraction eta of the returns
+    - ``"wang"``: ``Phi(Phi^-1(tau) + eta)``, risk-averse for eta < 0
+    - ``"cpw"``: ``tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta)``, which overweights both tails; it increases with tau
+      only for eta above about 0.28
+    - ``"pow"``: ``1 - (1 - tau)^(1 / (1 + |eta|))``, risk-averse, for eta < 0, otherwise ``tau^(1 / (1 + |eta|))``
 
     :param taus: in [0, 1], any shape
     :param risk_measure: one of :data:`RISK_MEASURES`

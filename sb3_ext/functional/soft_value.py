@@ -1,11 +1,12 @@
 """
 Values and policies of soft Q-learning with discrete actions.
 
-Soft values: Haarnoja et al. 2017, https://arxiv.org/abs/1702.08165; mellowmax: Asadi & Littman 2017,
-https://arxiv.org/abs/1612.05628; Munchausen: Vieillard et al. 2020, https://arxiv.org/abs/2007.14430.
+- soft values: Haarnoja et al. 2017, https://arxiv.org/abs/1702.08165
+- mellowmax: Asadi & Littman 2017, https://arxiv.org/abs/1612.05628
+- Munchausen: Vieillard et al. 2020, https://arxiv.org/abs/2007.14430
 
-Every function subtracts the largest value before it divides by the temperature, so that values of 1e6 and temperatures
-of 1e-4 stay finite, and exact to float32's precision of the values themselves.
+Every function subtracts the largest value before it divides by the temperature. So values of 1e6 and temperatures of
+1e-4 stay finite, and lose no more precision than float32 itself.
 """
 
 from typing import Literal, get_args
@@ -14,23 +15,19 @@ import torch as th
 
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
 
-#: What the Q-values of the next state can be backed up as
+#: How the Q-values of the next state become one value
 SoftBackup = Literal["soft", "boltzmann", "mellowmax", "max"]
 SOFT_BACKUPS: tuple[SoftBackup, ...] = get_args(SoftBackup)
 
 
 def _logits(q_values: th.Tensor, temperature: th.Tensor | float) -> th.Tensor:
-    """
-    :param q_values: shape (B, A)
-    :param temperature: alpha > 0
-    :return: ``(Q - max Q) / alpha``, shape (B, A): the Boltzmann policy is their softmax
-    """
+    """Return ``(Q - max Q) / alpha``, shape (B, A); their softmax is the Boltzmann policy."""
     return (q_values - q_values.max(dim=1, keepdim=True).values) / temperature
 
 
 def boltzmann_log_policy(q_values: th.Tensor, temperature: th.Tensor | float) -> th.Tensor:
     """
-    ``log softmax(Q / alpha)``.
+    Compute ``log softmax(Q / alpha)``.
 
     :param q_values: shape (B, A)
     :param temperature: alpha > 0, a number or a tensor of shape () or (1,)
@@ -41,7 +38,7 @@ def boltzmann_log_policy(q_values: th.Tensor, temperature: th.Tensor | float) ->
 
 def policy_entropy(log_policy: th.Tensor) -> th.Tensor:
     """
-    ``- sum_a pi log pi``.
+    Compute ``- sum_a pi log pi``.
 
     :param log_policy: shape (B, A)
     :return: shape (B,), from 0 to log A
@@ -56,19 +53,20 @@ def soft_state_value(
     selector_q: th.Tensor | None = None,
 ) -> th.Tensor:
     """
-    The value of a state under the Boltzmann policy of its Q-values.
+    Compute the value of a state under the Boltzmann policy of its Q-values.
 
-    ``"soft"``: ``alpha logsumexp(Q / alpha)``, which is the policy's expected Q plus alpha times its entropy;
-    ``"boltzmann"``: its expected Q; ``"mellowmax"``: ``alpha (logsumexp(Q / alpha) - log A)``; ``"max"``: the largest
-    Q.
+    - ``"soft"``: ``alpha logsumexp(Q / alpha)``, the expected Q of the policy plus alpha times its entropy
+    - ``"boltzmann"``: the expected Q of the policy
+    - ``"mellowmax"``: ``alpha (logsumexp(Q / alpha) - log A)``
+    - ``"max"``: the largest Q
 
-    With ``selector_q`` the policy is theirs and the values stay those of ``q_values`` (double Q-learning):
-    ``sum_a pi (Q - alpha log pi)`` for ``"soft"``, and so on; ``"max"`` is then Double DQN's.
+    With ``selector_q`` the policy comes from ``selector_q`` and the values from ``q_values`` (double Q-learning). For
+    example, ``"soft"`` is then ``sum_a pi (Q - alpha log pi)``, and ``"max"`` is Double DQN's target.
 
     :param target_backup: one of :data:`SOFT_BACKUPS`
     :param q_values: shape (B, A)
     :param temperature: alpha > 0, a number or a tensor of shape () or (1,)
-    :param selector_q: values of another network, the online one, shape (B, A)
+    :param selector_q: values of the online network, shape (B, A)
     :return: shape (B,)
     :raises ValueError: for an unknown backup
     """
@@ -83,11 +81,11 @@ def soft_state_value(
     if target_backup == "soft":
         log_normalizer = th.logsumexp(logits, dim=1, keepdim=True)
     else:
-        # logsumexp - log A, without the difference of two large numbers at high temperatures
+        # logsumexp - log A, written without the difference of two large numbers, which is inexact at high temperatures
         log_normalizer = th.log1p(th.expm1(logits).mean(dim=1, keepdim=True))
     if selector_q is None:
         return q_values.max(dim=1).values + (temperature * log_normalizer).squeeze(1)
-    # Minus alpha log pi, which is positive: an uncertain policy is worth more, and that makes it explore
+    # The term -alpha log pi is positive, so an uncertain policy is worth more, which encourages exploration
     return (th.softmax(logits, dim=1) * (q_values - temperature * (logits - log_normalizer))).sum(dim=1)
 
 
@@ -95,10 +93,11 @@ def munchausen_bonus(
     q_values: th.Tensor, actions: th.Tensor, temperature: th.Tensor | float, coef: float, clip: float
 ) -> th.Tensor:
     """
-    ``m clip(alpha log pi(a|s), l0, 0)``: what Munchausen-DQN adds to the reward. The already scaled log-policy is
-    clipped.
+    Compute ``m clip(alpha log pi(a|s), l0, 0)``, which Munchausen-DQN adds to the reward.
 
-    :param q_values: of the TARGET network in the state s, shape (B, A)
+    The clip applies after the log-policy is scaled by alpha.
+
+    :param q_values: values of the TARGET network in the state s, shape (B, A)
     :param actions: a, shape (B, 1), integers
     :param temperature: alpha > 0, a number or a tensor of shape () or (1,)
     :param coef: m

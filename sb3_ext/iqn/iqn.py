@@ -23,12 +23,12 @@ from sb3_ext.speed.precision import AutocastDtype
 
 class IQN(ValueBasedAlgorithm):
     """
-    Implicit Quantile Networks: the whole distribution of the return, by the quantiles at random levels.
+    Implicit Quantile Networks learn the whole distribution of the return, from quantiles at random levels.
 
-    Paper: https://arxiv.org/abs/1806.06923. A policy may be averse to risk or fond of it: ``risk_measure`` distorts the
-    quantile levels wherever an action is chosen, also in the targets; the levels of the loss stay uniform.
+    Paper: https://arxiv.org/abs/1806.06923. With ``risk_measure`` a policy is risk-averse or risk-seeking. It distorts
+    the quantile levels wherever an action is chosen, including in the targets. The levels of the loss stay uniform.
 
-    The default numbers of samples are the paper's. Most of the work is proportional to them: the YAML file sets 8, 8
+    The default numbers of samples are the paper's. Most of the work is proportional to them, so the YAML file sets 8, 8
     and 32 for Atari.
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
@@ -39,14 +39,16 @@ class IQN(ValueBasedAlgorithm):
     :param batch_size: minibatch size of each update
     :param tau: how far the target network moves towards the online network, in [0, 1] (1: a hard update)
     :param gamma: the discount factor
-    :param train_freq: update every ``train_freq`` steps of the vectorized environment, or a tuple of frequency and
-        unit like ``(5, "step")`` or ``(2, "episode")``
-    :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as environment steps in it
-    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``; chosen by SB3 if ``None``
-    :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer. ``gamma`` and ``n_steps`` are not
-        among them: the buffer follows the algorithm's
+    :param train_freq: update every ``train_freq`` steps of the vectorized environment, or a tuple of frequency and unit
+        like ``(5, "step")`` or ``(2, "episode")``
+    :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as the rollout has environment
+        steps
+    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``; ``None`` leaves the choice to
+        SB3
+    :param replay_buffer_kwargs: keyword arguments of the replay buffer, without ``gamma`` and ``n_steps``, which it
+        receives from the algorithm
     :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
-    :param n_steps: steps of the returns, with any replay buffer that knows ``n_steps``
+    :param n_steps: steps of the returns, with any replay buffer that accepts ``n_steps``
     :param target_update_interval: environment steps between updates of the target network
     :param exploration_fraction: fraction of the training over which epsilon falls
     :param exploration_initial_eps: probability of a random action at the beginning
@@ -54,29 +56,29 @@ class IQN(ValueBasedAlgorithm):
     :param max_grad_norm: gradients are clipped to this norm
     :param stats_window_size: number of episodes over which the rollout logging averages
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
-    :param policy_kwargs: additional arguments of the policy; ``dueling=True`` for a dueling network,
-        ``n_cosines`` (64) is the size of the embedding of the quantile levels
+    :param policy_kwargs: additional arguments of the policy; ``dueling=True`` for a dueling network, ``n_cosines`` (64)
+        for the size of the embedding of the quantile levels
     :param verbose: verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: seed for the pseudo random generators
     :param device: device (cpu, cuda, ...) on which the code should be run
     :param _init_setup_model: whether or not to build the network at the creation of the instance
-    :param n_quantile_samples: T, levels at which the online network learns, for each transition
-    :param n_target_quantile_samples: T', levels of the target distribution
-    :param n_action_quantile_samples: K, levels at which actions are valued
-    :param kappa: where the loss of an error becomes linear, > 0
+    :param n_quantile_samples: T, the number of levels at which the online network learns, for each transition
+    :param n_target_quantile_samples: T', the number of levels of the target distribution
+    :param n_action_quantile_samples: K, the number of levels at which actions are valued
+    :param kappa: error from which the loss is linear, > 0
     :param double_q: the online network selects the next action
     :param risk_measure: ``"neutral"``, ``"cvar"``, ``"wang"``, ``"cpw"`` or ``"pow"``, see
         :func:`~sb3_ext.functional.quantile.distort_taus`
-    :param risk_eta: its parameter: in (0, 1] for ``"cvar"`` and ``"cpw"``; for ``"wang"`` and ``"pow"`` averse to risk
-        below 0; ``"neutral"`` has none
+    :param risk_eta: parameter of the risk measure: in (0, 1] for ``"cvar"`` and ``"cpw"``, risk-averse below 0 for
+        ``"wang"`` and ``"pow"``, unused for ``"neutral"``
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
-    :param learning_rate_fraction: with it, the fraction of the training after which it has arrived, in (0, 1];
+    :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
-    :param compile: run the networks through ``torch.compile`` while training. On a CPU only passes without a gradient
-        are compiled, which brought no gain
-    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
-        excepted. It pays on CPUs with AVX512-BF16 or AMX, which ``"auto"`` looks for. ``None``: float32
+    :param compile: run the networks through ``torch.compile`` while training. On a CPU this compiles only passes
+        without a gradient, which measured no faster
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
+        layers. It is faster on CPUs with AVX512-BF16 or AMX, where ``"auto"`` selects it. ``None``: float32
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -182,7 +184,9 @@ class IQN(ValueBasedAlgorithm):
         check_interval("kappa", self.kappa, np.finfo(np.float32).tiny, np.finfo(np.float32).max, "a number > 0")
         check_risk(self.risk_measure, self.risk_eta)
         if self.risk_eta != 0:
-            self._refuse("risk_eta", unless=self.risk_measure != "neutral", needs="another risk_measure than 'neutral'")
+            self._require_effect(
+                "risk_eta", has_effect=self.risk_measure != "neutral", needs="another risk_measure than 'neutral'"
+            )
         for name in ("n_action_quantile_samples", "risk_measure", "risk_eta"):
             if name in self.policy_kwargs:
                 raise ValueError(
@@ -199,13 +203,13 @@ class IQN(ValueBasedAlgorithm):
         actions = actions_taken(replay_data)
         taus = th.rand(len(actions), self.n_quantile_samples, device=self.device)
         with th.no_grad():
-            # (B, T') -> (T', B) and back, for a discount of each transition
+            # Transposed to (T', B) and back, so that discounts of shape (B,) broadcast
             targets = self.td_targets(replay_data, discounts, self.next_quantiles(replay_data).T).T
         all_quantiles = self.evaluate(self.q_net.quantiles, replay_data.observations, taus, differentiable=True)
         quantiles = all_quantiles.gather(2, actions.unsqueeze(1).expand(-1, taus.shape[1], 1)).squeeze(2)
         losses = quantile_huber_loss(quantiles, taus, targets, self.kappa)
-        # The loss is of the order of the squared error where it is small. Its square root is of the order of the error
-        # itself, as the priorities of the other algorithms are, so that alpha means the same for all of them
+        # A priority should be proportional to the error, so that alpha has the same effect as in the other algorithms.
+        # Up to kappa the loss is quadratic in the error, so its square root restores that proportion
         errors = losses.detach().sqrt()
         return TransitionLosses(losses, errors, {"q_value": quantiles.detach().mean()})
 
@@ -213,9 +217,7 @@ class IQN(ValueBasedAlgorithm):
         return IQNProbe(self)
 
     def next_quantiles(self, replay_data: AnySamples) -> th.Tensor:
-        """
-        :return: quantiles of the best next action at uniformly random levels, shape (B, T')
-        """
+        """Return quantiles of the best next action at uniformly random levels, shape (B, T')."""
         next_obs, n_states = replay_data.next_observations, len(replay_data.actions)
         taus = th.rand(n_states, self.n_target_quantile_samples, device=self.device)
         action_taus = self.q_net.action_taus(n_states, deterministic=False)
@@ -224,7 +226,7 @@ class IQN(ValueBasedAlgorithm):
                 action_quantiles = self.evaluate(self.q_net.quantiles, next_obs, action_taus)
             quantiles = self.evaluate(self.q_net_target.quantiles, next_obs, taus)
         else:
-            # One pass for both
+            # One pass of the target network serves both
             both = self.evaluate(self.q_net_target.quantiles, next_obs, th.cat([taus, action_taus], dim=1))
             quantiles, action_quantiles = both.split([taus.shape[1], action_taus.shape[1]], dim=1)
         best = action_quantiles.mean(dim=1, keepdim=True).argmax(dim=2, keepdim=True)

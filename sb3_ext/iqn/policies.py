@@ -1,4 +1,4 @@
-"""Policies of ``IQN``: networks that return the quantile of the return at any level."""
+"""Policies of ``IQN``: networks that return quantiles of the return at any level."""
 
 from typing import Any, ClassVar
 
@@ -18,18 +18,22 @@ from sb3_ext.speed.optimizers import with_fused_adam
 
 class ImplicitQuantileNetwork(ValueNetwork):
     """
-    ``Z_tau(s, a) = f(psi(s) * phi(tau))_a``: phi the cosine embedding, f the last entry of ``net_arch`` and the output
-    layer, psi everything before (for images the convolutions alone, as in the paper).
+    A network of the form ``Z_tau(s, a) = f(psi(s) * phi(tau))_a``.
+
+    - phi is the cosine embedding
+    - f is the last entry of ``net_arch`` with the output layer
+    - psi is everything before; for images the convolutions alone, as in the paper
 
     The value of an action is the mean of its quantiles at distorted levels, see
-    :func:`~sb3_ext.functional.quantile.distort_taus`. ``q_net(obs)`` and deterministic actions take the
-    ``n_action_quantile_samples`` midpoints ``(k + 1/2) / n`` for the undistorted levels, so that they are reproducible;
-    actions for exploration and those in the targets take random ones, as in the paper.
+    :func:`~sb3_ext.functional.quantile.distort_taus`. ``q_net(obs)`` and deterministic actions distort the
+    ``n_action_quantile_samples`` midpoints ``(k + 1/2) / n``, so they are reproducible. Exploration and targets use
+    random levels, as in the paper.
 
     :param n_cosines: size of the cosine embedding
     :param dueling: f in the form ``V + A - mean_a A``
     :param n_action_quantile_samples: number of levels at which actions are valued
-    :param risk_measure: distortion of these levels, with the parameter ``risk_eta``
+    :param risk_measure: distortion of these levels
+    :param risk_eta: parameter of the risk measure
 
     The other parameters are those of SB3's ``QNetwork``.
 
@@ -66,7 +70,7 @@ class ImplicitQuantileNetwork(ValueNetwork):
         self.choose_actions_by(n_action_quantile_samples, risk_measure, risk_eta)
 
     def build_networks(self, features_dim: int, n_actions: int) -> None:
-        # The parent's network, which knows no quantile levels, is replaced by three
+        # Three networks replace the parent's, which has no quantile levels
         del self.q_net
         before, after = self.net_arch[:-1], self.net_arch[-1:]
         n_features = before[-1] if before else features_dim
@@ -76,11 +80,11 @@ class ImplicitQuantileNetwork(ValueNetwork):
 
     def choose_actions_by(self, n_action_quantile_samples: int, risk_measure: RiskMeasure, risk_eta: float) -> None:
         """
-        How actions are valued from now on.
+        Set how actions are valued from now on.
 
         :param n_action_quantile_samples: number of quantile levels, >= 1
         :param risk_measure: distortion of these levels
-        :param risk_eta: its parameter
+        :param risk_eta: parameter of the risk measure
         :raises ValueError: naming the argument, its value and what is allowed
         """
         check_integer("n_action_quantile_samples", n_action_quantile_samples, minimum=1)
@@ -90,19 +94,15 @@ class ImplicitQuantileNetwork(ValueNetwork):
         self.risk_eta = risk_eta
 
     def quantiles(self, obs: PyTorchObs, taus: th.Tensor) -> th.Tensor:
-        """
-        :param obs: observations of B states
-        :param taus: quantile levels in [0, 1], shape (B, T)
-        :return: the quantiles of the return of each action, shape (B, T, A)
-        """
+        """Return the quantiles of each action's return, shape (B, T, A), at levels in [0, 1], shape (B, T)."""
         psi = self.psi(self.extract_features(obs, self.features_extractor))
         return self.f(psi.unsqueeze(1) * self.phi(taus))
 
     def action_taus(self, n_states: int, deterministic: bool) -> th.Tensor:
         """
-        :param n_states: B
-        :param deterministic: the midpoints, not random levels
-        :return: the distorted levels at which actions are valued, shape (B, K)
+        Return the distorted levels at which actions are valued, shape (B, K).
+
+        :param deterministic: distort the midpoints instead of random levels
         """
         if deterministic:
             taus = quantile_midpoints(self.n_action_quantile_samples, self.device).expand(n_states, -1)
@@ -112,9 +112,9 @@ class ImplicitQuantileNetwork(ValueNetwork):
 
     def action_values(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
         """
-        :param obs: observations of B states
-        :param deterministic: from the midpoints, not from random levels
-        :return: the value of each action, shape (B, A)
+        Return the value of each action, shape (B, A).
+
+        :param deterministic: use the midpoints instead of random levels
         """
         return self.quantiles(obs, self.action_taus(number_of_states(obs), deterministic)).mean(dim=1)
 
@@ -130,10 +130,7 @@ class ImplicitQuantileNetwork(ValueNetwork):
 
 
 def number_of_states(obs: PyTorchObs) -> int:
-    """
-    :param obs: observations of B states
-    :return: B
-    """
+    """Return the number B of states in a tensor or a dictionary of observations."""
     return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
 
 
@@ -142,11 +139,11 @@ class IQNPolicy(ValuePolicy):
     SB3's ``DQNPolicy`` with an :class:`ImplicitQuantileNetwork`.
 
     :param n_cosines: size of the cosine embedding of the quantile levels
-    :param n_action_quantile_samples: see :class:`ImplicitQuantileNetwork`; ``IQN`` sets it, as the next two
+    :param n_action_quantile_samples: see :class:`ImplicitQuantileNetwork`; ``IQN`` sets this and the next two
     :param risk_measure: see :class:`ImplicitQuantileNetwork`
     :param risk_eta: see :class:`ImplicitQuantileNetwork`
     :param optimizer_class: as in SB3
-    :param optimizer_kwargs: as in SB3; Adam and AdamW run fused unless it says otherwise, which is faster
+    :param optimizer_kwargs: as in SB3, but Adam and AdamW run fused by default, which is faster
 
     The other parameters are those of ``ValuePolicy``.
     """
@@ -181,7 +178,7 @@ class IQNPolicy(ValuePolicy):
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        # As the algorithm has set them since
+        # The algorithm may have changed them since
         names = ("n_action_quantile_samples", "risk_measure", "risk_eta")
         return {**super()._get_constructor_parameters(), **{name: getattr(self.q_net, name) for name in names}}
 
@@ -209,11 +206,7 @@ class CnnPolicy(IQNPolicy):
 
 
 class MultiInputPolicy(IQNPolicy):
-    """
-    ``IQNPolicy`` for dictionary observations.
-
-    :param features_extractor_class: ``CombinedExtractor`` by default
-    """
+    """``IQNPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any

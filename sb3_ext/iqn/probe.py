@@ -1,4 +1,4 @@
-"""What a diagnosis has to know of ``IQN``."""
+"""The probe of ``IQN``."""
 
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 class IQNProbe(ValueProbe):
-    """
-    A greedy policy, by the risk measure. The value of an action is its mean return, whatever the risk measure.
-
-    :param model: the algorithm
-    """
+    """The probe of IQN: the policy is greedy by the risk measure, but an action's value is its mean return."""
 
     def __init__(self, model: "IQN") -> None:
         super().__init__(model, model.q_net)

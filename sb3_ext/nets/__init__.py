@@ -1,4 +1,4 @@
-"""Network modules: torch and SB3's building blocks, no algorithm."""
+"""Network modules built from torch and SB3, independent of any algorithm."""
 
 from sb3_ext.nets.builder import PlainLayers, StackedLayers, build_mlp
 from sb3_ext.nets.convolutions import ChannelsLastCNN, NatureConvolutions

@@ -1,8 +1,8 @@
 """
 The one place where fully connected networks are built.
 
-A network is a choice of layer kind (plain or stacked), normalization, dropout, activation and outputs. The random
-numbers are those of SB3's ``create_mlp``, so that a plain network starts as SB3's, and N stacked ones as N of SB3's.
+A network is a choice of layer kind (plain or stacked), normalization, dropout, activation and outputs. Weights use the
+random numbers of SB3's ``create_mlp``. So a plain network starts as SB3's does, and N stacked ones as N of SB3's.
 """
 
 from collections.abc import Sequence
@@ -20,31 +20,26 @@ NORMALIZATIONS: tuple[str | None, ...] = (None, *get_args(Normalization))
 
 
 class LayerKind(Protocol):
-    """
-    What layers a network is made of. A new kind, noisy layers say, is one more class with these methods.
-    """
+    """The kind of layers in a network. Another kind, such as noisy layers, is another class with these methods."""
 
     def linear_layers(self, sizes: Sequence[tuple[int, int]], has_output: bool) -> list[nn.Module]:
         """
+        Hook: return the layers, each initialized as an ``nn.Linear``.
+
         :param sizes: numbers of inputs and outputs of each layer, from the first to the last
         :param has_output: whether the last one is an output layer, which keeps its precision
-        :return: the layers, each initialized as an ``nn.Linear``
         """
 
     def normalization(self, name: Normalization, n_features: int) -> nn.Module:
-        """
-        :param n_features: width of the normalized layer
-        """
+        """Hook: return the normalization of a layer of width ``n_features``."""
 
     def activation(self, activation_fn: type[nn.Module]) -> nn.Module:
-        """
-        :raises ValueError: if layers of this kind cannot use it
-        """
+        """Hook: return an activation module, or raise a ValueError if layers of this kind cannot use it."""
 
 
 @dataclass(frozen=True)
 class PlainLayers:
-    """Layers of a single network: torch's own."""
+    """Layers of a single network, as in torch."""
 
     def linear_layers(self, sizes: Sequence[tuple[int, int]], has_output: bool) -> list[nn.Module]:
         layers: list[nn.Module] = [nn.Linear(*size) for size in sizes]
@@ -59,16 +54,12 @@ class PlainLayers:
 
 @dataclass(frozen=True)
 class StackedLayers:
-    """
-    Layers of N networks that are evaluated together.
-
-    :param n_members: N
-    """
+    """Layers of N networks that are evaluated together."""
 
     n_members: int
 
     def linear_layers(self, sizes: Sequence[tuple[int, int]], has_output: bool) -> list[nn.Module]:
-        # One network after the other, as SB3 draws the random numbers of N critics
+        # Build one network after the other, because SB3 draws the random numbers of N critics in this order
         members = [[nn.Linear(*size) for size in sizes] for _ in range(self.n_members)]
         is_output = [False] * (len(sizes) - 1) + [has_output]
         return [EnsembleLinear(peers, flag) for peers, flag in zip(zip(*members, strict=True), is_output, strict=True)]
@@ -81,7 +72,7 @@ class StackedLayers:
         if next(activation.parameters(), None) is not None:
             raise ValueError(f"activation_fn={activation_fn.__name__} has parameters: the critics would share them")
         if isinstance(activation, nn.ReLU):
-            # Nothing else needs its input, and memory for a copy costs page faults
+            # No other layer needs the input, and memory for a copy costs page faults
             activation.inplace = True
         return activation
 
@@ -97,16 +88,16 @@ def build_mlp(
     dropout: float = 0.0,
 ) -> nn.Sequential:
     """
-    Linear - dropout - normalization - activation for each hidden layer, then the output layer.
+    Build hidden layers of linear, dropout, normalization and activation, followed by the output layer.
 
     The order is that of DroQ's critic (Hiraoka et al. 2022, https://arxiv.org/abs/2110.02034).
 
     :param net_arch: units of the hidden layers
-    :param output_dim: width of the output layer, which computes in the precision of its weights even under
-        ``th.autocast``; ``None``: the network ends with its last hidden layer
+    :param output_dim: width of the output layer, which keeps the precision of its weights under ``th.autocast``.
+        ``None``: the network ends with its last hidden layer
     :param layers: the kind of layers, :class:`PlainLayers` by default
-    :param normalization: of each hidden layer before its activation: ``"layer"``, or ``None``
-    :param dropout: probability with which a hidden unit is dropped
+    :param normalization: ``"layer"`` or ``None``, for each hidden layer before its activation
+    :param dropout: probability of dropping a hidden unit
     :raises ValueError: naming the argument, its value and what is allowed
     """
     check_choice("normalization", normalization, NORMALIZATIONS)

@@ -1,4 +1,4 @@
-"""SB3's convolutional network, faster, and in the two parts an implicit quantile network needs."""
+"""SB3's convolutional network, faster, and without its last layer for implicit quantile networks."""
 
 from typing import Any
 
@@ -10,31 +10,30 @@ from torch import nn
 
 class ChannelsLastCNN(NatureCNN):
     """
-    SB3's ``NatureCNN``, evaluated with the channels last in memory: equal up to rounding, and its parameters have the
-    same names and shapes. On a CPU the backward pass takes about a fifth less time.
+    SB3's ``NatureCNN`` with channels last in memory, for a backward pass about a fifth faster on a CPU.
 
-    The parameters are those of ``NatureCNN``.
+    Results are equal up to rounding. Its parameters, and their names and shapes, are those of ``NatureCNN``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for module in self.modules():
             if isinstance(module, nn.ReLU):
-                module.inplace = True  # nothing else needs its input
+                module.inplace = True  # no other layer needs the input
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        # Only the images: one convolution after the other keeps their order. Weights in that order as well would gain
-        # little, and a fused optimiser takes it for granted that its state, perhaps from a file, has the same one
+        # Convolutions keep the memory order of the images. The weights stay as they are: reordering them gains little,
+        # and a fused optimizer assumes that its saved state has their order
         return super().forward(observations.contiguous(memory_format=th.channels_last))
 
 
 class NatureConvolutions(ChannelsLastCNN):
     """
-    ``NatureCNN`` without its fully connected layer, which belongs behind the embedding of the quantile levels.
+    ``NatureCNN`` without its fully connected layer, which belongs after the embedding of the quantile levels.
 
-    :param observation_space: of images, channels first
-    :param features_dim: keep the fully connected layer, with so many units: a fraction of the work behind the
-        embedding, but not the paper's network
+    :param observation_space: space of images, channels first
+    :param features_dim: if given, keep the fully connected layer, with this many units. The layers after the embedding
+        then have less work, but it is not the paper's network
     :param normalized_image: whether the images are already in [0, 1]
     """
 

@@ -1,4 +1,4 @@
-"""SB3's critic of continuous actions with its networks stacked: a stack of layers and a head."""
+"""SB3's critic of continuous actions with its networks stacked: shared layers and a head."""
 
 from contextlib import nullcontext
 
@@ -23,7 +23,7 @@ class EnsembleCritic(ContinuousCritic):
     :param n_critics: N
     :param layer_norm: normalize the hidden layers
     :param dropout: dropout probability of the hidden layers
-    :param head: what the outputs mean; a value each by default
+    :param head: meaning of the outputs; by default each is a value
 
     The other parameters are those of ``ContinuousCritic``.
     """
@@ -51,7 +51,7 @@ class EnsembleCritic(ContinuousCritic):
             features_dim,
             activation_fn,
             normalize_images,
-            n_critics=0,  # the ensemble replaces the parent's networks, one module each
+            n_critics=0,  # the ensemble replaces the parent's separate networks
             share_features_extractor=share_features_extractor,
         )
         self.n_critics = n_critics
@@ -65,15 +65,15 @@ class EnsembleCritic(ContinuousCritic):
         self, obs: PyTorchObs, actions: th.Tensor, members: th.Tensor | None = None, frozen: bool = False
     ) -> th.Tensor:
         """
-        What the last layers of several critics return, for the head to interpret.
+        Return the last layers' outputs of several critics, for the head to interpret.
 
         :param obs: observations of B states
         :param actions: one action for each state, shape (B, A), or K of them, shape (K, B, A)
-        :param members: indices of the M critics to evaluate, all N if ``None``
-        :param frozen: let no gradient reach the critics, only the actions (the actor's update)
+        :param members: indices of the M critics to evaluate; all N if ``None``
+        :param frozen: whether gradients reach only the actions and not the critics, as the actor's update needs
         :return: shape (M, B, n_outputs) or (M, K, B, n_outputs)
         """
-        # A shared extractor learns from the policy's loss alone, as in SB3
+        # A shared extractor learns only from the policy's loss, as in SB3
         with th.no_grad() if self.share_features_extractor or frozen else nullcontext():
             features = self.extract_features(obs, self.features_extractor)
         inputs = th.cat([features.expand(*actions.shape[:-1], -1), actions], dim=-1)
@@ -83,11 +83,7 @@ class EnsembleCritic(ContinuousCritic):
     def stacked(
         self, obs: PyTorchObs, actions: th.Tensor, members: th.Tensor | None = None, frozen: bool = False
     ) -> th.Tensor:
-        """
-        The values of several critics as one tensor. The parameters are those of :meth:`outputs`.
-
-        :return: shape (M, B) or (M, K, B)
-        """
+        """Return the values of several critics, shape (M, B) or (M, K, B), from the arguments of :meth:`outputs`."""
         return self.head.values(self.outputs(obs, actions, members, frozen))
 
     def backup(
@@ -99,15 +95,15 @@ class EnsembleCritic(ContinuousCritic):
         mixture: th.Tensor | None = None,
     ) -> th.Tensor:
         """
-        What these critics, as target critics, say of the next states.
+        Value the next states with these critics as target critics.
 
         :param next_obs: observations of B states
         :param next_actions: one action for each state, shape (B, A)
-        :param target_backup: how the critics are combined, see :func:`~sb3_ext.functional.ensemble.ensemble_backup`
-        :param members: indices of the critics to ask, all N if ``None``
+        :param target_backup: how to combine the critics, see :func:`~sb3_ext.functional.ensemble.ensemble_backup`
+        :param members: indices of the critics to evaluate; all N if ``None``
         :param mixture: weights of the critics for ``"rem"``, shape (N, B)
-        :return: the return from the next state for each of N critics, as the head represents it; values of shape (N, B)
-            by default
+        :return: the return from the next state for each of N critics, as the head represents it; by default values of
+            shape (N, B)
         """
         next_outputs = self.outputs(next_obs, next_actions, members)
         return self.head.backup(next_outputs, target_backup, self.n_critics, mixture)
@@ -116,11 +112,7 @@ class EnsembleCritic(ContinuousCritic):
         return tuple(self.stacked(obs, actions).unsqueeze(-1))
 
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """
-        The value of the first critic, with no gradient to the features extractor, as SB3's.
-
-        :return: shape (B, 1)
-        """
+        """Return the first critic's value, shape (B, 1), as SB3 without a gradient to the features extractor."""
         with th.no_grad():
             features = self.extract_features(obs, self.features_extractor)
         first = th.zeros(1, dtype=th.long, device=actions.device)

@@ -12,10 +12,11 @@ from sb3_ext.nets.builder import LayerKind, build_mlp
 
 class DuelingMLP(nn.Module):
     """
-    ``Q = V + A - mean_a A`` (equation 9). The hidden layers but the last are shared and evaluated once; V and A each
-    have a last hidden layer of their own. Without hidden layers V and A are linear in the inputs.
+    A network of the form ``Q = V + A - mean_a A`` (equation 9).
 
-    :param n_actions: number of actions
+    V and A share all hidden layers but the last, of which each has its own. Without hidden layers V and A are linear in
+    the inputs.
+
     :param net_arch: units of the hidden layers
     :param layers: the kind of layers, see :func:`~sb3_ext.nets.builder.build_mlp`
     """
@@ -36,10 +37,7 @@ class DuelingMLP(nn.Module):
         self.advantage = build_mlp(trunk_dim, stream, n_actions, activation_fn, layers=layers)
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
-        """
-        :param inputs: shape (..., input_dim)
-        :return: shape (..., n_actions)
-        """
+        """Return the values of all actions, shape (..., n_actions), from inputs of shape (..., input_dim)."""
         shared = self.trunk(inputs)
         advantages = self.advantage(shared)
         return self.value(shared) + advantages - advantages.mean(dim=-1, keepdim=True)
@@ -54,9 +52,9 @@ def build_action_values(
     layers: LayerKind | None = None,
 ) -> nn.Module:
     """
-    :param n_actions: number of actions, each of which gets an output
-    :param dueling: a :class:`DuelingMLP` in place of a plain network
-    :return: from shape (..., input_dim) to shape (..., n_actions)
+    Build a network with one output for each action, from shape (..., input_dim) to shape (..., n_actions).
+
+    :param dueling: build a :class:`DuelingMLP` instead of a plain network
     """
     if dueling:
         return DuelingMLP(input_dim, n_actions, net_arch, activation_fn, layers)

@@ -1,4 +1,4 @@
-"""N networks of one shape, stacked: their layers are batched matrix products in place of N modules in a loop."""
+"""N networks of one shape, stacked: batched matrix products replace a loop over N modules."""
 
 import torch as th
 from torch import nn
@@ -9,14 +9,14 @@ from sb3_ext.nets.layers import StackedLayer
 
 class EnsembleMLP(nn.Module):
     """
-    N multi-layer perceptrons. Given the same random state they start with the weights of N of SB3's critics.
+    N multi-layer perceptrons. For the same random state they start with the weights of N of SB3's critics.
 
     :param n_members: N
     :param net_arch: units of the hidden layers
-    :param activation_fn: activation, without parameters of its own (the networks would share them)
+    :param activation_fn: an activation without parameters, because the networks would share them
     :param layer_norm: normalize each hidden layer before its activation
-    :param dropout: probability with which a hidden unit is dropped, with a mask of its own for every network. Together
-        with ``layer_norm`` this is DroQ's critic (https://arxiv.org/abs/2110.02034)
+    :param dropout: probability of dropping a hidden unit, with a separate mask for every network. Together with
+        ``layer_norm`` this is DroQ's critic (https://arxiv.org/abs/2110.02034)
     :param output_dim: outputs of each network
     :raises ValueError: if the activation has parameters
     """
@@ -46,11 +46,11 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: th.Tensor, members: th.Tensor | None = None, frozen: bool = False) -> th.Tensor:
         """
-        Evaluate all networks or some of them, and on request as constants.
+        Evaluate all networks or some of them.
 
-        :param x: the input that all networks get, shape (B, in)
-        :param members: indices of the M networks to evaluate, all N if ``None``
-        :param frozen: let no gradient reach the parameters, and do none of that work; it still flows to ``x``
+        :param x: the input of all networks, shape (B, in)
+        :param members: indices of the M networks to evaluate; all N if ``None``
+        :param frozen: whether gradients reach only ``x`` and not the parameters, which saves their computation
         :return: shape (M, B, output_dim)
         """
 

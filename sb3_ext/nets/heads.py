@@ -1,8 +1,8 @@
 """
-Heads of critics: what the outputs of the last layer mean.
+Heads of critics, which give the outputs of the last layer their meaning.
 
-A critic is a stack of layers and a head. The head turns outputs into values, next outputs into targets, and both into
-a loss. A distributional critic is another head on the same layers.
+A critic consists of layers and a head. The head turns outputs into values, next outputs into targets, and both into a
+loss. A distributional critic is another head on the same layers.
 """
 
 from abc import abstractmethod
@@ -16,10 +16,12 @@ from sb3_ext.functional.ensemble import TargetBackup, ensemble_backup
 
 class CriticHead(nn.Module):
     """
-    The interface. A head that learns towards scalar targets supplies ``n_outputs``, :meth:`values` and :meth:`loss`.
-    One whose targets are distributions replaces :meth:`backup`, :meth:`td_targets` and :meth:`td_errors` as well.
+    The interface of heads.
 
-    N critics, M of them evaluated, B transitions.
+    A head with scalar targets implements ``n_outputs``, :meth:`values` and :meth:`loss`. A head whose targets are
+    distributions also overrides :meth:`backup`, :meth:`td_targets` and :meth:`td_errors`.
+
+    Notation: N critics, M of them evaluated, B transitions.
     """
 
     #: Width of the output layer of each critic
@@ -27,31 +29,34 @@ class CriticHead(nn.Module):
 
     @abstractmethod
     def values(self, outputs: th.Tensor) -> th.Tensor:
-        """
-        :param outputs: shape (..., n_outputs)
-        :return: expected returns, shape (...)
-        """
+        """Hook: return expected returns, shape (...), from outputs of shape (..., n_outputs)."""
 
     @abstractmethod
     def loss(self, outputs: th.Tensor, targets: th.Tensor, weights: th.Tensor | None) -> th.Tensor:
         """
+        Hook: return the loss, a scalar.
+
+        The loss is the mean over the transitions, summed over the critics. So the gradient of one critic does not
+        depend on N.
+
         :param outputs: shape (N, B, n_outputs), differentiable
         :param targets: what :meth:`td_targets` returned
-        :param weights: importance weights of the transitions, shape (B,); ``None``: 1
-        :return: a scalar: the mean over the transitions, summed over the critics, so that the gradient of one critic
-            does not depend on N
+        :param weights: importance weights of the transitions, shape (B,); ``None`` means 1
         """
 
     def backup(
         self, next_outputs: th.Tensor, target_backup: TargetBackup, n_critics: int, mixture: th.Tensor | None
     ) -> th.Tensor:
         """
-        :param next_outputs: of the target critics in the next states, shape (M, B, n_outputs)
-        :param target_backup: how the target critics are combined, see :func:`~sb3_ext.functional.ensemble_backup`
+        Hook: return the return from the next state for each critic, in a form that :meth:`td_targets` understands.
+
+        By default these are values of shape (N, B).
+
+        :param next_outputs: outputs of the target critics in the next states, shape (M, B, n_outputs)
+        :param target_backup: how to combine the target critics, see
+            :func:`~sb3_ext.functional.ensemble.ensemble_backup`
         :param n_critics: N
         :param mixture: weights of the critics for ``"rem"``, shape (N, B)
-        :return: the return from the next state for each critic, in a form that :meth:`td_targets` understands; here
-            values of shape (N, B)
         """
         return ensemble_backup(target_backup, self.values(next_outputs), n_critics, mixture)
 
@@ -64,25 +69,27 @@ class CriticHead(nn.Module):
         entropy_bonus: th.Tensor,
     ) -> th.Tensor:
         """
+        Hook: return the target of each critic, by default values of shape (N, B).
+
         :param rewards: shape (B,)
         :param dones: 1 where the next state is terminal, shape (B,)
-        :param discounts: of each transition, shape (B,), or of all
+        :param discounts: one number, or one for each transition, shape (B,)
         :param next_returns: what :meth:`backup` returned
-        :param entropy_bonus: what the next value is raised by, shape (B,)
-        :return: the target of each critic; here values of shape (N, B)
+        :param entropy_bonus: what the entropy adds to the next value, shape (B,)
         """
         return soft_td_target(rewards, dones, discounts, next_returns, entropy_bonus)
 
     def td_errors(self, outputs: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """
-        :return: how wrong the prediction was for each transition, shape (B,), detached: the priorities of a prioritized
-            replay buffer
+        Hook: return the prediction error of each transition, shape (B,), detached.
+
+        A prioritized replay buffer takes its priorities from these errors.
         """
         return ensemble_td_errors(self.values(outputs), targets)
 
 
 class ScalarHead(CriticHead):
-    """One output, which is the value; the mean squared error is the loss, as in SB3's SAC."""
+    """One output, which is the value. The loss is the mean squared error, as in SB3's SAC."""
 
     n_outputs = 1
 

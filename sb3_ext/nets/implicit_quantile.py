@@ -12,11 +12,12 @@ from torch import nn
 
 class CosineEmbedding(nn.Module):
     """
-    ``phi(tau) = ReLU(W [cos(pi i tau)]_{i = 1..n} + b)``, equation 4. (The paper lets i begin at 0, where the cosine is
-    constant; its authors' code and the reimplementations begin at 1.)
+    The embedding ``phi(tau) = ReLU(W [cos(pi i tau)]_{i = 1..n} + b)`` of equation 4.
 
-    The biases start at 1: the level modulates the features it is multiplied with. With b around 0, as layers usually
-    start, about half of them would be switched off at each level, which leaves a small network too few.
+    The paper lets i begin at 0, where the cosine is constant. The authors' code and other implementations begin at 1.
+
+    The biases start at 1, because the embedding multiplies the features. With biases near 0, as in other layers, each
+    level would switch off about half of the features. A small network would have too few left.
 
     :param n_cosines: n
     :param n_features: number of outputs
@@ -28,12 +29,9 @@ class CosineEmbedding(nn.Module):
         super().__init__()
         self.linear = nn.Linear(n_cosines, n_features)
         nn.init.ones_(self.linear.bias)
-        # Not saved: it follows from n
+        # Saving it is unnecessary, because it follows from n
         self.register_buffer("frequencies", math.pi * th.arange(1, n_cosines + 1, dtype=th.float32), persistent=False)
 
     def forward(self, taus: th.Tensor) -> th.Tensor:
-        """
-        :param taus: quantile levels in [0, 1], any shape (...)
-        :return: shape (..., n_features)
-        """
+        """Embed quantile levels in [0, 1], from any shape (...) to shape (..., n_features)."""
         return self.linear(th.cos(taus.unsqueeze(-1) * self.frequencies)).relu()

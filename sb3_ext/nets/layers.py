@@ -1,4 +1,4 @@
-"""Layers: stacked ones, for N networks at once, and output layers, which keep their precision."""
+"""Stacked layers for N networks at once, and output layers that keep their precision."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,17 +6,12 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-#: What becomes of a stacked parameter, whose first axis is the network, before a layer uses it
+#: Selects networks from a stacked parameter, whose first axis is the network, before a layer uses it
 Pick = Callable[[th.Tensor], th.Tensor]
 
 
 def in_own_precision(layer: Callable[[th.Tensor], th.Tensor], x: th.Tensor, dtype: th.dtype) -> th.Tensor:
-    """
-    :param layer: a function of ``x``
-    :param x: its input; under ``th.autocast`` it may be of lower precision
-    :param dtype: of the layer's weights
-    :return: ``layer(x)``, computed in ``dtype`` even under ``th.autocast``
-    """
+    """Return ``layer(x)``, computed in ``dtype``, which is that of the weights, even under ``th.autocast``."""
     if not th.is_autocast_enabled(x.device.type):
         return layer(x)
     with th.autocast(x.device.type, enabled=False):
@@ -25,21 +20,18 @@ def in_own_precision(layer: Callable[[th.Tensor], th.Tensor], x: th.Tensor, dtyp
 
 class OutputLinear(nn.Linear):
     """
-    ``nn.Linear`` in the precision of its own weights, even under ``th.autocast``.
+    An ``nn.Linear`` that computes in the precision of its own weights, even under ``th.autocast``.
 
-    Its outputs are values or parameters of a distribution. bfloat16 has 8 significant bits: near 100 it would round a
-    value to a multiple of 0.5, more than actions, temperatures and rewards differ. The layer is small, so this costs
-    next to nothing.
+    Its outputs are values or parameters of a distribution, which need precision. With its 8 significant bits, bfloat16
+    rounds values near 100 to multiples of 0.5. Values of different actions often differ by less. The layer is small, so
+    the precision costs next to nothing.
     """
 
     @classmethod
     def from_linear(cls, layer: nn.Module) -> "OutputLinear":
-        """
-        :param layer: an ``nn.Linear``
-        :return: an output layer that shares its parameters
-        """
+        """Make an output layer that shares the parameters of an ``nn.Linear``."""
         assert isinstance(layer, nn.Linear)
-        # On the meta device no random number is drawn: the stream stays that of SB3
+        # The meta device draws no random number, so the random numbers stay those of SB3
         output = cls(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
         output.weight, output.bias = layer.weight, layer.bias
         return output
@@ -53,18 +45,16 @@ def unchanged(parameter: th.Tensor) -> th.Tensor:
 
 
 class StackedLayer(nn.Module):
-    """
-    A layer of N networks, whose parameters have the network as first axis.
-    """
+    """A layer of N networks. The first axis of its parameters is the network."""
 
     weight: nn.Parameter
     bias: nn.Parameter
 
     def forward(self, x: th.Tensor, pick: Pick = unchanged) -> th.Tensor:
         """
-        :param x: shape (M, B, in)
-        :param pick: chooses M networks from a parameter, or detaches it; all N networks by default
-        :return: shape (M, B, out)
+        Hook: return the outputs, shape (M, B, out), from inputs of shape (M, B, in).
+
+        :param pick: selects M networks from a parameter, or detaches it; by default it keeps all N networks
         """
         raise NotImplementedError
 
@@ -73,15 +63,15 @@ class EnsembleLinear(StackedLayer):
     """
     N linear layers side by side.
 
-    :param layers: the layers to stack, all of one shape. Their weights are copied: every slice starts as an
-        ``nn.Linear`` of its own, while a fan-in taken over the stacked shape would be wrong
+    :param layers: the layers to stack, all of one shape. Each slice copies the initial weights of one ``nn.Linear``,
+        because the fan-in of the stacked shape would be wrong
     :param is_output: compute in the precision of the weights, see :class:`OutputLinear`
     """
 
     def __init__(self, layers: Sequence[nn.Linear], is_output: bool = False) -> None:
         super().__init__()
-        # (N, in, out), the transpose of what nn.Linear stores: gradients arrive in this layout, and would have to be
-        # copied into the other one at every update
+        # The shape is (N, in, out), the transpose of nn.Linear's. Gradients arrive in this layout, so no update has to
+        # copy them into another
         self.weight = nn.Parameter(th.stack([layer.weight.detach().T for layer in layers]))
         self.bias = nn.Parameter(th.stack([layer.bias.detach() for layer in layers]).unsqueeze(1))
         self.is_output = is_output
@@ -94,18 +84,13 @@ class EnsembleLinear(StackedLayer):
 
 
 def _affine(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
-    if weight.shape[-1] == 1:  # a dot product, because matrix products with one column are slow
+    if weight.shape[-1] == 1:  # a dot product is faster than a matrix product with one column
         return th.linalg.vecdot(inputs, weight.mT).unsqueeze(-1) + bias
     return th.baddbmm(bias, inputs, weight)
 
 
 class EnsembleLayerNorm(StackedLayer):
-    """
-    N layer normalizations side by side: over the features, with a scale and shift for each network.
-
-    :param n_members: N
-    :param n_features: width of the normalized layer
-    """
+    """N layer normalizations side by side, each with its own scale and shift of the features."""
 
     def __init__(self, n_members: int, n_features: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training and evaluation mode, set for each kind of layer."""
+"""Training and evaluation mode for each kind of layer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,9 @@ _DROPOUT = (_DropoutNd,)
 
 def set_dropout_mode(network: nn.Module, active: bool) -> None:
     """
-    Switch dropout alone. Every other layer is put into evaluation mode: a batch normalization in a target network
-    must neither normalize by the minibatch nor move its statistics.
+    Switch dropout on or off, and put every other layer into evaluation mode.
 
-    :param active: whether dropout drops units
+    Batch normalization in a target network must neither use the minibatch's statistics nor update its own.
     """
     network.eval()
     for module in network.modules():
@@ -23,18 +22,13 @@ def set_dropout_mode(network: nn.Module, active: bool) -> None:
 
 
 def has_batch_statistics(network: nn.Module) -> bool:
-    """
-    :return: whether a layer of it keeps running statistics, which its forward pass changes in place
-    """
-    return any("running_" in name for name, _ in network.named_buffers())  # the names SB3 goes by, too
+    """Tell whether the forward pass changes running statistics of a layer in place."""
+    return any("running_" in name for name, _ in network.named_buffers())  # SB3 identifies them by these names, too
 
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """
-    Inside, the network is in evaluation mode: without dropout, and without moving statistics towards what it sees.
-    Afterwards each module has its mode back.
-    """
+    """Evaluate without dropout and updates of running statistics, and restore each module's mode afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

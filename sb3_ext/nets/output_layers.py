@@ -8,9 +8,8 @@ from sb3_ext.nets.layers import EnsembleLinear
 
 def output_layers(network: nn.Module) -> list[nn.Module]:
     """
-    Find the layers in whose inputs, taken together, the output of a network is linear.
+    Find the last linear layers, whose inputs together determine the output of the network linearly.
 
-    :param network: ends in a linear layer, or in the two of a dueling network
     :return: one layer, or two for a dueling network; none if the network has no linear layer
     """
     dueling = [module for module in network.modules() if isinstance(module, DuelingMLP)]

@@ -17,13 +17,14 @@ from sb3_ext.speed.optimizers import with_fused_adam
 
 class REDQSACPolicy(SACPolicy):
     """
-    SAC's policy with a stacked ensemble of critics. A subclass names another ``critic_class`` or ``head_class`` for
-    other critics, or another loss.
+    SAC's policy with a stacked ensemble of critics.
+
+    A subclass sets ``critic_class`` for other critics, or ``head_class`` for another loss.
 
     :param n_critics: number of critics, 10 as in the REDQ paper
     :param layer_norm: layer normalization in the critics; with ``dropout`` and ``n_critics=2`` this is DroQ
-    :param dropout: dropout probability in the critics, in [0, 1); active in the target critics, too
-    :param optimizer_kwargs: as in SB3; Adam and AdamW run fused unless it says otherwise, which is faster
+    :param dropout: dropout probability in the critics, in [0, 1); also active in the target critics
+    :param optimizer_kwargs: as in SB3, but Adam and AdamW run fused by default, which is faster
 
     The other parameters are those of ``stable_baselines3.sac.policies.SACPolicy``.
 
@@ -62,7 +63,7 @@ class REDQSACPolicy(SACPolicy):
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        # SB3 leaves out the last one
+        # SB3 omits `share_features_extractor`
         return {
             **super()._get_constructor_parameters(),
             **self.regularization,
@@ -71,7 +72,7 @@ class REDQSACPolicy(SACPolicy):
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         actor = super().make_actor(features_extractor)
-        for name in ("mu", "log_std"):  # with gSDE other modules, which always run in float32
+        for name in ("mu", "log_std"):  # gSDE has other modules here, which always run in float32
             layer = getattr(actor, name)
             if isinstance(layer, nn.Linear):
                 setattr(actor, name, OutputLinear.from_linear(layer))
@@ -83,11 +84,7 @@ class REDQSACPolicy(SACPolicy):
 
 
 def gaussian_parameters(actor: Actor, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-    """
-    :param actor: without gSDE
-    :param obs: observations of B states
-    :return: mean and logarithm of the standard deviation of the Gaussian under the tanh, shape (B, A) each
-    """
+    """Return mean and log standard deviation before the tanh, shape (B, A) each, from an actor without gSDE."""
     mean, log_std, _ = actor.get_action_dist_params(obs)
     return mean, log_std
 
@@ -96,11 +93,7 @@ MlpPolicy = REDQSACPolicy
 
 
 class CnnPolicy(REDQSACPolicy):
-    """
-    ``REDQSACPolicy`` for images.
-
-    :param features_extractor_class: ``NatureCNN`` by default
-    """
+    """``REDQSACPolicy`` for images, with the features extractor ``NatureCNN`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
@@ -109,11 +102,7 @@ class CnnPolicy(REDQSACPolicy):
 
 
 class MultiInputPolicy(REDQSACPolicy):
-    """
-    ``REDQSACPolicy`` for dictionary observations.
-
-    :param features_extractor_class: ``CombinedExtractor`` by default
-    """
+    """``REDQSACPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any

@@ -1,4 +1,4 @@
-"""What a diagnosis has to know of ``REDQSAC``."""
+"""The probe of ``REDQSAC``."""
 
 from typing import TYPE_CHECKING
 
@@ -9,11 +9,7 @@ if TYPE_CHECKING:
 
 
 class REDQSACProbe(SACProbe):
-    """
-    A policy as SAC's, and critics that count its entropy unless ``backup_entropy=False``.
-
-    :param model: the algorithm
-    """
+    """The probe of SAC, with critics that count the entropy unless ``backup_entropy=False``."""
 
     def __init__(self, model: "REDQSAC") -> None:
         super().__init__(model, [model.critic.ensemble])

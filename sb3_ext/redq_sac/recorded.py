@@ -1,4 +1,4 @@
-"""REDQ's update as recordings for a GPU (CUDA graphs), wrapped around it from outside."""
+"""REDQ's update as recordings for a GPU (CUDA graphs), in a wrapper that leaves the update unchanged."""
 
 import warnings
 from collections.abc import Callable
@@ -13,13 +13,10 @@ from sb3_ext.speed.recording import GraphedWork, Recorder
 
 class RecordedUpdate:
     """
-    Runs blocks of updates by recordings where that is possible, and as usual where it is not.
+    Runs blocks of updates by recordings where possible, and without them elsewhere.
 
-    A recording repeats kernels and their addresses, nothing of Python. So there is one for each plan and value of the
-    settings, and all are made anew when parameters or optimizers have moved in memory.
-
-    :param update: what is recorded
-    :param make_recorder: makes what records
+    A recording repeats kernels at the same addresses, and runs no Python code. So each plan and each value of the
+    settings has a recording. All recordings are renewed when parameters or optimizers have moved in memory.
     """
 
     def __init__(self, update: REDQUpdate, make_recorder: Callable[[], Recorder]) -> None:
@@ -27,9 +24,7 @@ class RecordedUpdate:
         self._work = GraphedWork(make_recorder)
 
     def run(self, plan: Plan, replay_data: AnySamples) -> BlockResult:
-        """
-        As :meth:`~sb3_ext.redq_sac.update.REDQUpdate.run`.
-        """
+        """Do the same as :meth:`~sb3_ext.redq_sac.update.REDQUpdate.run`."""
         key = (plan, self._update.settings, self._optimizer_settings(), self._frozen_parameters())
         return self._work.run(key, self._addresses(), partial(self._update.run, plan), replay_data)
 
@@ -38,13 +33,11 @@ class RecordedUpdate:
         return tuple((name, value) for group in groups for name, value in group.items() if name not in ("params", "lr"))
 
     def _frozen_parameters(self) -> tuple[bool, ...]:
-        # (Attributes of modules, such as the rate of a dropout layer, are not noticed)
+        # Changed attributes of modules, such as a dropout rate, are not detected
         return tuple(not parameter.requires_grad for parameter in self._update.policy.parameters())
 
     def _addresses(self) -> tuple[int, ...]:
-        """
-        :return: of all tensors that an update changes, and of those it reads besides its samples
-        """
+        """Return the addresses of all tensors that an update reads or changes, except its samples."""
         update = self._update
         tensors = [*update.policy.parameters(), *update.policy.buffers()]
         tensors += [
@@ -58,8 +51,9 @@ class RecordedUpdate:
 
 def recorded_where_possible(update: REDQUpdate, make_recorder: Callable[[], Recorder] | None) -> RecordedUpdate | None:
     """
-    :param make_recorder: ``None`` where nothing is to be recorded
-    :return: ``None`` if nothing is recorded, with a warning if that is because of the settings
+    Wrap an update in recordings, or return ``None`` where that is impossible or not requested.
+
+    Settings that prevent recordings cause a warning.
     """
     if make_recorder is None:
         return None
@@ -71,9 +65,7 @@ def recorded_where_possible(update: REDQUpdate, make_recorder: Callable[[], Reco
 
 
 def _obstacle_to_recording(update: REDQUpdate) -> str | None:
-    """
-    :return: what in the settings depends on values that a recording cannot read; ``None`` if nothing does
-    """
+    """Name the setting that depends on values a recording cannot read; ``None`` if there is none."""
     if update.settings.use_sde:
         return "use_sde=True"
     if update.settings.target_backup == "redq" and update.settings.subset_size % 1:
@@ -88,10 +80,9 @@ def set_learning_rates(
     optimizers: list[th.optim.Optimizer], set_floats: Callable[[], None], device: th.device, is_recorded: bool
 ) -> None:
     """
-    Set learning rates, for recordings in tensors that stay where they are: a recording reads the rate from there.
+    Set learning rates; for recordings in tensors that stay at their addresses, because recordings read them there.
 
-    :param optimizers: whose rates are set
-    :param set_floats: sets them as floats, as SB3 does
+    :param set_floats: sets the rates as floats, as SB3 does
     :param is_recorded: whether updates are recorded
     """
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
@@ -101,7 +92,7 @@ def set_learning_rates(
         if "capturable" in group:
             group["capturable"] = is_recorded and device.type == "cuda"
         if is_recorded:
-            # The same tensor as before, if there is one already
+            # Reuse the tensor if there already is one
             is_ours = isinstance(before, th.Tensor) and before.device == device
             rate = before if is_ours else th.empty((), device=device)
             group["lr"] = rate.fill_(group["lr"])

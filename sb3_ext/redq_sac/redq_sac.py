@@ -1,4 +1,4 @@
-"""REDQ on SAC: an ensemble of critics, many critic updates for each environment step."""
+"""REDQ on SAC: an ensemble of critics, and many critic updates for each environment step."""
 
 import warnings
 from collections import defaultdict
@@ -33,9 +33,9 @@ from sb3_ext.speed.recording import CudaRecorder, Recorder
 
 SelfREDQSAC = TypeVar("SelfREDQSAC", bound="REDQSAC")
 
-# What one block of minibatches gathers at once: at most so many rows (the actor's pass holds its activations for all of
-# them) and elements of the observations (5 minibatches of 256 Humanoid states: arrays that stay in the CPU's caches and
-# for which the allocator need not return to the system), but always one minibatch.
+# Limits of one block of minibatches, which always holds at least one. The actor's pass holds the activations of all
+# rows, so their number is limited. The limit of observation elements keeps arrays in a CPU's caches, and their memory
+# with the process. It allows 5 minibatches of 256 Humanoid states.
 _MAX_BLOCK_ROWS = 8192
 _MAX_BLOCK_ELEMENTS = 2**19
 
@@ -44,18 +44,18 @@ class REDQSAC(OffPolicyExtension, SAC):
     """
     Randomized Ensembled Double Q-learning (REDQ) on Soft Actor-Critic.
 
-    Paper: https://arxiv.org/abs/2101.05982. N critics learn from targets that are the minimum over a random subset of
-    the target critics; every environment step is followed by many critic updates (``gradient_steps``, the UTD ratio
-    with one environment), each on a fresh minibatch and each followed by a step of the target critics. Other backups,
-    a REINFORCE gradient for the actor, and DroQ through ``policy_kwargs`` make it a workbench for ensembles of critics.
+    Paper: https://arxiv.org/abs/2101.05982. N critics learn from the minimum over a random subset of the target
+    critics. Many critic updates follow each environment step: ``gradient_steps``, or the UTD ratio with one
+    environment. Each uses a fresh minibatch and moves the target critics. Other backups, a REINFORCE gradient for the
+    actor, and DroQ through ``policy_kwargs`` allow comparisons of ensembles.
 
-    ``policy_delay`` and ``target_update_interval`` count critic updates over the whole run. (SB3's SAC counts
-    ``target_update_interval`` within one call of ``train()``, so that with ``gradient_steps=1`` it does nothing there.)
+    ``policy_delay`` and ``target_update_interval`` count critic updates over the whole run. SB3's SAC counts
+    ``target_update_interval`` within one call of ``train()``, where it has no effect with ``gradient_steps=1``.
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)
-    :param learning_rate: learning rate of the Adam optimizers of critics, actor and temperature; a function of the
-        remaining progress (from 1 to 0) or a number
+    :param learning_rate: learning rate of the optimizers of critics, actor and temperature: a number, or a function of
+        the remaining progress (from 1 to 0)
     :param buffer_size: size of the replay buffer
     :param learning_starts: how many steps to collect transitions for before learning starts
     :param batch_size: minibatch size of each critic update
@@ -63,22 +63,22 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param gamma: the discount factor
     :param train_freq: update the model every ``train_freq`` steps of the vectorized environment, or a tuple of
         frequency and unit like ``(5, "step")`` or ``(2, "episode")``
-    :param gradient_steps: number of critic updates after each rollout (see ``train_freq``). The UTD ratio is
-        ``gradient_steps / (train_freq * n_envs)``. -1: as many as environment steps in the rollout
+    :param gradient_steps: number of critic updates after each rollout (see ``train_freq``); -1: as many as the rollout
+        has environment steps. The UTD ratio is ``gradient_steps / (train_freq * n_envs)``
     :param action_noise: the action noise type (None by default)
-    :param replay_buffer_class: replay buffer class to use (for instance ``HerReplayBuffer``), chosen automatically
-        if ``None``
-    :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer. ``gamma`` and ``n_steps`` are not
-        among them: the buffer follows the algorithm's
+    :param replay_buffer_class: replay buffer class to use (for instance ``HerReplayBuffer``); ``None`` chooses it
+        automatically
+    :param replay_buffer_kwargs: keyword arguments of the replay buffer, without ``gamma`` and ``n_steps``, which it
+        receives from the algorithm
     :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
-    :param n_steps: number of steps of the returns. Also passed on to a ``replay_buffer_class`` that knows ``n_steps``
+    :param n_steps: number of steps of the returns. A ``replay_buffer_class`` that accepts ``n_steps`` receives it too
     :param ent_coef: the temperature alpha: a number >= 0, or ``"auto"`` to learn it (``"auto_0.1"``: starting from 0.1)
     :param target_update_interval: number of critic updates between updates of the target critics
     :param target_entropy: target entropy when learning the temperature; ``"auto"``: minus the number of action
         dimensions
     :param use_sde: whether to use generalized State Dependent Exploration (only with ``actor_gradient="reparam"``)
-    :param sde_sample_freq: sample a new noise matrix every n steps when using gSDE, -1: only at the beginning
-        of the rollout
+    :param sde_sample_freq: sample a new noise matrix every n steps when using gSDE, -1: only at the beginning of the
+        rollout
     :param use_sde_at_warmup: whether to use gSDE instead of uniform sampling during the warm-up phase
     :param stats_window_size: number of episodes over which the rollout logging averages
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -87,14 +87,13 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param verbose: verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: seed for the pseudo random generators
     :param device: device (cpu, cuda, ...) on which the code should be run
-    :param target_backup: what the target critics' values Q'_1, ..., Q'_N become in critic i's target:
-        ``"redq"`` the minimum over a random subset drawn anew for each update, ``"min"`` over all (clipped double-Q
-        with two critics), ``"mean"`` over all, ``"vanilla"`` Q'_i, ``"doubleq"`` Q'_(i+1 mod N), ``"rem"`` one random
-        convex combination per sample
+    :param target_backup: how the target critics' values Q'_1, ..., Q'_N form the target of critic i: ``"redq"`` the
+        minimum over a random subset for each update, ``"min"`` over all (clipped double-Q for N = 2), ``"mean"`` over
+        all, ``"vanilla"`` Q'_i, ``"doubleq"`` Q'_(i+1 mod N), ``"rem"`` one random convex combination per sample
     :param subset_size: only for ``"redq"``: critics in the random subset, in [1, N]; a fractional size is rounded up
         with the probability of its fraction. ``None``: min(2, N)
-    :param policy_delay: critic updates for each update of actor and temperature. ``None``: once for each environment
-        step, that is the UTD ratio rounded, at least 1
+    :param policy_delay: critic updates for each update of actor and temperature. ``None``: one such update for each
+        environment step, so the rounded UTD ratio, at least 1
     :param actor_gradient: ``"reparam"`` through the sampled action, or ``"reinforce"`` through its log-probability
     :param n_actor_samples: actions sampled in each state for the actor's gradient
     :param reinforce_baseline: only for ``"reinforce"``: ``"loo"`` the mean weight of the other samples of the state
@@ -104,19 +103,19 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param backup_entropy: whether the targets contain the entropy of the next action
     :param random_steps: number of first steps with uniformly random actions. ``None``: until ``learning_starts``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
-    :param learning_rate_fraction: with it, the fraction of the training after which it has arrived, in (0, 1];
+    :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
-    :param compile: compile the critics' loss and its gradient as one function (``torch.compile``), and what else needs
-        no gradient. Mostly 5 to 25 % more updates a second on a CPU with AVX512-BF16 (``docs/benchmarks.md``). Costs
-        about 20 seconds at the first update, and needs a C++ compiler; without one there is a warning, and no
-        compilation. No effect on networks with batch normalization
-    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
-        excepted. It pays on CPUs with AVX512-BF16 or AMX, which ``"auto"`` looks for. ``None``: float32
-    :param cuda_graphs: on a GPU, record the updates between two rollouts once and repeat the recording, which launches
-        them at once; where that is not possible there is a warning. No effect on a CPU. Not yet tried on a GPU
-    :param buffer_device: where minibatches are gathered. ``"auto"``: on a GPU as SB3's buffer with a copy there
-        (:class:`~sb3_ext.buffers.DeviceReplayBuffer`), unless observations are dictionaries, ``n_steps`` exceeds 1, or
-        a ``replay_buffer_class`` is given; ``"cpu"``: on the host
+    :param compile: compile the critics' loss with its gradient, and passes without a gradient (``torch.compile``). On a
+        CPU with AVX512-BF16 this mostly gives 5 to 25 % more updates a second (``docs/benchmarks.md``). The first
+        update takes about 20 seconds more. Without a C++ compiler there is a warning, and no compilation. No effect on
+        networks with batch normalization
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
+        layers. It is faster on CPUs with AVX512-BF16 or AMX, where ``"auto"`` selects it. ``None``: float32
+    :param cuda_graphs: on a GPU, record the updates between two rollouts once, and then launch them all at once. Where
+        that is not possible there is a warning. No effect on a CPU. Not yet tried on a GPU
+    :param buffer_device: where minibatches are gathered. ``"cpu"``: on the host. ``"auto"``: on a GPU with a copy of
+        SB3's buffer (:class:`~sb3_ext.buffers.DeviceReplayBuffer`), unless observations are dictionaries, ``n_steps``
+        exceeds 1, or a ``replay_buffer_class`` is given
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :raises ValueError: naming the argument, its value and what is allowed
     """
@@ -129,7 +128,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     policy: REDQSACPolicy
     critic: EnsembleCritic
     critic_target: EnsembleCritic
-    #: Computes the updates: networks, optimizers and settings in one object
+    #: Computes the updates, from networks, optimizers and settings
     update: REDQUpdate
 
     def __init__(
@@ -203,7 +202,7 @@ class REDQSAC(OffPolicyExtension, SAC):
             use_sde_at_warmup=use_sde_at_warmup,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            # A copy: SB3 adds entries to it, and it is the caller's
+            # Copied, because SB3 adds entries to it and it belongs to the caller
             policy_kwargs=dict(policy_kwargs or {}),
             verbose=verbose,
             seed=seed,
@@ -256,14 +255,14 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        # Only now: how many critics there are by default is the policy's to say
+        # The policy decides how many critics there are by default, so this check has to wait for it
         self._check_ensemble(self.critic.n_critics)
-        # A compiled actor moves the statistics of batch normalization by an assignment, after which autograd refuses to
-        # differentiate what the plain one has evaluated before ("modified by an inplace operation")
+        # A compiled actor assigns new statistics of batch normalization. Autograd then refuses to differentiate earlier
+        # results of the plain one ("modified by an inplace operation")
         self._can_compile = not has_batch_statistics(self.policy)
         if self.compile and not self._can_compile:
             warnings.warn("compile=True has no effect on networks with batch normalization", stacklevel=2)
-        self.update = REDQUpdate(self.policy, self._evaluator, self._update_settings(), self._temperature())
+        self.update = REDQUpdate(self.policy, self.evaluate, self._update_settings(), self._temperature())
         self._recorded = recorded_where_possible(self.update, self._recorder_maker())
 
     def _excluded_save_params(self) -> list[str]:
@@ -277,9 +276,7 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     @property
     def update_to_data_ratio(self) -> float:
-        """
-        Critic updates for each environment step, 1 where that depends on how long episodes are.
-        """
+        """Critic updates for each environment step; 1 if it depends on the lengths of episodes."""
         assert isinstance(self.train_freq, TrainFreq)
         if self.gradient_steps < 0 or self.train_freq.unit is TrainFrequencyUnit.EPISODE:
             return 1.0
@@ -287,15 +284,11 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     @property
     def effective_policy_delay(self) -> int:
-        """
-        Critic updates for each update of the actor, ``policy_delay`` or what ``None`` comes to.
-        """
+        """Critic updates for each update of the actor: ``policy_delay``, or its default."""
         return max(round(self.update_to_data_ratio), 1) if self.policy_delay is None else self.policy_delay
 
     def _update_settings(self) -> UpdateSettings:
-        """
-        :return: what the arguments say now: a user may change them in the course of a training
-        """
+        """Return the present arguments, because a user may change them during training."""
         assert isinstance(self.target_entropy, float)
         return UpdateSettings(
             gamma=self.gamma,
@@ -328,7 +321,7 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     def _check_ensemble(self, n_critics: int) -> None:
         if self.subset_size is not None:
-            self._refuse("subset_size", unless=self.target_backup == "redq", needs="target_backup='redq'")
+            self._require_effect("subset_size", has_effect=self.target_backup == "redq", needs="target_backup='redq'")
             check_interval("subset_size", self.subset_size, 1, n_critics, f"in [1, n_critics={n_critics}]")
         if self.target_backup == "doubleq" and n_critics < 2:
             raise ValueError(f"target_backup='doubleq' with n_critics={n_critics}: it needs n_critics >= 2")
@@ -336,7 +329,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     def _check_actor_gradient(self) -> None:
         if self.reinforce_baseline is not None:
             has_effect = self.actor_gradient == "reinforce"
-            self._refuse("reinforce_baseline", unless=has_effect, needs="actor_gradient='reinforce'")
+            self._require_effect("reinforce_baseline", has_effect=has_effect, needs="actor_gradient='reinforce'")
         if self._baseline == "loo" and self.n_actor_samples < 2:
             raise ValueError(
                 f"reinforce_baseline='loo' with n_actor_samples={self.n_actor_samples}: it needs n_actor_samples >= 2"
@@ -350,9 +343,7 @@ class REDQSAC(OffPolicyExtension, SAC):
             )
 
     def _recorder_maker(self) -> Callable[[], Recorder] | None:
-        """
-        :return: makes what records blocks of updates on this device; ``None`` where nothing can, or is not asked for
-        """
+        """Hook: return what makes a recorder, or ``None`` where recordings are impossible or not requested."""
         return partial(CudaRecorder, self.device) if self.cuda_graphs and self.device.type == "cuda" else None
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
@@ -367,28 +358,27 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
-        Update the critics ``gradient_steps`` times, each time on a fresh minibatch; actor, temperature and target
-        critics whenever the number of critic updates so far says so.
+        Update the critics ``gradient_steps`` times, each time on a fresh minibatch.
 
-        :param batch_size: rows of one minibatch
+        Actor, temperature and target critics are updated whenever the total number of critic updates requires it.
         """
         assert self.replay_buffer is not None
         self.update.configure(self._update_settings(), self._temperature())
         self._begin_updates(self.update.optimizers())
-        # Dropout is part of DroQ's targets; SB3 keeps the target network in evaluation mode
+        # DroQ's targets include dropout, but SB3 keeps the target network in evaluation mode
         set_dropout_mode(self.critic_target.ensemble, True)
         run = self.update.run if self._recorded is None else self._recorded.run
 
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         remaining = gradient_steps
         while remaining > 0:
-            # A block of updates between two changes of the policy
+            # Each block lies between two changes of the policy
             plan = self._plan_block(remaining, batch_size)
             n_rows, progress = plan.n_updates * batch_size, self._current_progress_remaining
             replay_data = single_precision(sample_replay(self.replay_buffer, n_rows, self._vec_normalize_env, progress))
             result = run(plan, replay_data)
             if result.errors is not None:
-                # Minibatch after minibatch: of a transition that was drawn twice, the later error counts
+                # Minibatches are processed in order. If a transition was drawn twice, the later error counts
                 minibatches = split_minibatches(replay_data, plan.n_updates)
                 update_priorities(self.replay_buffer, minibatches, list(result.errors))
             for name, values in result.metrics.items():
@@ -399,19 +389,14 @@ class REDQSAC(OffPolicyExtension, SAC):
 
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, parts in metrics.items():
-            # The only place where the host waits for the device, but for priorities that are written back
+            # Only here, and for priorities, the host waits for the device
             self.logger.record(f"train/{name}", th.cat(parts).mean().item())
 
     def _plan_block(self, remaining: int, batch_size: int) -> Plan:
-        """
-        The critic updates whose data can be prepared together: the policy must not change in between.
-
-        :param remaining: critic updates that are still to be done
-        :param batch_size: rows of one minibatch
-        """
+        """Plan critic updates whose data can be prepared together, because the policy does not change in between."""
         delay = self.effective_policy_delay
         max_rows = _MAX_BLOCK_ROWS
-        if self._recorded is None:  # a CPU's cache is what limits the elements
+        if self._recorded is None:  # the elements should fit into a CPU's caches
             max_rows = min(max_rows, _MAX_BLOCK_ELEMENTS // spaces.utils.flatdim(self.observation_space))
         n_updates = min(remaining, delay - self._n_updates % delay, max(max_rows // batch_size, 1))
         if self.use_sde:

@@ -1,5 +1,5 @@
 """
-The update of REDQ-SAC, as the algorithm box of the paper has it (https://arxiv.org/abs/2101.05982, algorithm 1).
+The update of REDQ-SAC, in the order of algorithm 1 of the paper (https://arxiv.org/abs/2101.05982).
 
 :meth:`REDQUpdate.run` reads from top to bottom: next actions, targets, critics, actor, temperature, target critics.
 """
@@ -35,10 +35,10 @@ from sb3_ext.speed.evaluation import NetworkEvaluator
 @dataclass(frozen=True)
 class UpdateSettings:
     """
-    What decides how an update computes, besides networks, optimizers and data.
+    Everything that determines an update, besides networks, optimizers and data.
 
-    The names are those of ``REDQSAC``'s arguments. ``subset_size`` and ``reinforce_baseline`` are what their defaults
-    come to, and ``target_entropy`` is a number. A recording is made for one value of this object.
+    The names are those of ``REDQSAC``'s arguments. ``subset_size`` and ``reinforce_baseline`` have their defaults
+    filled in, and ``target_entropy`` is a number. Each recording belongs to one value of this object.
     """
 
     gamma: float
@@ -58,9 +58,9 @@ class UpdateSettings:
 
 class Plan(NamedTuple):
     """
-    What happens in a block of critic updates besides them.
+    What follows the critic updates of a block.
 
-    :param moves_targets: after which of the critic updates the target critics move
+    :param moves_targets: for each critic update, whether the target critics move after it
     :param updates_actor: whether actor and temperature are updated with the last minibatch
     """
 
@@ -69,16 +69,16 @@ class Plan(NamedTuple):
 
     @property
     def n_updates(self) -> int:
-        """
-        :return: number of critic updates
-        """
+        """The number of critic updates."""
         return len(self.moves_targets)
 
 
 class BlockResult(NamedTuple):
     """
-    :param metrics: values of each update, shape (k,), to be logged as ``train/<name>``
-    :param errors: of the transitions of each of n minibatches, shape (n, B); ``None`` if not drawn by priority
+    What a block of n critic updates returns.
+
+    :param metrics: for each metric its k values, shape (k,), to log as ``train/<name>``
+    :param errors: errors of the transitions of each minibatch, shape (n, B); ``None`` if not drawn by priority
     """
 
     metrics: dict[str, th.Tensor]
@@ -87,11 +87,11 @@ class BlockResult(NamedTuple):
 
 class PolicySample(NamedTuple):
     """
-    Actions of the current policy in B states, K in each.
+    K actions of the current policy in each of B states.
 
     :param actions: shape (K, B, A)
     :param log_prob: shape (K, B), differentiable with respect to the policy
-    :param mode: the action at the policy's mean, shape (1, B, A), detached; only for REINFORCE, as a baseline
+    :param mode: the action at the policy's mean, shape (1, B, A), detached; only for the baseline of REINFORCE
     """
 
     actions: th.Tensor
@@ -104,7 +104,7 @@ class Temperature(NamedTuple):
     The weight alpha of the entropy, in SB3's form.
 
     :param log_ent_coef: log alpha, shape (1,), if it is learned
-    :param optimizer: of ``log_ent_coef``
+    :param optimizer: optimizer of ``log_ent_coef``
     :param fixed: alpha, if it is not learned
     """
 
@@ -113,9 +113,7 @@ class Temperature(NamedTuple):
     fixed: th.Tensor | None
 
     def ent_coef(self) -> th.Tensor:
-        """
-        :return: alpha, detached, shape () or (1,)
-        """
+        """Return alpha, detached, shape () or (1,)."""
         if self.log_ent_coef is not None:
             return self.log_ent_coef.detach().exp()
         assert self.fixed is not None
@@ -123,10 +121,7 @@ class Temperature(NamedTuple):
 
 
 class CriticLoss(nn.Module):
-    """
-    How far the critics are from their targets, as a module: its forward pass is the loss, differentiated by
-    :class:`~sb3_ext.speed.compilation.LossGradients`.
-    """
+    """The loss of the critics as a module, for :class:`~sb3_ext.speed.compilation.LossGradients` to differentiate."""
 
     def __init__(self, critic: EnsembleCritic) -> None:
         super().__init__()
@@ -134,9 +129,9 @@ class CriticLoss(nn.Module):
 
     def forward(self, replay_data: AnySamples, targets: th.Tensor) -> tuple[th.Tensor, ...]:
         """
-        :param replay_data: B transitions
-        :param targets: for each critic, see :meth:`~sb3_ext.nets.heads.CriticHead.td_targets`
-        :return: the loss, and for transitions that were drawn by priority the error of each, shape (B,), detached
+        Return the loss and, for transitions drawn by priority, the error of each, shape (B,), detached.
+
+        :param targets: targets of each critic, see :meth:`~sb3_ext.nets.heads.CriticHead.td_targets`
         """
         head = self.critic.head
         outputs = self.critic.outputs(replay_data.observations, replay_data.actions)
@@ -147,12 +142,10 @@ class CriticLoss(nn.Module):
 
 class REDQUpdate:
     """
-    Critics, target critics, actor and temperature, and how they learn.
+    The update of critics, target critics, actor and temperature.
 
-    :param policy: has the networks and, but for the temperature's, the optimizers
+    :param policy: holds the networks, and all optimizers except the temperature's
     :param evaluator: evaluates networks, compiled or in lower precision
-    :param settings: of the updates
-    :param temperature: weight of the entropy
     """
 
     def __init__(
@@ -166,7 +159,7 @@ class REDQUpdate:
         self.actor, self.critic, self.critic_target = policy.actor, policy.critic, policy.critic_target
         self.evaluate = evaluator
         self.configure(settings, temperature)
-        # Collected once: walking through the modules takes longer than moving the target critics
+        # Collected once, because iterating over the modules takes longer than moving the target critics
         self._online_parameters: list[th.Tensor] = list(self.critic.parameters())
         self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
         self._online_statistics = get_parameters_by_name(self.critic, ["running_"])
@@ -174,24 +167,23 @@ class REDQUpdate:
         self._critic_gradients = LossGradients(CriticLoss(self.critic))
 
     def configure(self, settings: UpdateSettings, temperature: Temperature) -> None:
-        """
-        Go on with other settings. A user may change those of the algorithm at any time.
-        """
+        """Change the settings, because a user may change those of the algorithm at any time."""
         self.settings = settings
         self.temperature = temperature
         self.evaluate.configure(settings.compile, settings.autocast_dtype)
+        # Once for each call of `train()`, which saves time: layers are frozen between calls, not within one
+        self._trained_parameters = self.trained_critic_parameters()
 
     def optimizers(self) -> list[th.optim.Optimizer]:
-        """
-        :return: those of actor, critics and, if it is learned, the temperature
-        """
+        """Return the optimizers of actor, critics and, if it is learned, the temperature."""
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         return optimizers if self.temperature.optimizer is None else [*optimizers, self.temperature.optimizer]
 
     def trained_critic_parameters(self) -> dict[str, nn.Parameter]:
         """
-        :return: those that the critics' optimizer moves, by their names in :class:`CriticLoss`. The features extractor
-            is not among them where the actor shares it, nor are frozen layers
+        Return the parameters that the critics' optimizer changes, by their names in :class:`CriticLoss`.
+
+        A features extractor shared with the actor is not among them, and neither are frozen layers.
         """
         in_optimizer = {id(p) for group in self.critic.optimizer.param_groups for p in group["params"]}
         named = self.critic.named_parameters(prefix="critic")
@@ -199,17 +191,16 @@ class REDQUpdate:
 
     def run(self, plan: Plan, replay_data: AnySamples) -> BlockResult:
         """
-        Several critic updates between two changes of the policy, and the change that is due after them.
+        Do several critic updates with one policy, and the update of the policy that is due after them.
 
-        One pass of the actor serves all of them, and no value leaves the device.
+        One pass of the actor serves all critic updates, and no value leaves the device.
 
-        :param replay_data: one minibatch for each critic update, see
-            :func:`~sb3_ext.buffers.samples.split_minibatches`
+        :param replay_data: one minibatch for each critic update, see :func:`~sb3_ext.buffers.samples.split_minibatches`
         """
         settings, head = self.settings, self.critic.head
         minibatches = split_minibatches(replay_data, plan.n_updates)
         if settings.compile:
-            # Once for all sizes of blocks: their minibatches have different strides, which would be compiled in
+            # Blocks of different sizes have minibatches of different strides, each of which would be compiled
             minibatches = [map_fields(th.Tensor.contiguous, minibatch) for minibatch in minibatches]
         if settings.use_sde:
             self.actor.reset_noise()
@@ -218,7 +209,7 @@ class REDQUpdate:
         metrics["ent_coef"].append(ent_coef.reshape(()))
         errors: list[th.Tensor] = []
 
-        # Sampled before the next actions: the order in which SB3's SAC uses its random numbers
+        # SB3's SAC also draws these random numbers before those of the next actions
         policy_sample = self.sample_policy(minibatches[-1].observations) if plan.updates_actor else None
         next_actions, next_log_prob = self.next_actions(replay_data.next_observations)
         entropy_bonus = -ent_coef * next_log_prob if settings.backup_entropy else th.zeros_like(next_log_prob)
@@ -236,7 +227,8 @@ class REDQUpdate:
                 metrics["actor_loss"].append(self.step_actor(minibatch.observations, policy_sample, ent_coef))
                 if self.temperature.optimizer is not None:
                     metrics["ent_coef_loss"].append(self.step_temperature(policy_sample.log_prob))
-            # After the actor, as in SB3: a features extractor that both share has then learned from this minibatch
+            # As in SB3, the targets move after the actor, so a shared features extractor has learned from this
+            # minibatch
             if moves_targets:
                 self.step_target_critics()
         stacked = {name: th.stack(values) for name, values in metrics.items()}
@@ -244,10 +236,7 @@ class REDQUpdate:
 
     @th.no_grad()
     def next_actions(self, next_obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :param next_obs: observations of B states
-        :return: an action of the policy in each, shape (B, A), and its log-probability, shape (B,)
-        """
+        """Sample an action in each of B states, shape (B, A), and return it with its log-probability, shape (B,)."""
         if self.settings.use_sde:
             return self.actor.action_log_prob(next_obs)
         mean, log_std = self.evaluate(gaussian_parameters, self.actor, next_obs)
@@ -258,11 +247,10 @@ class REDQUpdate:
     @th.no_grad()
     def next_returns(self, next_obs: PyTorchObs, next_actions: th.Tensor) -> th.Tensor:
         """
-        What the target critics say of the next states, combined as ``target_backup`` says.
+        Value B next states with the target critics, combined according to ``target_backup``.
 
-        :param next_obs: observations of B states
         :param next_actions: one action in each, shape (B, A)
-        :return: for each critic, see :meth:`~sb3_ext.nets.heads.CriticHead.backup`
+        :return: one return for each critic, see :meth:`~sb3_ext.nets.heads.CriticHead.backup`
         """
         settings, n_critics, device = self.settings, self.critic.n_critics, next_actions.device
         members, mixture = None, None
@@ -276,14 +264,14 @@ class REDQUpdate:
 
     def step_critics(self, minibatch: AnySamples, targets: th.Tensor) -> tuple[th.Tensor, ...]:
         """
-        One step of all critics towards their targets.
+        Move all critics one step towards their targets.
 
-        :return: the loss, and for transitions drawn by priority the error of each, shape (B,); detached
+        :return: the loss and, for transitions drawn by priority, the error of each, shape (B,); detached
         """
         for parameter in self._online_parameters:
-            parameter.grad = None  # as `zero_grad()` does, which takes longer to find them
-        trained, gradients = self.trained_critic_parameters(), self._critic_gradients
-        with th.no_grad():  # the gradients are results like others
+            parameter.grad = None  # `zero_grad()` does the same, more slowly
+        trained, gradients = self._trained_parameters, self._critic_gradients
+        with th.no_grad():  # gradients are returned as results
             results = self.evaluate(gradients.functional, trained, minibatch, targets, plain=gradients.autograd)
         for parameter, gradient in zip(trained.values(), results[: len(trained)], strict=True):
             parameter.grad = gradient
@@ -291,20 +279,14 @@ class REDQUpdate:
         return results[len(trained) :]
 
     def step_target_critics(self) -> None:
-        """
-        Move the target critics by ``tau`` towards the critics.
-        """
+        """Move the target critics by ``tau`` towards the critics."""
         with th.no_grad():
             th._foreach_lerp_(self._target_parameters, self._online_parameters, self.settings.tau)
         # Running statistics of batch normalization are copied, see SB3's GH issue #996
         polyak_update(self._online_statistics, self._target_statistics, 1.0)
 
     def sample_policy(self, obs: PyTorchObs) -> PolicySample:
-        """
-        Sample actions of the current policy, for the gradient of the actor that ``actor_gradient`` names.
-
-        :param obs: observations of B states
-        """
+        """Sample the current policy's actions in B states for the gradient that ``actor_gradient`` names."""
         settings = self.settings
         if settings.use_sde:
             actions, log_prob = self.actor.action_log_prob(obs)
@@ -318,10 +300,7 @@ class REDQUpdate:
         return PolicySample(th.tanh(pre_tanh), log_prob, mode=th.tanh(mean.detach()).unsqueeze(0))
 
     def step_actor(self, obs: PyTorchObs, sample: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
-        """
-        :param obs: observations of the B states in which the actions were sampled
-        :return: the loss, detached
-        """
+        """Do one step of the actor in the B states of the sample, and return its loss, detached."""
         if self.settings.actor_gradient == "reparam":
             q_values = self._actor_value(obs, sample.actions, differentiable=True)
             loss = reparam_actor_loss(sample.log_prob, q_values, ent_coef)
@@ -333,11 +312,7 @@ class REDQUpdate:
         return loss.detach()
 
     def _actor_value(self, obs: PyTorchObs, actions: th.Tensor, differentiable: bool) -> th.Tensor:
-        """
-        :param actions: shape (K, B, A)
-        :param differentiable: whether a gradient flows to the actions
-        :return: shape (K, B); no gradient reaches the critics
-        """
+        """Value actions of shape (K, B, A) without a gradient to the critics."""
         q_values = self.evaluate(self.critic.stacked, obs, actions, frozen=True, differentiable=differentiable)
         return aggregate_q(q_values, self.settings.actor_q)
 
@@ -346,7 +321,7 @@ class REDQUpdate:
         with th.no_grad():
             if self.settings.reinforce_baseline == "mean_action":
                 assert sample.mode is not None
-                # The mean action is one more sample to the critics, so that they are evaluated once
+                # Evaluate the mean action together with the samples, so that one pass of the critics suffices
                 values = self._actor_value(obs, th.cat([sample.actions, sample.mode]), differentiable=False)
                 q_values, baseline = values[:-1], values[-1:]
             else:
@@ -357,12 +332,7 @@ class REDQUpdate:
         return reinforce_actor_loss(sample.log_prob, weights, baseline)
 
     def step_temperature(self, log_prob: th.Tensor) -> th.Tensor:
-        """
-        One step of a temperature that is learned.
-
-        :param log_prob: of the policy's samples, shape (K, B)
-        :return: the loss, detached
-        """
+        """Do one step of a learned temperature from log-probabilities, shape (K, B). Its loss is returned, detached."""
         log_ent_coef, optimizer = self.temperature.log_ent_coef, self.temperature.optimizer
         assert log_ent_coef is not None and optimizer is not None
         loss = temperature_loss(log_ent_coef, log_prob, self.settings.target_entropy)

@@ -17,7 +17,7 @@ class BoltzmannNetwork(ValueNetwork):
     """
     A Q-network that samples its actions from ``softmax(Q / temperature)``.
 
-    The temperature is a buffer, so that it is saved and loaded with the network; the algorithm sets it.
+    The algorithm sets the temperature. It is a buffer, so that it is saved and loaded with the network.
     """
 
     temperature: th.Tensor
@@ -30,7 +30,7 @@ class BoltzmannNetwork(ValueNetwork):
         q_values = self(observation)
         if deterministic:
             return q_values.argmax(dim=1)
-        # The largest of log pi + Gumbel noise is a sample of pi, at any temperature and without its rounded zeros
+        # The largest of log pi + Gumbel noise is a sample of pi. Unlike pi itself, log pi does not round to zero
         log_policy = boltzmann_log_policy(q_values, self.temperature)
         noise = -th.empty_like(log_policy).exponential_().log()
         return (log_policy + noise).argmax(dim=1)
@@ -41,7 +41,7 @@ class SoftDQNPolicy(ValuePolicy):
     ``ValuePolicy`` that samples from the Boltzmann distribution; ``deterministic=True`` takes the best action.
 
     :param optimizer_class: as in SB3
-    :param optimizer_kwargs: as in SB3; Adam and AdamW run fused unless it says otherwise, which is faster
+    :param optimizer_kwargs: as in SB3, but Adam and AdamW run fused by default, which is faster
 
     The other parameters are those of ``ValuePolicy``.
     """
@@ -67,8 +67,8 @@ class CnnPolicy(SoftDQNPolicy):
     """
     ``SoftDQNPolicy`` for images.
 
-    :param features_extractor_class: ``ChannelsLastCNN`` by default, SB3's ``NatureCNN`` in less time
-    :param net_arch: behind it no hidden layer by default, as behind ``NatureCNN`` in SB3
+    :param features_extractor_class: by default ``ChannelsLastCNN``, a faster form of SB3's ``NatureCNN``
+    :param net_arch: by default no hidden layer after the features extractor, as in SB3 for ``NatureCNN``
     """
 
     def __init__(
@@ -78,18 +78,14 @@ class CnnPolicy(SoftDQNPolicy):
         net_arch: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        # SB3's DQN does this for NatureCNN, but not for its subclasses
+        # SB3 does the same for NatureCNN, but not for its subclasses
         if net_arch is None and features_extractor_class is ChannelsLastCNN:
             net_arch = []
         super().__init__(*args, features_extractor_class=features_extractor_class, net_arch=net_arch, **kwargs)
 
 
 class MultiInputPolicy(SoftDQNPolicy):
-    """
-    ``SoftDQNPolicy`` for dictionary observations.
-
-    :param features_extractor_class: ``CombinedExtractor`` by default
-    """
+    """``SoftDQNPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any

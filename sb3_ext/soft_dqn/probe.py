@@ -1,4 +1,4 @@
-"""What a diagnosis has to know of ``SoftDQN``."""
+"""The probe of ``SoftDQN``."""
 
 import math
 from typing import TYPE_CHECKING
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 class SoftDQNProbe(ValueProbe):
     """
-    A Boltzmann policy, with the entropy that ``target_backup`` counts and the Munchausen bonus. The policy of
-    ``target_backup="max"`` is greedy.
+    The probe of a Boltzmann policy, with the entropy that ``target_backup`` counts and the Munchausen bonus.
 
-    :param model: the algorithm
+    With ``target_backup="max"`` the policy is greedy.
     """
 
     def __init__(self, model: "SoftDQN") -> None:
@@ -43,11 +42,7 @@ class SoftDQNProbe(ValueProbe):
         )
 
     def _entropy_bonuses(self, log_policy: th.Tensor, temperature: th.Tensor) -> th.Tensor:
-        """
-        :param log_policy: shape (B, A)
-        :param temperature: alpha
-        :return: what the backup adds to the expected Q of the policy, shape (B,)
-        """
+        """Return what the backup adds to the expected Q of the policy, shape (B,)."""
         if self.model.target_backup == "boltzmann":
             return th.zeros_like(log_policy[:, 0])
         entropy = policy_entropy(log_policy)

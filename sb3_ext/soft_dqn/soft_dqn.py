@@ -31,9 +31,9 @@ from sb3_ext.soft_dqn.policies import BoltzmannNetwork, CnnPolicy, MlpPolicy, Mu
 from sb3_ext.soft_dqn.probe import SoftDQNProbe
 from sb3_ext.speed.precision import AutocastDtype
 
-# Values of 1e6 divided by it, and their exponentials, stay finite
+# Values of 1e6 divided by this temperature stay finite, as do their exponentials
 _SMALLEST_TEMPERATURE = 1e-8
-# In place of arguments that are None
+# Defaults of arguments that are None
 _TEMPERATURE_FINAL, _TEMPERATURE_FRACTION = 0.05, 0.5
 _TARGET_ENTROPY_FRACTION = 0.1
 _MUNCHAUSEN_CLIP = -1.0
@@ -41,14 +41,12 @@ _MUNCHAUSEN_CLIP = -1.0
 
 class SoftDQN(ValueBasedAlgorithm):
     """
-    Soft Q-learning: actions are sampled from ``softmax(Q / alpha)``, and a state is worth what that policy earns, its
-    entropy included.
+    Soft Q-learning: actions are sampled from ``softmax(Q / alpha)``, and values include the entropy of that policy.
 
-    Paper: https://arxiv.org/abs/1702.08165 (soft values), https://arxiv.org/abs/1612.05628 (mellowmax),
-    https://arxiv.org/abs/2007.14430 (Munchausen). The Boltzmann policy explores by itself: epsilon is 0 by default.
+    Papers: https://arxiv.org/abs/1702.08165 (soft values), https://arxiv.org/abs/1612.05628 (mellowmax),
+    https://arxiv.org/abs/2007.14430 (Munchausen). The Boltzmann policy explores by itself, so epsilon is 0 by default.
 
-    The entropy of the policy, the temperature and the values are logged as ``train/entropy``, ``train/temperature`` and
-    ``train/q_value``.
+    ``train/entropy``, ``train/temperature`` and ``train/q_value`` are logged.
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)
@@ -58,18 +56,19 @@ class SoftDQN(ValueBasedAlgorithm):
     :param batch_size: minibatch size of each update
     :param tau: how far the target network moves towards the online network, in [0, 1] (1: a hard update)
     :param gamma: the discount factor
-    :param train_freq: update every ``train_freq`` steps of the vectorized environment, or a tuple of frequency and
-        unit like ``(5, "step")`` or ``(2, "episode")``
-    :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as environment steps in it
-    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``; chosen by SB3 if ``None``
-    :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer. ``gamma`` and ``n_steps`` are not
-        among them: the buffer follows the algorithm's
+    :param train_freq: update every ``train_freq`` steps of the vectorized environment, or a tuple of frequency and unit
+        like ``(5, "step")`` or ``(2, "episode")``
+    :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as the rollout has environment
+        steps
+    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``; ``None`` leaves the choice to
+        SB3
+    :param replay_buffer_kwargs: keyword arguments of the replay buffer, without ``gamma`` and ``n_steps``, which it
+        receives from the algorithm
     :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
-    :param n_steps: steps of the returns, with any replay buffer that knows ``n_steps``
+    :param n_steps: steps of the returns, with any replay buffer that accepts ``n_steps``
     :param target_update_interval: environment steps between updates of the target network
     :param exploration_fraction: fraction of the training over which epsilon falls
-    :param exploration_initial_eps: probability of a random action at the beginning. The policy
-        explores by itself, so that epsilon is 0 by default
+    :param exploration_initial_eps: probability of a random action at the beginning
     :param exploration_final_eps: probability of a random action after that fraction
     :param max_grad_norm: gradients are clipped to this norm
     :param stats_window_size: number of episodes over which the rollout logging averages
@@ -81,27 +80,27 @@ class SoftDQN(ValueBasedAlgorithm):
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :param target_backup: the value of the next state: ``"soft"`` (expected Q plus alpha times the entropy),
         ``"boltzmann"`` (expected Q), ``"mellowmax"`` (``"soft"`` minus ``alpha log A``) or ``"max"`` (DQN)
-    :param double_q: the policy in the target is that of the online network; with ``target_backup="max"`` Double DQN
-    :param temperature_initial: alpha at the beginning, >= 1e-8. (A model that was saved with ``auto_temperature`` goes
-        on with the temperature that it has learned.)
+    :param double_q: the online network's policy is used in the target; with ``target_backup="max"`` this is Double DQN
+    :param temperature_initial: alpha at the beginning, >= 1e-8. A model saved with ``auto_temperature`` continues with
+        its learned temperature
     :param temperature_final: alpha at the end, >= 1e-8; ``None``: 0.05. Not with ``auto_temperature``
-    :param temperature_fraction: the fraction of the training, in (0, 1], after which it has arrived there, linearly;
-        ``None``: 0.5. Not with ``auto_temperature``
-    :param auto_temperature: learn alpha instead, starting from ``temperature_initial``, so that the entropy becomes
-        ``target_entropy_fraction * log A``; with Adam, at the learning rate of the network
+    :param temperature_fraction: fraction of the training, in (0, 1], after which ``temperature_final`` is reached
+        linearly; ``None``: 0.5. Not with ``auto_temperature``
+    :param auto_temperature: learn alpha, starting from ``temperature_initial``, so that the entropy becomes
+        ``target_entropy_fraction * log A``. The optimizer is Adam, with the learning rate of the network
     :param target_entropy_fraction: in [0, 1); ``None``: 0.1. Only with ``auto_temperature``
-    :param munchausen_coef: m: ``m * clip(alpha log pi(a|s), munchausen_clip, 0)`` is added to the rewards; 0.9 in the
-        paper, with alpha 0.03. In [0, 1]; above 0 only with ``target_backup="soft"``, ``double_q=False`` and
+    :param munchausen_coef: m, in [0, 1]: ``m * clip(alpha log pi(a|s), munchausen_clip, 0)`` is added to the rewards.
+        The paper uses 0.9, with alpha 0.03. Above 0 it needs ``target_backup="soft"``, ``double_q=False`` and
         ``n_steps=1``
     :param munchausen_clip: l0 <= 0; ``None``: -1. Only with ``munchausen_coef`` above 0
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
-    :param learning_rate_fraction: with it, the fraction of the training after which it has arrived, in (0, 1];
+    :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
-    :param compile: run the networks through ``torch.compile`` while training. On a CPU only passes without a gradient
-        are compiled, which brought no gain
-    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, their last layers
-        excepted. It pays on CPUs with AVX512-BF16 or AMX, which ``"auto"`` looks for. ``None``: float32
+    :param compile: run the networks through ``torch.compile`` while training. On a CPU this compiles only passes
+        without a gradient, which measured no faster
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
+        layers. It is faster on CPUs with AVX512-BF16 or AMX, where ``"auto"`` selects it. ``None``: float32
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -222,18 +221,16 @@ class SoftDQN(ValueBasedAlgorithm):
                 "auto_temperature=False",
             ),
             ("temperature_fraction", tiny, 1.0, "in (0, 1]", is_scheduled, "auto_temperature=False"),
-            # The largest entropy itself takes an infinite temperature
+            # Only an infinite temperature reaches the largest entropy itself
             ("target_entropy_fraction", 0.0, 1 - 1e-6, "in [0, 1)", not is_scheduled, "auto_temperature=True"),
             ("munchausen_clip", -largest, 0.0, "a number <= 0", has_bonus, "munchausen_coef above 0"),
         ):
             if getattr(self, name) is not None:
                 check_interval(name, getattr(self, name), low, high, allowed)
-                self._refuse(name, unless=has_effect, needs=needs)
+                self._require_effect(name, has_effect=has_effect, needs=needs)
 
     def _check_munchausen(self) -> bool:
-        """
-        :return: whether rewards get a bonus
-        """
+        """Check the Munchausen arguments, and tell whether rewards get a bonus."""
         check_interval("munchausen_coef", self.munchausen_coef, 0.0, 1.0, "in [0, 1]")
         if self.munchausen_coef == 0:
             return False
@@ -250,29 +247,25 @@ class SoftDQN(ValueBasedAlgorithm):
         final = _TEMPERATURE_FINAL if self.temperature_final is None else self.temperature_final
         fraction = _TEMPERATURE_FRACTION if self.temperature_fraction is None else self.temperature_fraction
         self.temperature_schedule = LinearSchedule(self.temperature_initial, final, fraction)
-        # Also without `auto_temperature`, which may be switched when a model is loaded
+        # Needed even without `auto_temperature`, which may be switched on when a model is loaded
         self.log_temperature = th.full((1,), math.log(self.temperature_initial), device=self.device).requires_grad_()
         self.temperature_optimizer = th.optim.Adam([self.log_temperature], lr=self.lr_schedule(1))
         self._set_temperature(self.temperature_initial)
 
     @property
     def temperature(self) -> float:
-        """
-        alpha, as it is now.
-        """
+        """The present value of alpha."""
         return float(self.q_net.temperature)
 
     @property
     def target_entropy(self) -> float:
-        """
-        What an automatic temperature steers the entropy of the policy to, in nats.
-        """
+        """The entropy in nats that an automatic temperature aims at."""
         assert isinstance(self.action_space, spaces.Discrete)
         fraction = self.target_entropy_fraction
         return (_TARGET_ENTROPY_FRACTION if fraction is None else fraction) * math.log(int(self.action_space.n))
 
     def _set_temperature(self, temperature: th.Tensor | float) -> None:
-        # In place, in both networks: either of them may be the policy in a target
+        # Both networks are changed in place, because either may be the policy in a target
         for network in (self.q_net, self.q_net_target):
             network.temperature.copy_(th.as_tensor(temperature, device=self.device))
 
@@ -298,15 +291,11 @@ class SoftDQN(ValueBasedAlgorithm):
 
     @property
     def effective_munchausen_clip(self) -> float:
-        """
-        :return: l0, with its default filled in
-        """
+        """l0, or its default."""
         return _MUNCHAUSEN_CLIP if self.munchausen_clip is None else self.munchausen_clip
 
     def _reward_bonus(self, replay_data: AnySamples) -> th.Tensor | float:
-        """
-        :return: Munchausen's, shape (B,), or 0
-        """
+        """Return the Munchausen bonus, shape (B,), or 0."""
         if self.munchausen_coef == 0:
             return 0.0
         q_values = self.evaluate(self.q_net_target, replay_data.observations)
@@ -322,7 +311,7 @@ class SoftDQN(ValueBasedAlgorithm):
         if not self.auto_temperature:
             return
         self._update_learning_rate(self.temperature_optimizer)
-        # The expected log-probability of the policy is minus its entropy
+        # The expected log-probability of an action is minus the entropy
         loss = temperature_loss(self.log_temperature, -result.metrics["entropy"], self.target_entropy)
         self.temperature_optimizer.zero_grad()
         loss.backward()

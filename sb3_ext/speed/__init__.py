@@ -1,1 +1,1 @@
-"""How fast and how exactly training computes: compilation, precision, memory, optimisers, recordings for a GPU."""
+"""Speed and precision of training: compilation, autocast, memory, optimizers, and recordings for a GPU."""

@@ -1,4 +1,4 @@
-"""How the C library keeps the memory that tensors on a CPU come from."""
+"""Settings of the C library's allocator, from which tensors on a CPU get their memory."""
 
 import ctypes
 import os
@@ -7,27 +7,29 @@ from functools import cache
 # From glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
-#: Blocks smaller than this are cut from the heap: the largest size up to which glibc itself would go. Of larger ones,
-#: most replay buffers among them, the system gives the pages when they are first written
+#: Blocks smaller than this come from the heap. It is the largest threshold that glibc itself would choose. Larger
+#: blocks, such as most replay buffers, get their pages from the system when they are first written to
 HEAP_BLOCK_BYTES = 32 * 2**20
-#: So much free memory at the end of a heap stays with the process
+#: The process keeps this much free memory at the end of a heap
 KEPT_BYTES = 256 * 2**20
-#: Set it to 0 in the environment, and glibc's settings are left alone
+#: With this environment variable set to 0, glibc's settings stay as they are
 SWITCH = "SB3_EXT_KEEP_FREED_MEMORY"
 
 
 @cache
 def keep_freed_memory() -> bool:
     """
-    Let the process keep freed memory, up to 256 MiB in each heap (threads may have their own), where glibc's allocator
-    is in its default state. Algorithms call it before their first update on a CPU.
+    Let the process keep freed memory, up to 256 MiB in each heap. Threads may have their own heaps.
 
-    An update makes tensors of some megabytes and frees them again. By default that memory may go back to the system
-    each time, which then has to clear it page by page for the next one. With ten critics that is hundreds of page
-    faults an update, which take milliseconds.
+    An update allocates and frees tensors of some megabytes. By default glibc may return their memory to the system each
+    time. The system then has to clear it page by page for the next tensors. With ten critics these page faults take
+    milliseconds an update.
 
-    Nothing happens if ``SB3_EXT_KEEP_FREED_MEMORY=0`` is in the environment, if glibc's own variables
-    (``MALLOC_..._``, ``GLIBC_TUNABLES``) are, or where there is no glibc (macOS, Windows, musl).
+    Algorithms call this function before their first update on a CPU. It does nothing in these cases:
+
+    - ``SB3_EXT_KEEP_FREED_MEMORY=0`` is in the environment
+    - glibc's own variables (``MALLOC_..._``, ``GLIBC_TUNABLES``) are in the environment
+    - there is no glibc (macOS, Windows, musl)
 
     :return: whether glibc has accepted the settings
     """
@@ -37,7 +39,7 @@ def keep_freed_memory() -> bool:
         return False
     try:
         libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018  (AttributeError where it is another library)
+        libc.gnu_get_libc_version  # noqa: B018  (AttributeError for another library)
         mallopt = libc.mallopt
     except (OSError, TypeError, AttributeError):
         return False

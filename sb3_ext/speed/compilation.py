@@ -1,4 +1,4 @@
-"""``torch.compile`` where it works, the plain function where it does not."""
+"""``torch.compile`` where it works, and the plain function elsewhere."""
 
 import warnings
 from collections.abc import Callable
@@ -7,18 +7,18 @@ from typing import Any
 import torch as th
 from torch import nn
 
-# Networks of one class share their code. Torch keeps 8 compiled versions of it in a process, unless told otherwise: too
-# few for the trials of a hyperparameter search
+# Networks of one class share their code. By default torch keeps 8 compiled versions of it in a process, which are too
+# few for a hyperparameter search
 _N_COMPILED_VERSIONS = 256
 
 
 class LossGradients:
     """
-    A loss and its gradients as one function. Compiled as one, they leave no work to autograd at run time.
+    A loss and its gradients as one function, which leaves no work to autograd at run time when compiled.
 
-    ``th.autocast`` applies to the loss alone; the backward pass runs outside of it, as usual.
+    ``th.autocast`` applies only to the loss. As usual, the backward pass runs outside of it.
 
-    :param loss: a module that returns a tuple of tensors, its loss (a scalar) first. To be compiled it may not change
+    :param loss: a module that returns a tuple of tensors, its loss (a scalar) first. To be compiled it must not change
         buffers in place
     """
 
@@ -27,12 +27,13 @@ class LossGradients:
 
     def functional(self, parameters: dict[str, nn.Parameter], *args: Any) -> tuple[th.Tensor, ...]:
         """
-        The form for ``torch.compile``; uncompiled it takes longer than :meth:`autograd`.
+        Compute the loss and its gradients, in a form for ``torch.compile``. Uncompiled it is slower than
+        :meth:`autograd`.
 
-        :param parameters: those to differentiate by, by their names in the loss. The others are constants
-        :param args: of the loss
-        :return: the gradients, in the order of the parameters and with their strides (zeros where the loss does not
-            depend on one), then what the loss returns, detached
+        :param parameters: parameters to differentiate by, with their names in the loss. The others are constants
+        :param args: arguments of the loss
+        :return: the gradients in the order of the parameters, then what the loss returns, detached. Gradients have the
+            strides of their parameters, and are zero for parameters without influence
         """
 
         def evaluate(values: dict[str, th.Tensor]) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
@@ -43,13 +44,14 @@ class LossGradients:
         loss, pull_back, results = th.func.vjp(evaluate, values, has_aux=True)  # type: ignore[misc]
         with th.autocast(loss.device.type, enabled=False):
             gradients = pull_back(th.ones_like(loss))[0]
-        # Fused optimizers run through memory and ignore strides
+        # Fused optimizers ignore strides, so a gradient needs those of its parameter
         return *(_with_strides_like(gradients[name], values[name]) for name in values), *results
 
     def autograd(self, parameters: dict[str, nn.Parameter], *args: Any) -> tuple[th.Tensor, ...]:
         """
-        The same, faster where nothing is compiled. The parameters' ``grad`` must be ``None`` before: gradients pass
-        through it, because that is faster than ``th.autograd.grad``.
+        Do the same as :meth:`functional`, faster without compilation.
+
+        The parameters' ``grad`` must be ``None`` before, because ``backward`` is faster than ``th.autograd.grad``.
         """
         with th.enable_grad():
             results = self.loss(*args)
@@ -67,13 +69,14 @@ def compiled_or_plain(function: Callable[..., Any], plain: Callable[..., Any]) -
     """
     Compile a function, and fall back to a plain one where that fails.
 
-    Compilation happens at the first call, and again where shapes are new: too late for a constructor to find out that
-    there is no compiler. If a call fails where the plain function works, the plain one serves from then on, with a
-    warning; a lack of GPU memory is raised. (This raises torch's limit of compiled versions, for the whole process.)
+    Compilation happens at the first call and for new shapes, so a constructor cannot detect that there is no compiler.
+    If a compiled call fails and the plain function succeeds, a warning follows, and the plain function replaces the
+    compiled one. Errors for a lack of GPU memory are raised.
 
-    :param function: of tensors
-    :param plain: the function itself, or one with the same result that is faster where nothing is compiled
-    :return: the same, faster after its first call
+    This function raises torch's limit of compiled versions for the whole process.
+
+    :param function: a function of tensors
+    :param plain: the function itself, or an equivalent one that is faster uncompiled
     """
     chosen: Callable[..., Any] | None = None
 
@@ -90,7 +93,7 @@ def compiled_or_plain(function: Callable[..., Any], plain: Callable[..., Any]) -
         except th.OutOfMemoryError:
             raise
         except Exception as error:
-            result = plain(*args, **kwargs)  # raises what is wrong with the arguments, if that was the cause
+            result = plain(*args, **kwargs)  # raises the error if the arguments were wrong
             chosen = plain
             reason = next(iter(str(error).strip().splitlines()), "")
             message = f"torch.compile failed with {type(error).__name__}: {reason}"

@@ -1,4 +1,4 @@
-"""How networks are evaluated while training: compiled, and in lower precision, where asked for."""
+"""Evaluation of networks during training, on request compiled or in lower precision."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,11 +13,11 @@ Evaluated = TypeVar("Evaluated", th.Tensor, tuple[th.Tensor, ...])
 
 class NetworkEvaluator:
     """
-    Calls functions of networks as the training is configured to do.
+    Calls functions of networks as the training is configured.
 
-    Compiled functions belong to the networks they were made of: a copy begins without any, and none is saved.
+    Compiled functions belong to their networks, so copies start without them and files do not contain them.
 
-    :param device: of the networks
+    :param device: device of the networks
     """
 
     def __init__(self, device: th.device) -> None:
@@ -27,9 +27,10 @@ class NetworkEvaluator:
 
     def configure(self, compile: bool, autocast_dtype: str | None) -> "NetworkEvaluator":
         """
+        Change the settings, and return the evaluator itself.
+
         :param compile: use ``torch.compile``
         :param autocast_dtype: ``None``, ``"auto"`` or ``"bfloat16"``
-        :return: itself
         """
         self.compile = compile
         self.autocast_dtype = autocast_dtype
@@ -37,11 +38,12 @@ class NetworkEvaluator:
 
     def is_compiled(self, differentiable: bool) -> bool:
         """
-        On a CPU a compiled forward pass whose gradient comes later takes longer than a plain one: it also writes, a
-        byte each, where activations were positive.
+        Tell whether a call is compiled.
 
-        :param differentiable: whether a gradient is asked for later
-        :return: whether such a call is compiled
+        On a CPU, compiled forward passes that need a gradient are slower, because they also store which activations
+        were positive.
+
+        :param differentiable: whether a gradient is needed later
         """
         return self.compile and (self.device.type != "cpu" or not differentiable)
 
@@ -54,11 +56,12 @@ class NetworkEvaluator:
         **kwargs: Any,
     ) -> Evaluated:
         """
+        Call a function, and return its result in float32.
+
         :param function: a network, a method of one, or another function of networks
-        :param args: its arguments
-        :param differentiable: whether a gradient of the result is asked for later
-        :param plain: a function with the same result that is faster where nothing is compiled; ``None``: the function
-        :return: its result, always in float32
+        :param args: arguments of the function
+        :param differentiable: whether a gradient of the result is needed later
+        :param plain: an equivalent function that is faster uncompiled; by default the function itself
         """
         plain = function if plain is None else plain
         call: Callable[..., Evaluated] = plain

@@ -1,8 +1,12 @@
 """
-Work for a GPU that is recorded once and repeated: hundreds of small kernels then cost one launch.
+Recordings of work for a GPU: repeating one launches hundreds of small kernels at once.
 
-What a recording repeats are the kernels and their addresses, nothing of Python. So the work must read its inputs from
-tensors that stay where they are, may not look at a value on the host, and changes parameters and optimisers in place.
+A recording repeats kernels at the same addresses, and runs no Python code. So the work must fulfil three conditions:
+
+- it reads its inputs from tensors that stay where they are
+- it reads no value back to the host
+- it changes parameters and optimizers in place
+
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
@@ -17,44 +21,31 @@ from sb3_ext.functional.fields import map_fields, tensors_of
 Inputs = TypeVar("Inputs", bound=tuple[Any, ...])
 Outputs = TypeVar("Outputs", bound=tuple[Any, ...])
 
-# How often work runs as usual before it is recorded: optimisers make their state then, and libraries choose kernels
+# Number of normal runs before the recording. Optimizers create their state then, and libraries choose kernels
 _N_WARM_UPS = 3
-# Each recording holds the memory of its intermediate values. What comes up rarely is not worth one
+# Each recording holds the memory of its intermediate values, so there are only a few
 _MAX_RECORDINGS = 8
 
 
 class Recorder(Protocol):
-    """
-    What records work and repeats it: CUDA, or in a test something that shows what CUDA would do.
-    """
+    """Records work and repeats it: CUDA, or a test's imitation of CUDA."""
 
     def warm_up(self, work: Callable[[], None]) -> None:
-        """
-        :param work: done once, as usual, but where recording it afterwards is possible
-        """
+        """Do the work once without recording it, where a recording can follow."""
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """
-        :param work: recorded without being done
-        :return: does it
-        """
+        """Record the work without doing it, and return a function that does it."""
 
 
 class CudaRecorder:
-    """
-    Records CUDA graphs, which share their memory: one of them is replayed at a time.
-
-    :param device: of the work
-    """
+    """Records CUDA graphs. They share their memory, because only one of them runs at a time."""
 
     def __init__(self, device: th.device) -> None:
         self._device = device
         self._pool: Any = None
 
     def warm_up(self, work: Callable[[], None]) -> None:
-        """
-        :param work: done once, on a stream of its own as PyTorch asks for
-        """
+        """Do the work once on a separate stream, as PyTorch requires."""
         with th.cuda.device(self._device):
             stream = th.cuda.Stream()
             stream.wait_stream(th.cuda.current_stream())
@@ -64,30 +55,25 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """
-        :param work: recorded without being done
-        :return: does it
-        :raises RuntimeError: if it does what cannot be recorded
+        Record the work without doing it, and return a function that does it.
+
+        :raises RuntimeError: if the work cannot be recorded
         """
         with th.cuda.device(self._device):
             graph, stream = th.cuda.CUDAGraph(), th.cuda.current_stream()
             try:
-                # Other threads may go on using the GPU meanwhile
+                # With this mode other threads may use the GPU meanwhile
                 with th.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                     work()
             except BaseException:
-                th.cuda.set_stream(stream)  # `th.cuda.graph` leaves its own behind where the end of a recording fails
+                th.cuda.set_stream(stream)  # `th.cuda.graph` does not restore it if a recording fails at its end
                 raise
         self._pool = graph.pool()
         return graph.replay
 
 
 class _Recording:
-    """
-    Work with the tensors it reads from and writes to.
-
-    :param work: from inputs to outputs, both named tuples of tensors and dictionaries of them
-    :param inputs: of the first time, to be copied
-    """
+    """Work with the tensors that it reads from and writes to."""
 
     def __init__(self, work: Callable[[Any], Any], inputs: Any) -> None:
         self._work = work
@@ -98,15 +84,11 @@ class _Recording:
         self.addresses: Hashable = None
 
     def set_inputs(self, inputs: Any) -> None:
-        """
-        :param inputs: of the shapes and types of the first ones
-        """
+        """Copy inputs of the same shapes and types into the tensors that the recording reads."""
         th._foreach_copy_(tensors_of(self._inputs), tensors_of(inputs))
 
     def do(self) -> None:
-        """
-        What is recorded.
-        """
+        """Do the work that is recorded."""
         outputs = self._work(self._inputs)
         if self._outputs is None:
             self._outputs = map_fields(th.clone, outputs)
@@ -114,19 +96,15 @@ class _Recording:
             th._foreach_copy_(tensors_of(self._outputs), tensors_of(outputs))
 
     def outputs(self) -> Any:
-        """
-        :return: of the last time, as tensors of their own
-        """
+        """Copy the outputs of the last run."""
         return map_fields(th.clone, self._outputs)
 
 
 class GraphedWork:
     """
-    Does work by recordings where that is possible, and as usual where it is not.
+    Does work by recordings where possible, and without them elsewhere.
 
-    The recordings belong to the networks and optimisers whose tensors they change: a copy begins without any.
-
-    :param make_recorder: makes what records
+    Recordings belong to the networks and optimizers whose tensors they change, so a copy starts without any.
     """
 
     def __init__(self, make_recorder: Callable[[], Recorder]) -> None:
@@ -138,20 +116,20 @@ class GraphedWork:
         return GraphedWork(self._make_recorder)
 
     def forget(self) -> None:
-        """
-        Record anew from now on, in memory of its own: what the recordings had is given back with them.
-        """
+        """Discard all recordings and their memory."""
         self._recordings: dict[Hashable, _Recording] = {}
         self._recorder = self._make_recorder()
 
     def run(self, key: Hashable, addresses: Hashable, work: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
         """
-        :param key: of everything that decides which kernels run, and is neither in the inputs nor changed in place
-        :param addresses: of everything that is changed in place. Where they are others than a recording's, the model
-            has got other parameters or optimisers, and no recording is of use any more
-        :param work: from inputs to outputs
-        :param inputs: named tuple of tensors and dictionaries of them
-        :return: what ``work`` returns
+        Do the work, and return what ``work`` returns.
+
+        :param key: identifies the kernels: everything that decides which ones run, except inputs and what changes in
+            place
+        :param addresses: addresses of everything that changes in place. Other addresses than a recording's mean new
+            parameters or optimizers, so all recordings are discarded
+        :param work: a function from inputs to outputs, both named tuples of tensors and dictionaries of tensors
+        :param inputs: the inputs of this run
         """
         if any(recording.replay and recording.addresses != addresses for recording in self._recordings.values()):
             self.forget()

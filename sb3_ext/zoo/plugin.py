@@ -55,12 +55,7 @@ ZOO_BUFFERS = (
 
 
 def hyperparams_path(algo: str) -> Path:
-    """
-    Find the YAML file with the tuned hyperparameters of an algorithm.
-
-    :param algo: its id in rl_zoo3, a key of :data:`ZOO_ALGORITHMS`
-    :return: the file inside the installed package; in an editable install that of the repository
-    """
+    """Find the YAML file of an algorithm, inside the installed package or, if that is editable, in the repository."""
     package_folder = Path(sb3_ext.__file__).resolve().parent
     installed = package_folder / "hyperparams" / f"{algo}.yml"
     return installed if installed.is_file() else package_folder.parent / "hyperparams" / f"{algo}.yml"
@@ -80,9 +75,7 @@ def _patch_hyperparams_opt(module: ModuleType) -> None:
 
 
 def _patch_exp_manager(module: ModuleType) -> None:
-    """
-    Let ``ExperimentManager`` read our YAML files, as it reads those of rl_zoo3, and know our buffers.
-    """
+    """Let ``ExperimentManager`` read our YAML files, as it reads those of rl_zoo3, and know our buffers."""
     for buffer_class in ZOO_BUFFERS:
         # The namespace in which it evaluates the strings given as `replay_buffer_class`
         vars(module).setdefault(buffer_class.__name__, buffer_class)

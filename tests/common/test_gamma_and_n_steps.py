@@ -97,6 +97,14 @@ def test_bad_values_are_refused_and_change_nothing(name: str, value: Any) -> Non
         assert (model.n_steps, model.gamma) == returns(model.replay_buffer) == (3, 0.99)
 
 
+def test_a_buffer_without_n_step_returns_says_so() -> None:
+    model = make(DoubleDQN)
+    model.n_steps = 1
+    with pytest.raises(ValueError, match="n_steps=3: the replay buffer, a ReplayBuffer, has no n-step returns"):
+        model.n_steps = 3
+    assert model.n_steps == 1
+
+
 def test_targets_discount_as_the_algorithm_says() -> None:
     """With rewards of 1, values of 0 and no end the target is the sum of the discounts."""
     model = make(DoubleDQN, n_steps=3, gamma=0.5, replay_buffer_class=PrioritizedReplayBuffer).learn(20)

@@ -17,9 +17,7 @@ PATCHED_MODULES = frozenset({"rl_zoo3.utils", "rl_zoo3.hyperparams_opt", "rl_zoo
 
 
 def _patch(module):
-    """
-    Let ``sb3_ext`` complete a module of rl_zoo3 that has just been executed.
-    """
+    """Let ``sb3_ext`` complete a module of rl_zoo3 that has just been executed."""
     try:
         from sb3_ext.zoo.plugin import patch_module
 
@@ -40,9 +38,7 @@ def _patch(module):
 
 
 class _PatchingLoader:
-    """
-    Stands in for the loader of one module, until that module is executed.
-    """
+    """Stands in for the loader of one module, until that module is executed."""
 
     def __init__(self, loader):
         self.loader = loader
@@ -61,9 +57,7 @@ class _PatchingLoader:
 
 
 class _RLZooFinder:
-    """
-    Finds the modules of :data:`PATCHED_MODULES` where other finders find them, and wraps their loaders.
-    """
+    """Finds the modules of :data:`PATCHED_MODULES` where other finders find them, and wraps their loaders."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname not in PATCHED_MODULES:
@@ -81,8 +75,6 @@ class _RLZooFinder:
 
 
 def install():
-    """
-    Put the finder at the front of ``sys.meta_path``, once.
-    """
+    """Put the finder at the front of ``sys.meta_path``, once."""
     if not any(isinstance(finder, _RLZooFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RLZooFinder())
