@@ -45,32 +45,46 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     learning_rate_fraction: float | None = None
     compile: bool = False
     autocast_dtype: str | None = None
-    #: Evaluates networks as training does: ``self.evaluate(self.q_net, observations)``
-    evaluate: NetworkEvaluator
+    #: Evaluates networks as training does: ``self.evaluator(self.q_net, observations)``
+    evaluator: NetworkEvaluator
     # Whether SB3 chose the class of the replay buffer. Saved with the model, because SB3 overwrites
     # ``replay_buffer_class`` with its choice
     _chose_buffer_class: bool = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
-            _check_returns(**{name: value})
-            if name == "n_steps" and value > 1 and not hasattr(self.replay_buffer, name):
+            self._change_returns(name, value)
+            return
+        super().__setattr__(name, value)
+        if name == "replay_buffer" and value is not None:
+            for setting in _RETURN_SETTINGS:
+                self._pass_to_buffer(setting)
+
+    def _change_returns(self, name: str, value: Any) -> None:
+        """Set ``n_steps`` or ``gamma`` of algorithm and buffer. A value that cannot hold raises and changes nothing."""
+        before = getattr(self, name)
+        super().__setattr__(name, value)
+        try:
+            self._check_arguments()
+            if name == "n_steps" and value > 1 and not _accepts(type(self.replay_buffer), name):
                 raise ValueError(
                     f"n_steps={value!r}: the replay buffer, a {type(self.replay_buffer).__name__}, has no n-step "
                     "returns: give n_steps to the constructor, or a replay_buffer_class that knows n_steps"
                 )
-            self._pass_to_buffer(self.replay_buffer, {name: value})
-        elif name == "replay_buffer":
-            # SB3's constructor assigns None before any settings exist
-            known = {setting: self.__dict__[setting] for setting in _RETURN_SETTINGS if setting in self.__dict__}
-            self._pass_to_buffer(value, known)
-        super().__setattr__(name, value)
+            self._pass_to_buffer(name)
+        except ValueError:
+            super().__setattr__(name, before)
+            raise
 
-    def _pass_to_buffer(self, replay_buffer: ReplayBuffer | None, settings: dict[str, Any]) -> None:
-        """Pass ``n_steps`` and ``gamma`` to the buffer, or raise a ValueError if the buffer refuses them."""
-        for name, value in settings.items():
-            if hasattr(replay_buffer, name):
-                setattr(replay_buffer, name, value)
+    def _pass_to_buffer(self, name: str) -> None:
+        """Pass ``n_steps`` or ``gamma`` to a buffer that takes it."""
+        if _accepts(type(self.replay_buffer), name):
+            setattr(self.replay_buffer, name, getattr(self, name))
+
+    @property
+    def effective_n_steps(self) -> int:
+        """Steps of the returns that are learned from: 1 where the replay buffer forms no n-step returns."""
+        return self.n_steps if _accepts(type(self.replay_buffer), "n_steps") else 1
 
     def _check_arguments(self) -> None:
         """Hook: check the arguments before anything is built from them. A wrong one raises a ValueError."""
@@ -82,23 +96,30 @@ class OffPolicyExtension(OffPolicyAlgorithm):
             self._require_effect(
                 "learning_rate_fraction", has_effect=self.learning_rate_final is not None, needs="learning_rate_final"
             )
-        _check_returns(self.gamma, self.n_steps)
+        check_interval("gamma", self.gamma, 0.0, 1.0, "in [0, 1]")
+        check_integer("n_steps", self.n_steps, minimum=1)
         check_integer("buffer_size", self.buffer_size, minimum=1)
         check_integer("batch_size", self.batch_size, minimum=1)
         for name in ("alpha", "beta", "eps"):
             if name in self.replay_buffer_kwargs and not _accepts(self.replay_buffer_class, name):
                 raise ValueError(
-                    f"replay_buffer_kwargs has {name}={self.replay_buffer_kwargs[name]!r}, which needs a prioritised "
+                    f"replay_buffer_kwargs has {name}={self.replay_buffer_kwargs[name]!r}, which needs a prioritized "
                     "replay_buffer_class: PrioritizedReplayBuffer or PrioritizedFrameDedupReplayBuffer"
                 )
         check_integer("gradient_steps", self.gradient_steps, minimum=-1)
         check_choice("compile", self.compile, (True, False))
         check_choice("autocast_dtype", self.autocast_dtype, (None, "auto", *AUTOCAST_DTYPES))
 
-    def _require_effect(self, name: str, has_effect: bool, needs: str) -> None:
-        """Raise a ValueError if a given argument has no effect. The message says what it needs."""
+    def _require_effect(self, name: str, has_effect: bool, needs: str, otherwise: Any = None) -> None:
+        """
+        Raise a ValueError if a given argument has no effect.
+
+        :param needs: what would give it an effect
+        :param otherwise: the value that stands for "not given". A saved model is loaded with it
+        """
         if not has_effect:
-            raise ValueError(f"{name}={getattr(self, name)!r} has no effect here: it needs {needs}, or leave it out")
+            value = getattr(self, name)
+            raise ValueError(f"{name}={value!r} has no effect here: it needs {needs}; otherwise {name}={otherwise!r}")
 
     def _setup_model(self) -> None:
         self._check_arguments()
@@ -117,7 +138,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                 warnings.filterwarnings("ignore", message=r"`n_steps=\d+` is ignored because a custom")
             super()._setup_model()
         self.replay_buffer_kwargs = requested_kwargs
-        self.evaluate = NetworkEvaluator(self.device).configure(self.compile, self.autocast_dtype)
+        self.evaluator = NetworkEvaluator(self.device).configure(self.compile, self.autocast_dtype)
 
     def _default_buffer_class(self) -> type[ReplayBuffer] | None:
         """Hook: return the class of the replay buffer if the user names none, or ``None`` for SB3's choice."""
@@ -144,7 +165,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         return kwargs
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "evaluate"]
+        return [*super()._excluded_save_params(), "evaluator"]
 
     def _begin_updates(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         """Prepare ``train()``: training mode, the learning rate, and on a CPU memory that stays with the process."""
@@ -221,12 +242,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
 
-def _check_returns(gamma: Any = 0.99, n_steps: Any = 1) -> None:
-    check_interval("gamma", gamma, 0.0, 1.0, "in [0, 1]")
-    check_integer("n_steps", n_steps, minimum=1)
-
-
-def _accepts(buffer_class: type[ReplayBuffer] | None, name: str) -> bool:
+def _accepts(buffer_class: type | None, name: str) -> bool:
     """Tell whether a constructor of the class or its bases has an argument of this name."""
     if buffer_class is None:
         return False

@@ -42,6 +42,7 @@ class UpdateLoop(OffPolicyExtension):
     """
 
     max_grad_norm: float = math.inf
+    _remedies_of_divergence = "A smaller learning_rate, a smaller max_grad_norm or clipped rewards"
     # The last finite loss and the norm of its gradient
     _last_finite: tuple[float, float] | None = None
 
@@ -69,7 +70,7 @@ class UpdateLoop(OffPolicyExtension):
         :raises ValueError: if the loss is not finite
         """
         assert self.replay_buffer is not None
-        self.evaluate.configure(self.compile, self.autocast_dtype)
+        self.evaluator.configure(self.compile, self.autocast_dtype)
         self._begin_updates(self.policy.optimizer)
         # Read values back where that costs nothing: on a CPU, or with a prioritized buffer, which waits for the errors
         # anyway. The network is then still intact when training stops. Elsewhere the host waits for the device once a
@@ -126,8 +127,7 @@ class UpdateLoop(OffPolicyExtension):
         raise ValueError(
             f"the training has diverged: loss={loss}, gradient norm={grad_norm} at time step {self.num_timesteps}, "
             f"about update {self._n_updates}; {before}. Checkpoints are as they were (on a GPU the network "
-            "itself may no longer be whole). A smaller learning_rate, a "
-            "smaller max_grad_norm, target_clip or clipped rewards may help"
+            f"itself may no longer be whole). {self._remedies_of_divergence} may help"
         )
 
     def _excluded_save_params(self) -> list[str]:

@@ -42,6 +42,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
     """
 
     replay_buffer: ReplayBuffer | None
+    _remedies_of_divergence = "A smaller learning_rate, a smaller max_grad_norm, target_clip or clipped rewards"
     #: The required base class of policies. Policies made for another algorithm are refused
     policy_base: ClassVar[type[DQNPolicy]] = DQNPolicy
 
@@ -147,11 +148,11 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
 
         The online network selects the action. Both shapes are (B, A).
         """
-        next_q = self.evaluate(self.q_net_target, replay_data.next_observations)
+        next_q = self.evaluator(self.q_net_target, replay_data.next_observations)
         if not self.double_q:
             return next_q, None
         with evaluation_mode(self.q_net):
-            return next_q, self.evaluate(self.q_net, replay_data.next_observations)
+            return next_q, self.evaluator(self.q_net, replay_data.next_observations)
 
     def td_targets(
         self,

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
@@ -10,7 +9,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_choice
-from sb3_ext.nets import build_action_values
+from sb3_ext.nets import LayerKind, build_action_values, declare_output
 
 
 class ValueNetwork(QNetwork):
@@ -21,6 +20,9 @@ class ValueNetwork(QNetwork):
 
     The other parameters are those of ``QNetwork``.
     """
+
+    #: What layers it is made of; ``None``: plain ones
+    layer_kind: ClassVar[LayerKind | None] = None
 
     def __init__(
         self,
@@ -34,23 +36,23 @@ class ValueNetwork(QNetwork):
         dueling: bool = False,
     ) -> None:
         check_choice("dueling", dueling, (True, False))
-        # The parent also builds a network. On the meta device that draws no random number
-        with th.device("meta"):
-            super().__init__(
-                observation_space,
-                action_space,
-                features_extractor,
-                features_dim,
-                net_arch,
-                activation_fn,
-                normalize_images,
-            )
+        super().__init__(
+            observation_space, action_space, features_extractor, features_dim, net_arch, activation_fn, normalize_images
+        )
         self.dueling = dueling
         self.build_networks(features_dim, int(action_space.n))
 
     def build_networks(self, features_dim: int, n_actions: int) -> None:
-        """Hook: set the networks that follow the features extractor. Nothing is returned."""
-        network = build_action_values(features_dim, n_actions, self.net_arch, self.activation_fn, self.dueling)
+        """
+        Hook: set the networks that follow the features extractor. SB3's constructor, which calls it, has set ``q_net``.
+
+        Attributes of a subclass that it reads must be plain values, set before the constructor of this class.
+        """
+        if not self.dueling and self.layer_kind is None:
+            declare_output(self.q_net)  # SB3's network with SB3's weights
+            return
+        arguments = features_dim, n_actions, self.net_arch, self.activation_fn, self.dueling, self.layer_kind
+        network = build_action_values(*arguments)
         self.q_net = network if isinstance(network, nn.Sequential) else nn.Sequential(network)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

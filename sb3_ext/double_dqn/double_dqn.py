@@ -151,7 +151,7 @@ class DoubleDQN(ValueBasedAlgorithm):
             next_q, selector_q = self.next_q_values(replay_data)
             next_values = q_learning(next_q) if selector_q is None else double_q_learning(next_q, selector_q)
             targets = self.td_targets(replay_data, discounts, next_values)
-        all_q_values = self.evaluate(self.q_net, replay_data.observations, differentiable=True)
+        all_q_values = self.evaluator(self.q_net, replay_data.observations, differentiable=True)
         q_values = values_of_actions(all_q_values, replay_data)
         errors = (q_values.detach() - targets).abs()
         return TransitionLosses(huber_value_loss(q_values, targets), errors, {"q_value": q_values.detach().mean()})

@@ -184,9 +184,8 @@ class IQN(ValueBasedAlgorithm):
         check_interval("kappa", self.kappa, np.finfo(np.float32).tiny, np.finfo(np.float32).max, "a number > 0")
         check_risk(self.risk_measure, self.risk_eta)
         if self.risk_eta != 0:
-            self._require_effect(
-                "risk_eta", has_effect=self.risk_measure != "neutral", needs="another risk_measure than 'neutral'"
-            )
+            has_effect, needs = self.risk_measure != "neutral", "another risk_measure than 'neutral'"
+            self._require_effect("risk_eta", has_effect, needs, otherwise=0.0)
         for name in ("n_action_quantile_samples", "risk_measure", "risk_eta"):
             if name in self.policy_kwargs:
                 raise ValueError(
@@ -205,7 +204,7 @@ class IQN(ValueBasedAlgorithm):
         with th.no_grad():
             # Transposed to (T', B) and back, so that discounts of shape (B,) broadcast
             targets = self.td_targets(replay_data, discounts, self.next_quantiles(replay_data).T).T
-        all_quantiles = self.evaluate(self.q_net.quantiles, replay_data.observations, taus, differentiable=True)
+        all_quantiles = self.evaluator(self.q_net.quantiles, replay_data.observations, taus, differentiable=True)
         quantiles = all_quantiles.gather(2, actions.unsqueeze(1).expand(-1, taus.shape[1], 1)).squeeze(2)
         losses = quantile_huber_loss(quantiles, taus, targets, self.kappa)
         # A priority should be proportional to the error, so that alpha has the same effect as in the other algorithms.
@@ -223,11 +222,11 @@ class IQN(ValueBasedAlgorithm):
         action_taus = self.q_net.action_taus(n_states, deterministic=False)
         if self.double_q:
             with evaluation_mode(self.q_net):
-                action_quantiles = self.evaluate(self.q_net.quantiles, next_obs, action_taus)
-            quantiles = self.evaluate(self.q_net_target.quantiles, next_obs, taus)
+                action_quantiles = self.evaluator(self.q_net.quantiles, next_obs, action_taus)
+            quantiles = self.evaluator(self.q_net_target.quantiles, next_obs, taus)
         else:
             # One pass of the target network serves both
-            both = self.evaluate(self.q_net_target.quantiles, next_obs, th.cat([taus, action_taus], dim=1))
+            both = self.evaluator(self.q_net_target.quantiles, next_obs, th.cat([taus, action_taus], dim=1))
             quantiles, action_quantiles = both.split([taus.shape[1], action_taus.shape[1]], dim=1)
         best = action_quantiles.mean(dim=1, keepdim=True).argmax(dim=2, keepdim=True)
         return quantiles.gather(2, best.expand(-1, taus.shape[1], 1)).squeeze(2)

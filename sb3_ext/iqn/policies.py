@@ -74,9 +74,9 @@ class ImplicitQuantileNetwork(ValueNetwork):
         del self.q_net
         before, after = self.net_arch[:-1], self.net_arch[-1:]
         n_features = before[-1] if before else features_dim
-        self.psi = build_mlp(features_dim, before, None, self.activation_fn)
+        self.psi = build_mlp(features_dim, before, None, self.activation_fn, layers=self.layer_kind)
         self.phi = CosineEmbedding(self.n_cosines, n_features)
-        self.f = build_action_values(n_features, n_actions, after, self.activation_fn, self.dueling)
+        self.f = build_action_values(n_features, n_actions, after, self.activation_fn, self.dueling, self.layer_kind)
 
     def choose_actions_by(self, n_action_quantile_samples: int, risk_measure: RiskMeasure, risk_eta: float) -> None:
         """

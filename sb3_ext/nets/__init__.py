@@ -1,6 +1,6 @@
 """Network modules built from torch and SB3, independent of any algorithm."""
 
-from sb3_ext.nets.builder import PlainLayers, StackedLayers, build_mlp
+from sb3_ext.nets.builder import LayerKind, PlainLayers, StackedLayers, build_mlp, declare_output
 from sb3_ext.nets.convolutions import ChannelsLastCNN, NatureConvolutions
 from sb3_ext.nets.critic import EnsembleCritic
 from sb3_ext.nets.dueling import DuelingMLP, build_action_values
@@ -18,6 +18,7 @@ __all__ = [
     "EnsembleLayerNorm",
     "EnsembleLinear",
     "EnsembleMLP",
+    "LayerKind",
     "NatureConvolutions",
     "OutputLinear",
     "PlainLayers",
@@ -25,4 +26,5 @@ __all__ = [
     "StackedLayers",
     "build_action_values",
     "build_mlp",
+    "declare_output",
 ]

@@ -77,6 +77,11 @@ class StackedLayers:
         return activation
 
 
+def declare_output(network: nn.Sequential) -> None:
+    """Make the last layer of a network that SB3 built an output layer, in place. Its weights stay."""
+    network[-1] = OutputLinear.from_linear(network[-1])
+
+
 def build_mlp(
     input_dim: int,
     net_arch: list[int],

@@ -9,7 +9,6 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_ext.functional.ensemble import TargetBackup
 from sb3_ext.nets.ensemble import EnsembleMLP
 from sb3_ext.nets.heads import CriticHead, ScalarHead
 
@@ -85,28 +84,6 @@ class EnsembleCritic(ContinuousCritic):
     ) -> th.Tensor:
         """Return the values of several critics, shape (M, B) or (M, K, B), from the arguments of :meth:`outputs`."""
         return self.head.values(self.outputs(obs, actions, members, frozen))
-
-    def backup(
-        self,
-        next_obs: PyTorchObs,
-        next_actions: th.Tensor,
-        target_backup: TargetBackup,
-        members: th.Tensor | None = None,
-        mixture: th.Tensor | None = None,
-    ) -> th.Tensor:
-        """
-        Value the next states with these critics as target critics.
-
-        :param next_obs: observations of B states
-        :param next_actions: one action for each state, shape (B, A)
-        :param target_backup: how to combine the critics, see :func:`~sb3_ext.functional.ensemble.ensemble_backup`
-        :param members: indices of the critics to evaluate; all N if ``None``
-        :param mixture: weights of the critics for ``"rem"``, shape (N, B)
-        :return: the return from the next state for each of N critics, as the head represents it; by default values of
-            shape (N, B)
-        """
-        next_outputs = self.outputs(next_obs, next_actions, members)
-        return self.head.backup(next_outputs, target_backup, self.n_critics, mixture)
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         return tuple(self.stacked(obs, actions).unsqueeze(-1))

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-_DROPOUT = (_DropoutNd,)
-
 
 def set_dropout_mode(network: nn.Module, active: bool) -> None:
     """
@@ -17,7 +15,7 @@ def set_dropout_mode(network: nn.Module, active: bool) -> None:
     """
     network.eval()
     for module in network.modules():
-        if isinstance(module, _DROPOUT):
+        if isinstance(module, _DropoutNd):
             module.train(active)
 
 

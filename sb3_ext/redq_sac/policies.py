@@ -24,6 +24,7 @@ class REDQSACPolicy(SACPolicy):
     :param n_critics: number of critics, 10 as in the REDQ paper
     :param layer_norm: layer normalization in the critics; with ``dropout`` and ``n_critics=2`` this is DroQ
     :param dropout: dropout probability in the critics, in [0, 1); also active in the target critics
+    :param head_kwargs: arguments of ``head_class``
     :param optimizer_kwargs: as in SB3, but Adam and AdamW run fused by default, which is faster
 
     The other parameters are those of ``stable_baselines3.sac.policies.SACPolicy``.
@@ -45,6 +46,7 @@ class REDQSACPolicy(SACPolicy):
         n_critics: int = 10,
         layer_norm: bool = False,
         dropout: float = 0.0,
+        head_kwargs: dict[str, Any] | None = None,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -52,6 +54,7 @@ class REDQSACPolicy(SACPolicy):
         check_integer("n_critics", n_critics, minimum=1)
         check_interval("dropout", dropout, 0.0, math.nextafter(1.0, 0.0), "a probability in [0, 1)")
         self.regularization: dict[str, Any] = {"layer_norm": layer_norm, "dropout": dropout}
+        self.head_kwargs: dict[str, Any] = dict(head_kwargs or {})
         super().__init__(
             observation_space,
             action_space,
@@ -67,6 +70,7 @@ class REDQSACPolicy(SACPolicy):
         return {
             **super()._get_constructor_parameters(),
             **self.regularization,
+            "head_kwargs": self.head_kwargs,
             "share_features_extractor": self.share_features_extractor,
         }
 
@@ -80,7 +84,12 @@ class REDQSACPolicy(SACPolicy):
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:
         critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        return self.critic_class(**critic_kwargs, **self.regularization, head=self.head_class()).to(self.device)
+        if not critic_kwargs["net_arch"] and any(self.regularization.values()):
+            raise ValueError(
+                f"{self.regularization} have no effect on critics without hidden layers: net_arch is empty"
+            )
+        head = self.head_class(**self.head_kwargs)
+        return self.critic_class(**critic_kwargs, **self.regularization, head=head).to(self.device)
 
 
 def gaussian_parameters(actor: Actor, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:

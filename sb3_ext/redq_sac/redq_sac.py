@@ -93,7 +93,8 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param subset_size: only for ``"redq"``: critics in the random subset, in [1, N]; a fractional size is rounded up
         with the probability of its fraction. ``None``: min(2, N)
     :param policy_delay: critic updates for each update of actor and temperature. ``None``: one such update for each
-        environment step, so the rounded UTD ratio, at least 1
+        environment step, so the rounded UTD ratio, at least 1 (1 if ``train_freq`` counts episodes: nobody knows how
+        long they will be)
     :param actor_gradient: ``"reparam"`` through the sampled action, or ``"reinforce"`` through its log-probability
     :param n_actor_samples: actions sampled in each state for the actor's gradient
     :param reinforce_baseline: only for ``"reinforce"``: ``"loo"`` the mean weight of the other samples of the state
@@ -129,7 +130,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     critic: EnsembleCritic
     critic_target: EnsembleCritic
     #: Computes the updates, from networks, optimizers and settings
-    update: REDQUpdate
+    updater: REDQUpdate
 
     def __init__(
         self,
@@ -244,6 +245,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         check_interval("tau", self.tau, 0.0, 1.0, "in [0, 1]")
         if self.random_steps is not None:
             check_integer("random_steps", self.random_steps, minimum=0)
+            acts_at_random = not (self.use_sde and self.use_sde_at_warmup)
+            self._require_effect("random_steps", acts_at_random, needs="use_sde_at_warmup=False")
         self._check_temperature()
         self._check_actor_gradient()
 
@@ -262,11 +265,11 @@ class REDQSAC(OffPolicyExtension, SAC):
         self._can_compile = not has_batch_statistics(self.policy)
         if self.compile and not self._can_compile:
             warnings.warn("compile=True has no effect on networks with batch normalization", stacklevel=2)
-        self.update = REDQUpdate(self.policy, self.evaluate, self._update_settings(), self._temperature())
-        self._recorded = recorded_where_possible(self.update, self._recorder_maker())
+        self.updater = REDQUpdate(self.policy, self.evaluator, self._update_settings(), self._temperature())
+        self._recorded = recorded_where_possible(self.updater, self._recorder_maker())
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_can_compile", "update", "_recorded"]
+        return [*super()._excluded_save_params(), "_can_compile", "updater", "_recorded"]
 
     @property
     def _baseline(self) -> Baseline:
@@ -348,7 +351,7 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         set_floats = partial(super()._update_learning_rate, optimizers)
-        set_learning_rates(self.update.optimizers(), set_floats, self.device, self._recorded is not None)
+        set_learning_rates(self.updater.optimizers(), set_floats, self.device, self._recorded is not None)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -363,11 +366,11 @@ class REDQSAC(OffPolicyExtension, SAC):
         Actor, temperature and target critics are updated whenever the total number of critic updates requires it.
         """
         assert self.replay_buffer is not None
-        self.update.configure(self._update_settings(), self._temperature())
-        self._begin_updates(self.update.optimizers())
+        self.updater.configure(self._update_settings(), self._temperature())
+        self._begin_updates(self.updater.optimizers())
         # DroQ's targets include dropout, but SB3 keeps the target network in evaluation mode
         set_dropout_mode(self.critic_target.ensemble, True)
-        run = self.update.run if self._recorded is None else self._recorded.run
+        run = self.updater.run if self._recorded is None else self._recorded.run
 
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         remaining = gradient_steps

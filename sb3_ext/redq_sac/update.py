@@ -157,7 +157,7 @@ class REDQUpdate:
     ) -> None:
         self.policy = policy
         self.actor, self.critic, self.critic_target = policy.actor, policy.critic, policy.critic_target
-        self.evaluate = evaluator
+        self.evaluator = evaluator
         self.configure(settings, temperature)
         # Collected once, because iterating over the modules takes longer than moving the target critics
         self._online_parameters: list[th.Tensor] = list(self.critic.parameters())
@@ -170,7 +170,7 @@ class REDQUpdate:
         """Change the settings, because a user may change those of the algorithm at any time."""
         self.settings = settings
         self.temperature = temperature
-        self.evaluate.configure(settings.compile, settings.autocast_dtype)
+        self.evaluator.configure(settings.compile, settings.autocast_dtype)
         # Once for each call of `train()`, which saves time: layers are frozen between calls, not within one
         self._trained_parameters = self.trained_critic_parameters()
 
@@ -197,7 +197,7 @@ class REDQUpdate:
 
         :param replay_data: one minibatch for each critic update, see :func:`~sb3_ext.buffers.samples.split_minibatches`
         """
-        settings, head = self.settings, self.critic.head
+        settings, head = self.settings, self.critic_target.head
         minibatches = split_minibatches(replay_data, plan.n_updates)
         if settings.compile:
             # Blocks of different sizes have minibatches of different strides, each of which would be compiled
@@ -216,10 +216,13 @@ class REDQUpdate:
 
         for index, (minibatch, moves_targets) in enumerate(zip(minibatches, plan.moves_targets, strict=True)):
             rows = minibatch_rows(index, plan.n_updates)
-            next_returns = self.next_returns(minibatch.next_observations, next_actions[rows])
-            discounts = minibatch.discounts.flatten() if minibatch.discounts is not None else settings.gamma
-            rewards, dones = minibatch.rewards.flatten(), minibatch.dones.flatten()
-            targets = head.td_targets(rewards, dones, discounts, next_returns, entropy_bonus[rows])
+            with th.no_grad():
+                members, mixture = self.draw_critics(len(minibatch.rewards))
+                next_outputs = self.next_outputs(minibatch.next_observations, next_actions[rows], members)
+                next_returns = head.backup(next_outputs, settings.target_backup, self.critic.n_critics, mixture)
+                discounts = minibatch.discounts.flatten() if minibatch.discounts is not None else settings.gamma
+                rewards, dones = minibatch.rewards.flatten(), minibatch.dones.flatten()
+                targets = head.td_targets(rewards, dones, discounts, next_returns, entropy_bonus[rows])
             critic_loss, *td_errors = self.step_critics(minibatch, targets)
             metrics["critic_loss"].append(critic_loss)
             errors += td_errors
@@ -234,33 +237,40 @@ class REDQUpdate:
         stacked = {name: th.stack(values) for name, values in metrics.items()}
         return BlockResult(stacked, th.stack(errors) if errors else None)
 
-    @th.no_grad()
     def next_actions(self, next_obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """Sample an action in each of B states, shape (B, A), and return it with its log-probability, shape (B,)."""
-        if self.settings.use_sde:
-            return self.actor.action_log_prob(next_obs)
-        mean, log_std = self.evaluate(gaussian_parameters, self.actor, next_obs)
-        pre_tanh = sample_pre_tanh(mean, log_std, n_samples=1)
-        log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
-        return th.tanh(pre_tanh).squeeze(0), log_prob.squeeze(0)
+        with th.no_grad():
+            if self.settings.use_sde:
+                return self.actor.action_log_prob(next_obs)
+            mean, log_std = self.evaluator(gaussian_parameters, self.actor, next_obs)
+            pre_tanh = sample_pre_tanh(mean, log_std, n_samples=1)
+            log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
+            return th.tanh(pre_tanh).squeeze(0), log_prob.squeeze(0)
 
-    @th.no_grad()
-    def next_returns(self, next_obs: PyTorchObs, next_actions: th.Tensor) -> th.Tensor:
+    def draw_critics(self, batch_size: int) -> tuple[th.Tensor | None, th.Tensor | None]:
         """
-        Value B next states with the target critics, combined according to ``target_backup``.
+        Draw what is random in ``target_backup``, anew for each critic update.
+
+        :return: for ``"redq"`` the indices of M target critics (``None``: all), for ``"rem"`` weights of shape (N, B)
+        """
+        settings, n_critics = self.settings, self.critic.n_critics
+        device, dtype = self.critic.device, next(iter(self._online_parameters)).dtype
+        if settings.target_backup == "redq":
+            return random_subset(n_critics, settings.subset_size, device), None
+        if settings.target_backup == "rem":
+            return None, random_mixture_weights(n_critics, batch_size, dtype, device)
+        return None, None
+
+    def next_outputs(self, next_obs: PyTorchObs, next_actions: th.Tensor, members: th.Tensor | None) -> th.Tensor:
+        """
+        Evaluate target critics in B next states.
 
         :param next_actions: one action in each, shape (B, A)
-        :return: one return for each critic, see :meth:`~sb3_ext.nets.heads.CriticHead.backup`
+        :param members: indices of M target critics, all if ``None``
+        :return: shape (M, B, n_outputs)
         """
-        settings, n_critics, device = self.settings, self.critic.n_critics, next_actions.device
-        members, mixture = None, None
-        if settings.target_backup == "redq":
-            members = random_subset(n_critics, settings.subset_size, device)
-        elif settings.target_backup == "rem":
-            mixture = random_mixture_weights(n_critics, len(next_actions), next_actions.dtype, device)
-        next_actions = next_actions.contiguous() if settings.compile else next_actions
-        backup = self.critic_target.backup
-        return self.evaluate(backup, next_obs, next_actions, settings.target_backup, members, mixture)
+        next_actions = next_actions.contiguous() if self.settings.compile else next_actions
+        return self.evaluator(self.critic_target.outputs, next_obs, next_actions, members)
 
     def step_critics(self, minibatch: AnySamples, targets: th.Tensor) -> tuple[th.Tensor, ...]:
         """
@@ -272,7 +282,7 @@ class REDQUpdate:
             parameter.grad = None  # `zero_grad()` does the same, more slowly
         trained, gradients = self._trained_parameters, self._critic_gradients
         with th.no_grad():  # gradients are returned as results
-            results = self.evaluate(gradients.functional, trained, minibatch, targets, plain=gradients.autograd)
+            results = self.evaluator(gradients.functional, trained, minibatch, targets, plain=gradients.autograd)
         for parameter, gradient in zip(trained.values(), results[: len(trained)], strict=True):
             parameter.grad = gradient
         self.critic.optimizer.step()
@@ -291,7 +301,7 @@ class REDQUpdate:
         if settings.use_sde:
             actions, log_prob = self.actor.action_log_prob(obs)
             return PolicySample(actions.unsqueeze(0), log_prob.unsqueeze(0))
-        mean, log_std = self.evaluate(gaussian_parameters, self.actor, obs, differentiable=True)
+        mean, log_std = self.evaluator(gaussian_parameters, self.actor, obs, differentiable=True)
         pre_tanh = sample_pre_tanh(mean, log_std, settings.n_actor_samples)
         if settings.actor_gradient == "reparam":
             return PolicySample(th.tanh(pre_tanh), squashed_gaussian_log_prob(mean, log_std, pre_tanh))
@@ -313,7 +323,7 @@ class REDQUpdate:
 
     def _actor_value(self, obs: PyTorchObs, actions: th.Tensor, differentiable: bool) -> th.Tensor:
         """Value actions of shape (K, B, A) without a gradient to the critics."""
-        q_values = self.evaluate(self.critic.stacked, obs, actions, frozen=True, differentiable=differentiable)
+        q_values = self.evaluator(self.critic.stacked, obs, actions, frozen=True, differentiable=differentiable)
         return aggregate_q(q_values, self.settings.actor_q)
 
     def _reinforce_loss(self, obs: PyTorchObs, sample: PolicySample, ent_coef: th.Tensor) -> th.Tensor:

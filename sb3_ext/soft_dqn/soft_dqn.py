@@ -206,28 +206,24 @@ class SoftDQN(ValueBasedAlgorithm):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         smallest, largest = _SMALLEST_TEMPERATURE, np.finfo(np.float32).max
+        tiny = np.finfo(np.float64).tiny
         check_choice("target_backup", self.target_backup, SOFT_BACKUPS)
         check_choice("auto_temperature", self.auto_temperature, (True, False))
         check_interval("temperature_initial", self.temperature_initial, smallest, largest, f"a number >= {smallest:g}")
-        tiny = np.finfo(np.float64).tiny
-        is_scheduled, has_bonus = not self.auto_temperature, self._check_munchausen()
-        for name, low, high, allowed, has_effect, needs in (
-            (
-                "temperature_final",
-                smallest,
-                largest,
-                f"a number >= {smallest:g}",
-                is_scheduled,
-                "auto_temperature=False",
-            ),
-            ("temperature_fraction", tiny, 1.0, "in (0, 1]", is_scheduled, "auto_temperature=False"),
-            # Only an infinite temperature reaches the largest entropy itself
-            ("target_entropy_fraction", 0.0, 1 - 1e-6, "in [0, 1)", not is_scheduled, "auto_temperature=True"),
-            ("munchausen_clip", -largest, 0.0, "a number <= 0", has_bonus, "munchausen_coef above 0"),
-        ):
-            if getattr(self, name) is not None:
-                check_interval(name, getattr(self, name), low, high, allowed)
-                self._require_effect(name, has_effect=has_effect, needs=needs)
+        if self.temperature_final is not None:
+            check_interval("temperature_final", self.temperature_final, smallest, largest, f"a number >= {smallest:g}")
+            self._require_effect("temperature_final", not self.auto_temperature, needs="auto_temperature=False")
+        if self.temperature_fraction is not None:
+            check_interval("temperature_fraction", self.temperature_fraction, tiny, 1.0, "in (0, 1]")
+            self._require_effect("temperature_fraction", not self.auto_temperature, needs="auto_temperature=False")
+        if self.target_entropy_fraction is not None:
+            # The largest entropy itself takes an infinite temperature
+            check_interval("target_entropy_fraction", self.target_entropy_fraction, 0.0, 1 - 1e-6, "in [0, 1)")
+            self._require_effect("target_entropy_fraction", self.auto_temperature, needs="auto_temperature=True")
+        has_bonus = self._check_munchausen()
+        if self.munchausen_clip is not None:
+            check_interval("munchausen_clip", self.munchausen_clip, -largest, 0.0, "a number <= 0")
+            self._require_effect("munchausen_clip", has_bonus, needs="munchausen_coef above 0")
 
     def _check_munchausen(self) -> bool:
         """Check the Munchausen arguments, and tell whether rewards get a bonus."""
@@ -280,7 +276,7 @@ class SoftDQN(ValueBasedAlgorithm):
             next_q, selector_q = self.next_q_values(replay_data)
             next_values = soft_state_value(self.target_backup, next_q, temperature, selector_q)
             targets = self.td_targets(replay_data, discounts, next_values, self._reward_bonus(replay_data))
-        all_q_values = self.evaluate(self.q_net, replay_data.observations, differentiable=True)
+        all_q_values = self.evaluator(self.q_net, replay_data.observations, differentiable=True)
         q_values = values_of_actions(all_q_values, replay_data)
         metrics = {
             "entropy": policy_entropy(boltzmann_log_policy(all_q_values.detach(), temperature)).mean(),
@@ -298,7 +294,7 @@ class SoftDQN(ValueBasedAlgorithm):
         """Return the Munchausen bonus, shape (B,), or 0."""
         if self.munchausen_coef == 0:
             return 0.0
-        q_values = self.evaluate(self.q_net_target, replay_data.observations)
+        q_values = self.evaluator(self.q_net_target, replay_data.observations)
         return munchausen_bonus(
             q_values,
             actions_taken(replay_data),

@@ -304,7 +304,8 @@ def convert_soft_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     ratio = sampled_params.get("temperature_ratio")
     arguments["temperature_final"] = None if ratio is None else sampled_params["temperature_initial"] * ratio
     arguments["munchausen_coef"] = sampled_params.get("munchausen_coef", 0.0)
-    arguments["munchausen_clip"] = None
+    if arguments["munchausen_coef"] == 0:
+        arguments["munchausen_clip"] = None
     return arguments
 
 

@@ -245,10 +245,10 @@ def test_a_folder_is_refused_before_anything_is_written(tmp_path: Path) -> None:
 
 
 def test_other_n_steps_are_pointed_out(tmp_path: Path) -> None:
-    three = pendulum_model(n_steps=3)
-    three.save_replay_buffer(tmp_path / "buffer.pkl")
-    with pytest.warns(UserWarning, match="has n_steps=3, not 1 as this model's"):
-        pendulum_model().load_replay_buffer(tmp_path / "buffer.pkl")
+    """Where the loaded buffer cannot follow the model: it forms no n-step returns."""
+    pendulum_model().save_replay_buffer(tmp_path / "buffer.pkl")
+    with pytest.warns(UserWarning, match="has n_steps=1, not 3 as this model's"):
+        pendulum_model(n_steps=3).load_replay_buffer(tmp_path / "buffer.pkl")
 
 
 def test_a_loaded_buffer_is_measured_against_the_memory_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

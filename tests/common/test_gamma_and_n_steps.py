@@ -11,7 +11,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 
-from sb3_ext import REDQSAC, DoubleDQN, FrameDedupReplayBuffer, PrioritizedReplayBuffer
+from sb3_ext import REDQSAC, DoubleDQN, FrameDedupReplayBuffer, PrioritizedReplayBuffer, SoftDQN
 from tests.support.models import CLASSES, make
 
 each_class = pytest.mark.parametrize("cls", CLASSES)
@@ -103,6 +103,28 @@ def test_a_buffer_without_n_step_returns_says_so() -> None:
     with pytest.raises(ValueError, match="n_steps=3: the replay buffer, a ReplayBuffer, has no n-step returns"):
         model.n_steps = 3
     assert model.n_steps == 1
+
+
+class Counting(ReplayBuffer):
+    """Counts steps under a name that means something else elsewhere."""
+
+    n_steps = 0
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        super().add(*args, **kwargs)
+        self.n_steps += 1
+
+
+def test_an_attribute_of_another_meaning_is_left_alone() -> None:
+    model = make(DoubleDQN, replay_buffer_class=Counting).learn(30)
+    assert model.replay_buffer.n_steps == model.replay_buffer.pos > 0 and model.effective_n_steps == 1
+
+
+def test_what_n_steps_would_contradict_is_refused() -> None:
+    model = make(SoftDQN, munchausen_coef=0.9, double_q=False, replay_buffer_class=PrioritizedReplayBuffer)
+    with pytest.raises(ValueError, match=r"munchausen_coef=0.9 with n_steps=3: only n_steps=1 is allowed"):
+        model.n_steps = 3
+    assert model.n_steps == model.replay_buffer.n_steps == model.effective_n_steps == 1
 
 
 def test_targets_discount_as_the_algorithm_says() -> None:

@@ -13,6 +13,7 @@ REFUSED: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
     (REDQSAC, dict(target_backup="rem"), dict(subset_size=1), "target_backup='redq'"),
     (REDQSAC, {}, dict(reinforce_baseline="mean_action"), "actor_gradient='reinforce'"),
     (REDQSAC, dict(n_actor_samples=2), dict(reinforce_baseline="loo"), "actor_gradient='reinforce'"),
+    (REDQSAC, dict(use_sde=True, use_sde_at_warmup=True), dict(random_steps=50), "use_sde_at_warmup=False"),
     *((cls, {}, dict(learning_rate_fraction=0.5), "learning_rate_final") for cls in CLASSES),
     (SoftDQN, dict(auto_temperature=True), dict(temperature_final=0.05), "auto_temperature=False"),
     (SoftDQN, dict(auto_temperature=True), dict(temperature_fraction=0.5), "auto_temperature=False"),
@@ -26,7 +27,9 @@ REFUSED: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
 @pytest.mark.parametrize(("cls", "settings", "option", "needs"), REFUSED)
 def test_it_is_refused(cls: Any, settings: dict[str, Any], option: dict[str, Any], needs: str) -> None:
     ((name, value),) = option.items()
-    message = f"{name}={value!r} has no effect here: it needs {needs}"
+    message = (
+        f"{name}={value!r} has no effect here: it needs {needs}; otherwise {name}={0.0 if name == 'risk_eta' else None}"
+    )
     with pytest.raises(ValueError, match=message):
         make(cls, **settings, **option)
     file = io.BytesIO()
@@ -34,6 +37,9 @@ def test_it_is_refused(cls: Any, settings: dict[str, Any], option: dict[str, Any
     file.seek(0)
     with pytest.raises(ValueError, match=message):
         cls.load(file, **option)
+    # What the message says helps also where the option is in a file
+    without = 0.0 if name == "risk_eta" else None
+    assert make(cls, **settings, **{name: without}) is not None
 
 
 @pytest.mark.parametrize(

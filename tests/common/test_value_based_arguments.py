@@ -36,7 +36,7 @@ BAD_FOR_ALL: list[tuple[dict[str, Any], str]] = [
     (dict(n_steps=0), r"n_steps=0 must be an integer of at least 1"),
     (dict(double_q="False"), r"double_q='False' is not one of True, False"),
     (dict(compile="no"), r"compile='no' is not one of True, False"),
-    (dict(replay_buffer_kwargs=dict(alpha=0.6)), r"alpha=0.6, which needs a prioritised replay_buffer_class"),
+    (dict(replay_buffer_kwargs=dict(alpha=0.6)), r"alpha=0.6, which needs a prioritized replay_buffer_class"),
     (dict(target_update_interval=-1), r"target_update_interval=-1 must be a number >= 0"),
     (dict(target_update_interval=NAN), r"target_update_interval=nan must be a number >= 0"),
     (dict(exploration_initial_eps=1.1), r"exploration_initial_eps=1.1 must be in \[0, 1\]"),

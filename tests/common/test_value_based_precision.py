@@ -42,7 +42,7 @@ def test_values_keep_their_digits_in_lower_precision(cls: Any, dueling: bool) ->
     with th.no_grad():
         head[-1].bias += 1001.5
         obs = th.rand(256, 4)
-        exact, lower = network(obs), model.evaluate(network, obs)
+        exact, lower = network(obs), model.evaluator(network, obs)
     assert lower.dtype == th.float32 and not th.equal(lower, exact)
     assert (lower - exact).abs().max() < 0.05
     assert (exact.bfloat16().float() - exact).abs().min() > 0.5

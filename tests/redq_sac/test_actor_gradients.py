@@ -27,7 +27,7 @@ def mean_gradient(**kwargs: Any) -> tuple[th.Tensor, th.Tensor]:
     model.actor.optimizer = th.optim.SGD(model.actor.parameters(), lr=0.0)  # gradients only
     gradients = []
     for _ in range(N_REPLICAS):
-        model.update.step_actor(obs, model.update.sample_policy(obs), th.tensor(0.3))
+        model.updater.step_actor(obs, model.updater.sample_policy(obs), th.tensor(0.3))
         gradients.append(th.cat([parameter.grad.flatten().double() for parameter in model.actor.parameters()]))
     stacked = th.stack(gradients)
     return stacked.mean(dim=0), stacked.std(dim=0) / N_REPLICAS**0.5
@@ -58,7 +58,7 @@ def test_the_default_baseline_follows_the_number_of_samples() -> None:
     def loss(model: REDQSAC) -> float:
         th.manual_seed(0)
         obs = th.ones(2, 3)
-        return model.update.step_actor(obs, model.update.sample_policy(obs), th.tensor(0.3)).item()
+        return model.updater.step_actor(obs, model.updater.sample_policy(obs), th.tensor(0.3)).item()
 
     assert loss(model(3)) == loss(model(3, "loo")) != loss(model(3, "none"))
     assert loss(model(1)) == loss(model(1, "mean_action")) != loss(model(1, "none"))

@@ -127,7 +127,7 @@ def test_compiled_dropout_drops() -> None:
     losses = []
     for _ in range(2):
         model.critic.load_state_dict(state)
-        losses.append(model.update.step_critics(minibatch, targets)[0])
+        losses.append(model.updater.step_critics(minibatch, targets)[0])
     assert losses[0] != losses[1]
 
 

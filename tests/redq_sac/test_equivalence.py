@@ -166,7 +166,7 @@ def test_blocks_of_updates_use_fresh_minibatches_and_move_the_target_each_time()
 
     # What the block will draw: rows of the buffer, then the noise of the actor's sample, then that of the next actions
     recorded: dict[str, Any] = {}
-    sample, draw_next_actions = model.replay_buffer.sample, model.update.next_actions
+    sample, draw_next_actions = model.replay_buffer.sample, model.updater.next_actions
 
     def recording_sample(*args: Any, **kwargs: Any) -> Any:
         recorded["samples"] = sample(*args, **kwargs)
@@ -177,7 +177,7 @@ def test_blocks_of_updates_use_fresh_minibatches_and_move_the_target_each_time()
         return recorded["next"]
 
     model.replay_buffer.sample = recording_sample  # type: ignore[method-assign]
-    model.update.next_actions = recording_policy  # type: ignore[method-assign]
+    model.updater.next_actions = recording_policy  # type: ignore[method-assign]
     model.train(n_updates, batch_size)
 
     samples, (next_actions, next_log_prob) = recorded["samples"], recorded["next"]

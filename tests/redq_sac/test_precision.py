@@ -22,7 +22,7 @@ def test_values_and_distributions_keep_their_digits_in_lower_precision() -> None
             bias.add_(1.502)  # bfloat16 knows 1.5 and 1.508
         obs, actions = th.rand(256, 3), th.rand(256, 1)
         for function, args in ((critic.stacked, (obs, actions)), (gaussian_parameters, (actor, obs))):
-            exact, lower = function(*args), model.evaluate(function, *args)
+            exact, lower = function(*args), model.evaluator(function, *args)
             for one, other in zip(th.atleast_2d(exact), th.atleast_2d(lower), strict=True):
                 assert not th.equal(one, other)
                 # Rounded to 8 bits there would be some dozens of values

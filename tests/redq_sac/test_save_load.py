@@ -74,13 +74,13 @@ def test_nothing_restarts_with_reset_num_timesteps_false(tmp_path: Path) -> None
     loaded.load_replay_buffer(tmp_path / "buffer")
     random_actions = count_random_actions(loaded)
     rates: list[float] = []
-    step = loaded.update.step_critics
+    step = loaded.updater.step_critics
 
     def recording(*args: Any) -> Any:
         rates.append(loaded.critic.optimizer.param_groups[0]["lr"])
         return step(*args)
 
-    loaded.update.step_critics = recording
+    loaded.updater.step_critics = recording
     loaded.learn(60, reset_num_timesteps=False)
     assert loaded.num_timesteps == 120
     assert random_actions == []

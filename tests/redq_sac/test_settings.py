@@ -87,7 +87,7 @@ def test_the_actor_update_leaves_no_gradient_in_the_critics() -> None:
     model = check_redq()
     model.critic.optimizer.zero_grad()
     obs = th.randn(5, 3)
-    model.update.step_actor(obs, model.update.sample_policy(obs), th.tensor(0.1))
+    model.updater.step_actor(obs, model.updater.sample_policy(obs), th.tensor(0.1))
     assert all(p.grad is None for p in model.critic.parameters())
 
 
@@ -100,7 +100,7 @@ def test_backup_entropy_changes_the_targets() -> None:
 def test_device_and_defaults() -> None:
     model = REDQSAC("MlpPolicy", "Pendulum-v1", device=th.device("cpu"))
     assert model.critic.n_critics == 10 and model.gradient_steps == 20 and model.effective_policy_delay == 20
-    assert model.update.settings.subset_size == 2
+    assert model.updater.settings.subset_size == 2
     assert model.critic.optimizer.defaults["fused"] is True
     single = REDQSAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(n_critics=1))
-    assert single.update.settings.subset_size == 1
+    assert single.updater.settings.subset_size == 1

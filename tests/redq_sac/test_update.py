@@ -8,7 +8,7 @@ import torch as th
 from torch import nn
 
 from sb3_ext import PrioritizedReplayBuffer
-from sb3_ext.nets import EnsembleCritic
+from sb3_ext.nets import EnsembleCritic, ScalarHead
 from sb3_ext.redq_sac.policies import MlpPolicy
 from sb3_ext.redq_sac.update import Plan
 from tests.support.environments import images
@@ -57,7 +57,7 @@ def test_the_loss_trains_what_the_optimizer_has() -> None:
     for is_shared in (False, True):
         policy_kwargs = dict(features_extractor_kwargs=dict(features_dim=8), share_features_extractor=is_shared)
         model = make(env=images(), policy="CnnPolicy", policy_kwargs=policy_kwargs)
-        trained = model.update.trained_critic_parameters()
+        trained = model.updater.trained_critic_parameters()
         expected = {f"critic.{name}": p for name, p in model.critic.named_parameters()}
         if is_shared:
             expected = {name: p for name, p in expected.items() if "features_extractor" not in name}
@@ -67,24 +67,57 @@ def test_the_loss_trains_what_the_optimizer_has() -> None:
 
 def test_settings_are_read_anew_at_each_training() -> None:
     model = make().learn(25)
-    before = model.update.settings
+    before = model.updater.settings
     model.train(1, 8)
-    assert model.update.settings == before and hash(model.update.settings) == hash(before)
+    assert model.updater.settings == before and hash(model.updater.settings) == hash(before)
     model.tau, model.actor_q = 0.5, "min"
     model.train(1, 8)
-    assert (model.update.settings.tau, model.update.settings.actor_q) == (0.5, "min")
+    assert (model.updater.settings.tau, model.updater.settings.actor_q) == (0.5, "min")
     with pytest.raises(AttributeError):
-        model.update.settings.tau = 0.1  # type: ignore[misc]
+        model.updater.settings.tau = 0.1  # type: ignore[misc]
 
 
 def test_a_block_returns_what_it_says() -> None:
     model = make(replay_buffer_class=PrioritizedReplayBuffer).learn(25)
     samples = model.replay_buffer.sample_prioritized(3 * 8)
     model.policy.set_training_mode(True)
-    result = model.update.run(Plan(moves_targets=(True, False, True), updates_actor=True), samples)
+    result = model.updater.run(Plan(moves_targets=(True, False, True), updates_actor=True), samples)
     assert {name: len(values) for name, values in result.metrics.items()} == dict(
         ent_coef=1, critic_loss=3, actor_loss=1, ent_coef_loss=1
     )
     assert result.errors.shape == (3, 8) and np.isfinite(result.errors.numpy()).all()
-    without_actor = model.update.run(Plan(moves_targets=(False,), updates_actor=False), samples)
+    without_actor = model.updater.run(Plan(moves_targets=(False,), updates_actor=False), samples)
     assert set(without_actor.metrics) == {"ent_coef", "critic_loss"}
+
+
+class ScaledHead(ScalarHead):
+    """Targets with a parameter of the head, which is not to learn from them."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(th.full((), scale))
+        self.needed_gradients: list[bool] = []
+
+    def td_targets(self, *args: Any) -> th.Tensor:
+        return self.scale * super().td_targets(*args)
+
+    def loss(self, outputs: th.Tensor, targets: th.Tensor, weights: th.Tensor | None) -> th.Tensor:
+        self.needed_gradients.append(targets.requires_grad)
+        return super().loss(outputs, targets, weights)
+
+
+class ScaledPolicy(MlpPolicy):
+    head_class = ScaledHead
+
+
+def test_targets_are_constants_of_the_target_head() -> None:
+    model = make(policy=ScaledPolicy, policy_kwargs=dict(head_kwargs=dict(scale=0.5))).learn(25)
+    head = model.critic.head
+    assert head.needed_gradients and not any(head.needed_gradients)
+    assert float(head.scale.detach()) == 0.5 and model.policy.head_kwargs == dict(scale=0.5)
+
+
+def test_regularization_needs_hidden_layers() -> None:
+    for regularization in (dict(layer_norm=True), dict(dropout=0.1)):
+        with pytest.raises(ValueError, match="no effect on critics without hidden layers"):
+            make(policy_kwargs=dict(net_arch=dict(pi=[4], qf=[]), **regularization))
