@@ -183,3 +183,9 @@ def split_minibatches(samples: Samples, n_minibatches: int) -> list[Samples]:
     """Split a sample into ``n_minibatches`` equal views, whose rows :func:`minibatch_rows` chooses."""
     all_rows = (minibatch_rows(index, n_minibatches) for index in range(n_minibatches))
     return [map_fields(itemgetter(rows), samples) for rows in all_rows]
+
+
+def transition_rows(samples: AnySamples, gamma: float) -> tuple[th.Tensor, th.Tensor, th.Tensor | float]:
+    """Return rewards and dones, shape (B,), and discounts: of each transition for n-step returns, else ``gamma``."""
+    discounts: th.Tensor | None = samples.discounts
+    return samples.rewards.flatten(), samples.dones.flatten(), gamma if discounts is None else discounts.flatten()
