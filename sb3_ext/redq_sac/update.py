@@ -150,7 +150,7 @@ class CriticLossWithTargets(CriticLoss):
     """
     Targets and loss in one forward pass, so that ``torch.compile`` makes one function of both and the gradient.
 
-    With the sizes of Hopper two functions made 7 % fewer updates (``benchmarks/results/before_after_two_functions.csv``).
+    With Hopper's sizes two functions made 7 % fewer updates (``benchmarks/results/before_after_two_functions.csv``).
     """
 
     def __init__(self, critic: EnsembleCritic, critic_target: EnsembleCritic) -> None:
