@@ -17,10 +17,7 @@ from sb3_ext import REDQSAC
 from sb3_ext.buffers.samples import split_minibatches
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FILES = (
-    pytest.param("hopper_redq_mistakes.yml", marks=pytest.mark.slow),
-    "inverted_pendulum_redq_mistakes.yml",
-)
+FILES = ("hopper_redq_mistakes.yml", "inverted_pendulum_redq_mistakes.yml")
 
 specification = importlib.util.spec_from_file_location("one_minibatch", EXAMPLES / "experiments" / "one_minibatch.py")
 one_minibatch = importlib.util.module_from_spec(specification)
