@@ -185,7 +185,11 @@ def split_minibatches(samples: Samples, n_minibatches: int) -> list[Samples]:
     return [map_fields(itemgetter(rows), samples) for rows in all_rows]
 
 
+def transition_discounts(samples: AnySamples, gamma: float) -> th.Tensor | float:
+    """Return the discount of each transition, shape (B,), for n-step returns, else ``gamma`` for all."""
+    return gamma if samples.discounts is None else samples.discounts.flatten()
+
+
 def transition_rows(samples: AnySamples, gamma: float) -> tuple[th.Tensor, th.Tensor, th.Tensor | float]:
-    """Return rewards and dones, shape (B,), and discounts: of each transition for n-step returns, else ``gamma``."""
-    discounts: th.Tensor | None = samples.discounts
-    return samples.rewards.flatten(), samples.dones.flatten(), gamma if discounts is None else discounts.flatten()
+    """Return rewards and dones, shape (B,), and what :func:`transition_discounts` returns."""
+    return samples.rewards.flatten(), samples.dones.flatten(), transition_discounts(samples, gamma)

@@ -10,6 +10,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_ext.common.off_policy import OffPolicyExtension
+
 
 class PolicyStep(NamedTuple):
     """
@@ -81,8 +83,11 @@ def learned_discount(model: OffPolicyAlgorithm) -> tuple[float, int]:
     """
     Return gamma and n of the returns that the critics learn from.
 
-    A replay buffer of n-step returns discounts them itself, so its gamma replaces the algorithm's.
+    An algorithm of this package owns both. Beside a stock one, a replay buffer of n-step returns discounts them itself,
+    so its gamma replaces the algorithm's.
     """
+    if isinstance(model, OffPolicyExtension):
+        return float(model.gamma), model.effective_n_steps
     buffer = model.replay_buffer
     # SB3's buffers and those of this package have no common class with these attributes
     n_steps = int(getattr(buffer, "n_steps", 1))

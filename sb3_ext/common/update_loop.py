@@ -13,7 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_ext.buffers.samples import AnySamples, SupportsPriorities, minibatch_weights, sample_replay, update_priorities
+from sb3_ext.buffers.samples import (
+    AnySamples,
+    SupportsPriorities,
+    minibatch_weights,
+    sample_replay,
+    transition_discounts,
+    update_priorities,
+)
 from sb3_ext.common.off_policy import OffPolicyExtension
 
 
@@ -80,9 +87,7 @@ class UpdateLoop(OffPolicyExtension):
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         for _ in range(gradient_steps):
             replay_data = self.sample_minibatch(batch_size)
-            # With n-step returns each transition has its own discount
-            discounts = replay_data.discounts.flatten() if replay_data.discounts is not None else self.gamma
-            result = self.compute_loss(replay_data, discounts)
+            result = self.compute_loss(replay_data, transition_discounts(replay_data, self.gamma))
             weights = minibatch_weights(replay_data)
             loss = result.losses.mean() if weights is None else (weights * result.losses).mean()
 

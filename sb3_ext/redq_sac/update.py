@@ -237,9 +237,6 @@ class REDQUpdate:
         """
         settings, head = self.settings, self.critic_target.head
         minibatches = split_minibatches(replay_data, plan.n_updates)
-        if settings.compile:
-            # Blocks of different sizes have minibatches of different strides, each of which would be compiled
-            minibatches = [map_fields(th.Tensor.contiguous, minibatch) for minibatch in minibatches]
         if settings.use_sde:
             self.actor.reset_noise()
         ent_coef = self.temperature.ent_coef()
@@ -296,11 +293,11 @@ class REDQUpdate:
         :return: for ``"redq"`` the indices of M target critics (``None``: all), for ``"rem"`` weights of shape (N, B)
         """
         settings, n_critics = self.settings, self.critic.n_critics
-        device, dtype = self.critic.device, next(iter(self._online_parameters)).dtype
         if settings.target_backup == "redq":
-            return random_subset(n_critics, settings.subset_size, device), None
+            return random_subset(n_critics, settings.subset_size, self.critic.device), None
         if settings.target_backup == "rem":
-            return None, random_mixture_weights(n_critics, batch_size, dtype, device)
+            dtype = self._online_parameters[0].dtype
+            return None, random_mixture_weights(n_critics, batch_size, dtype, self.critic.device)
         return None, None
 
     def next_outputs(self, next_obs: PyTorchObs, next_actions: th.Tensor, members: th.Tensor | None) -> th.Tensor:
@@ -341,6 +338,7 @@ class REDQUpdate:
         """
         trained, gradients = self._begin_critic_step(), self._loss_gradients_with_targets
         # Views of a block have other strides with each size of the block, and each would be compiled
+        minibatch = map_fields(th.Tensor.contiguous, minibatch)
         next_actions, entropy_bonus = next_actions.contiguous(), entropy_bonus.contiguous()
         with th.no_grad():
             results = self.evaluator(
