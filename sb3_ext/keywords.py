@@ -12,6 +12,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 # Their constructors hand `**kwargs` on to the next one. Those of others may consume what they like
 _PASS_ON = ("sb3_ext", "stable_baselines3", "sb3_contrib", "torch")
 _LONGEST_VALUE = 60
+# Similarity from which a name counts as misspelled, as `difflib` measures it
+_NEAR = 0.8
 
 #: What arguments are called elsewhere, with their names here. Text with ``{}`` is what to write instead of an argument
 #: of that value. From SBX and JaxRL, CleanRL, Tianshou, Dopamine, SB2, sb3-contrib and rl_zoo3
@@ -126,21 +128,26 @@ def nearest_names(cls: type) -> list[str]:
     return next((names for base in cls.__mro__ if (names := accepted_names(base)) is not None), [])
 
 
+@functools.lru_cache(maxsize=512)
+def _parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
 def _keywords_of(function: Callable[..., Any]) -> list[str]:
     """Return the names of arguments that may be given by keyword, ``self`` included."""
-    parameters = inspect.signature(function).parameters.values()
+    parameters = _parameters_of(function).values()
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def _takes_any(function: Callable[..., Any]) -> bool:
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+    return any(p.kind is p.VAR_KEYWORD for p in _parameters_of(function).values())
 
 
 def default_of(cls: type, name: str) -> Any:
     """Return the default of an argument of a class, from the first of its constructors that has it; else ``None``."""
     for base in cls.__mro__:
         if "__init__" in vars(base) and base is not object:
-            parameter = inspect.signature(vars(base)["__init__"]).parameters.get(name)
+            parameter = _parameters_of(vars(base)["__init__"]).get(name)
             if parameter is not None:
                 return None if parameter.default is parameter.empty else parameter.default
     return None
@@ -171,8 +178,12 @@ def hint(name: str, value: Any, places: Sequence[Place], others: Sequence[Place]
     if elsewhere:
         return f": it belongs elsewhere, as in {' or '.join(elsewhere[:2])}"
     if not meant:
-        names = [known for place in places for known in place.names]
-        meant = [text for near in difflib.get_close_matches(name, names, n=1) for text in _known(near, value, places)]
+        # A name that is not quite so near may still belong to another place
+        own, everywhere = list(places[0].names), [known for place in places for known in place.names]
+        near = difflib.get_close_matches(name, own, n=1, cutoff=_NEAR) or difflib.get_close_matches(
+            name, everywhere, n=1
+        )
+        meant = [text for known in near for text in _known(known, value, places)]
     if meant:
         return f": did you mean {' or '.join(list(dict.fromkeys(meant))[:2])}?"
     allowed = ", ".join(name for name in places[0].names if not name.startswith("_"))

@@ -80,19 +80,14 @@ def model_parts(algorithm: type, arguments: Mapping[str, Any]) -> Iterator[Part]
     policy: Any = arguments.get("policy")
     if isinstance(policy, str):
         policy = getattr(algorithm, "policy_aliases", {}).get(policy)
-    kwargs = arguments.get("policy_kwargs")
+    kwargs, form = arguments.get("policy_kwargs"), "policy_kwargs=dict({})"
     if isinstance(policy, type):
-        form = "policy_kwargs=dict({})"
         yield Part("policy_kwargs", kwargs, policy, _OF_POLICY, form)
-        yield from policy_parts(policy, kwargs if isinstance(kwargs, Mapping) else {}, form)
     buffer = arguments.get("replay_buffer_class") or ReplayBuffer
-    yield Part(
-        "replay_buffer_kwargs",
-        arguments.get("replay_buffer_kwargs"),
-        buffer,
-        _OF_BUFFER,
-        "replay_buffer_kwargs=dict({})",
-    )
+    buffer_kwargs = arguments.get("replay_buffer_kwargs")
+    yield Part("replay_buffer_kwargs", buffer_kwargs, buffer, _OF_BUFFER, "replay_buffer_kwargs=dict({})")
+    if isinstance(policy, type):
+        yield from policy_parts(policy, kwargs if isinstance(kwargs, Mapping) else {}, form)
 
 
 def check_model_kwargs(model: OffPolicyAlgorithm) -> None:
