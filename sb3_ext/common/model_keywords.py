@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 
-from sb3_ext.keywords import Place, accepted_names, default_of, nearest_names, public_classes, unknown_keywords
+from sb3_ext.keywords import Place, accepted_names, default_of, nearest_names, public_classes, show, unknown_keywords
 
 # What a policy gives to its parts itself, and SB3 to policy and replay buffer
 _OF_POLICY = ("observation_space", "action_space", "lr_schedule")
@@ -78,8 +78,9 @@ def model_parts(algorithm: type, arguments: Mapping[str, Any]) -> Iterator[Part]
     :param arguments: those that were given
     """
     policy: Any = arguments.get("policy")
-    if isinstance(policy, str):
-        policy = getattr(algorithm, "policy_aliases", {}).get(policy)
+    if policy is None or isinstance(policy, str):
+        aliases = getattr(algorithm, "policy_aliases", {})
+        policy = aliases.get(policy, aliases.get("MlpPolicy"))
     kwargs, form = arguments.get("policy_kwargs"), "policy_kwargs=dict({})"
     if isinstance(policy, type):
         yield Part("policy_kwargs", kwargs, policy, _OF_POLICY, form)
@@ -102,9 +103,10 @@ def check_model_kwargs(model: OffPolicyAlgorithm) -> None:
         buffer_class = DictReplayBuffer if is_dict else NStepReplayBuffer if model.n_steps > 1 else ReplayBuffer
     algorithm = type(model)
     arguments = {**vars(model), "policy": model.policy_class, "replay_buffer_class": buffer_class}
+    # The algorithm sets these in policy and network, at any time
+    of_both = set(nearest_names(algorithm)) & set(nearest_names(model.policy_class))
     for part in model_parts(algorithm, arguments):
-        # The algorithm sets arguments of its own in the network, at any time
-        own = nearest_names(algorithm) if part.name == "network_kwargs" else ()
+        own = of_both if part.name == "network_kwargs" else ()
         allowed = _RETURN_SETTINGS if part.name == "replay_buffer_kwargs" else ()
         form = f"{algorithm.__name__}(..., {{}})"
         complete = part._replace(taken=(*part.taken, *own))
@@ -134,7 +136,7 @@ def _check_part(
     if not isinstance(part.kwargs, Mapping):
         return
     names = accepted_names(part.target)
-    target = getattr(part.target, "__name__", repr(part.target))
+    target = show(getattr(part.target, "func", part.target))  # or of a `functools.partial`
     given = {name: value for name, value in part.kwargs.items() if name not in allowed}
     wrong = {name: value for name, value in given.items() if name in part.taken}
     complaint = f"{part.name} has {{}}, which {target} receives from {owner.__name__}"

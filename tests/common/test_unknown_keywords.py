@@ -31,6 +31,7 @@ from sb3_ext import (
     estimate_memory,
 )
 from sb3_ext.buffers import ArrayReplayBuffer
+from sb3_ext.common.value_policies import ValueNetwork
 from sb3_ext.double_dqn import MlpPolicy
 from sb3_ext.nets import ScalarHead
 from sb3_ext.redq_sac.policies import REDQSACPolicy
@@ -284,6 +285,16 @@ class OwnPolicy(MlpPolicy):
         self.mine = mine
 
 
+class OwnNetwork(ValueNetwork):
+    def __init__(self, *args: Any, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seed = seed
+
+
+class OwnNetworkPolicy(MlpPolicy):
+    network_class = OwnNetwork
+
+
 class OwnBuffer(PrioritizedReplayBuffer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.mine = kwargs.pop("mine", None)
@@ -307,6 +318,9 @@ def test_classes_of_users_may_have_other_arguments() -> None:
     assert model.q_net.features_extractor.mine == 6 and model.q_net.dueling
     copies = copy.deepcopy(model.replay_buffer), pickle.loads(pickle.dumps(model.replay_buffer))
     assert all(type(one) is OwnBuffer and one.mine == 4 for one in copies)
+    # A network's argument may be called like one of the algorithm
+    model = PassesOn.small(policy=OwnNetworkPolicy, policy_kwargs=dict(network_kwargs=dict(seed=8)))
+    assert model.q_net.seed == 8 and model.seed is None
     # What they pass on is still looked at, and what they do not take themselves
     assert message(PassesOn.small, mine=3, dueling=True).startswith("PassesOn has no argument dueling=True: did you ")
     for kwargs, expected in (
