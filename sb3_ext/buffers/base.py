@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -14,6 +15,7 @@ from sb3_ext.buffers.storage import ArrayStore
 from sb3_ext.buffers.transitions import TransitionStorage, empty_array
 from sb3_ext.buffers.windows import Window
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.keywords import among, checks_keywords
 
 
 class LazyReplayBuffer(TransitionStorage):
@@ -35,6 +37,7 @@ class LazyReplayBuffer(TransitionStorage):
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
+    @checks_keywords(among(ReplayBuffer))
     def __init__(
         self,
         buffer_size: int,

@@ -11,6 +11,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ext.keywords import among, checks_keywords
+
 # Largest share of the device's free memory. Networks and their activations need the rest
 _LARGEST_SHARE = 0.5
 
@@ -35,6 +37,7 @@ class DeviceReplayBuffer(ReplayBuffer):
     :raises ValueError: for ``optimize_memory_usage`` or a ``Dict`` space
     """
 
+    @checks_keywords(among(ReplayBuffer))
     def __init__(
         self,
         buffer_size: int,

@@ -8,12 +8,14 @@ from urllib.parse import quote
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_ext.buffers.base import LazyReplayBuffer
 from sb3_ext.buffers.frames import COMPRESSIONS, Frames, LZ4Frames, RawFrames, import_lz4
 from sb3_ext.buffers.memory import RAM, MappedFile, check_disk_space, check_memory
 from sb3_ext.buffers.stacks import SLOTS_BETWEEN_SCANS, StackLayout, StackStore, possible_layouts
 from sb3_ext.checks import check_choice, check_integer
+from sb3_ext.keywords import among, checks_keywords
 
 # After this number of steps one of several fitting layouts is chosen. A black or frozen screen fits all of them
 _MOST_UNDECIDED = 128
@@ -49,6 +51,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
     :raises ImportError: if lz4 is not installed
     """
 
+    @checks_keywords(among(ReplayBuffer))
     def __init__(
         self,
         buffer_size: int,

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -12,6 +13,7 @@ from sb3_ext.buffers.block_tree import BlockTree
 from sb3_ext.buffers.frame_dedup import FrameDedupReplayBuffer
 from sb3_ext.buffers.samples import DictPrioritizedSamples, Draw, PrioritizedSamples
 from sb3_ext.checks import check_interval
+from sb3_ext.keywords import among, checks_keywords
 
 
 def importance_weights(probabilities: np.ndarray, beta: float) -> np.ndarray:
@@ -42,6 +44,7 @@ class PrioritizedSampling(LazyReplayBuffer):
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
+    @checks_keywords(among(ReplayBuffer))
     def __init__(self, *args: Any, alpha: float = 0.6, beta: float = 0.4, eps: float = 1e-6, **kwargs: Any) -> None:
         largest = np.finfo(np.float64).max
         check_interval("alpha", alpha, 0.0, largest, "a number >= 0")

@@ -13,6 +13,7 @@ from sb3_ext.buffers.memory import check_memory
 from sb3_ext.buffers.pickling import full_length
 from sb3_ext.buffers.storage import ObservationPair, ObservationStore
 from sb3_ext.checks import check_integer
+from sb3_ext.keywords import among, checks_keywords
 
 Observations = np.ndarray | dict[str, np.ndarray]
 # The arrays with one row per slot
@@ -41,6 +42,7 @@ class TransitionStorage(ReplayBuffer):
     dones: np.ndarray
     timeouts: np.ndarray
 
+    @checks_keywords(among(ReplayBuffer))
     def __init__(
         self,
         buffer_size: int,

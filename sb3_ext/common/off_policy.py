@@ -4,22 +4,25 @@ import inspect
 import io
 import pathlib
 import warnings
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
+from sb3_ext.common.model_keywords import check_model_kwargs, check_names_of_load
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
+
+SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicyExtension")
 
 # Buffers that SB3 or this package chooses when the user names none
 _AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, DeviceReplayBuffer)
@@ -106,6 +109,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                     f"replay_buffer_kwargs has {name}={self.replay_buffer_kwargs[name]!r}, which needs a prioritized "
                     "replay_buffer_class: PrioritizedReplayBuffer or PrioritizedFrameDedupReplayBuffer"
                 )
+        check_model_kwargs(self)
         check_integer("gradient_steps", self.gradient_steps, minimum=-1)
         check_choice("compile", self.compile, (True, False))
         check_choice("autocast_dtype", self.autocast_dtype, (None, "auto", *AUTOCAST_DTYPES))
@@ -166,6 +170,25 @@ class OffPolicyExtension(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "evaluator"]
+
+    @classmethod
+    def load(
+        cls: type[SelfOffPolicy],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfOffPolicy:
+        """
+        Load a model as SB3 does. The parameters are SB3's.
+
+        :raises TypeError: if there is neither an argument of the constructor nor a saved attribute of a given name
+        """
+        check_names_of_load(cls, path, kwargs)
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def _begin_updates(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         """Prepare ``train()``: training mode, the learning rate, and on a CPU memory that stays with the process."""

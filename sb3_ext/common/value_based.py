@@ -15,10 +15,12 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.bellman import soft_td_target
+from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode
 
 SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")
@@ -46,6 +48,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
     #: The required base class of policies. Policies made for another algorithm are refused
     policy_base: ClassVar[type[DQNPolicy]] = DQNPolicy
 
+    @checks_keywords(explain_model_keywords)
     def __init__(
         self,
         policy: str | type[DQNPolicy],
@@ -133,6 +136,12 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         check_interval("target_update_interval", self.target_update_interval, 0, largest, "a number >= 0")
         for name in ("exploration_initial_eps", "exploration_final_eps"):
             check_interval(name, getattr(self, name), 0.0, 1.0, "in [0, 1]")
+        if self.exploration_initial_eps < self.exploration_final_eps:
+            raise ValueError(
+                f"exploration_initial_eps={self.exploration_initial_eps!r} is below "
+                f"exploration_final_eps={self.exploration_final_eps!r}, so epsilon would rise: give both arguments, "
+                "with an exploration_initial_eps of at least exploration_final_eps"
+            )
         check_interval("exploration_fraction", self.exploration_fraction, 0.0, largest, "a number >= 0")
         check_interval("max_grad_norm", self.max_grad_norm, smallest, np.inf, "a number > 0")
         if self.target_clip is not None:
@@ -208,6 +217,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
             actions[greedy], state = self.policy.predict(chosen, state, episode_start, deterministic)
         return actions, state
 
+    @checks_keywords(explain_model_keywords)
     def learn(
         self: SelfValueBased,
         total_timesteps: int,

@@ -9,6 +9,8 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_choice
+from sb3_ext.common.model_keywords import check_policy_kwargs, explain_policy_keywords
+from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import LayerKind, build_action_values, declare_output
 
 
@@ -74,6 +76,7 @@ class ValuePolicy(DQNPolicy):
     #: Name of the only algorithm that may use the policy; ``None`` for every algorithm that needs only Q-values
     only_for: ClassVar[str | None] = None
 
+    @checks_keywords(explain_policy_keywords)
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -84,6 +87,7 @@ class ValuePolicy(DQNPolicy):
         network_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        check_policy_kwargs(type(self), {"network_kwargs": network_kwargs, **kwargs})
         self.network_kwargs: dict[str, Any] = {"dueling": dueling, **(network_kwargs or {})}
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 

@@ -27,6 +27,7 @@ from sb3_ext.diagnosis.networks import GradientNorms, NetworkObserver, finite_or
 from sb3_ext.diagnosis.probes import probe_for
 from sb3_ext.diagnosis.rollouts import Discounting, Horizon, monte_carlo_pairs, undisturbed
 from sb3_ext.functional.diagnosis import dormant_fraction, ensemble_disagreement, normalized_bias, tail_length
+from sb3_ext.keywords import among, checks_keywords
 
 #: Columns of the CSV file
 COLUMNS = (
@@ -96,6 +97,7 @@ class DiagnosisCallback(BaseCallback):
         critics of the algorithm are unknown or no environment can be made for the returns
     """
 
+    @checks_keywords(among(BaseCallback))
     def __init__(
         self,
         eval_freq: int = 10_000,

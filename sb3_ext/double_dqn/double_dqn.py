@@ -9,11 +9,13 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
+from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, values_of_actions
 from sb3_ext.double_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.functional.bellman import huber_value_loss
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
+from sb3_ext.keywords import checks_keywords
 from sb3_ext.speed.precision import AutocastDtype
 
 
@@ -46,7 +48,8 @@ class DoubleDQN(ValueBasedAlgorithm):
     :param target_update_interval: environment steps between updates of the target network
     :param exploration_fraction: fraction of the training over which epsilon falls
     :param exploration_initial_eps: probability of a random action at the beginning
-    :param exploration_final_eps: probability of a random action after that fraction
+    :param exploration_final_eps: probability of a random action after that fraction, at most
+        ``exploration_initial_eps``
     :param max_grad_norm: gradients are clipped to this norm
     :param stats_window_size: number of episodes over which the rollout logging averages
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -73,6 +76,7 @@ class DoubleDQN(ValueBasedAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
 
+    @checks_keywords(explain_model_keywords)
     def __init__(
         self,
         policy: str | type[DQNPolicy],

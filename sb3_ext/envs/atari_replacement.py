@@ -18,10 +18,10 @@ from stable_baselines3.common.atari_wrappers import (
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from sb3_ext.checks import check_choice
 from sb3_ext.envs.atari_rules import game_spec, import_ale
 from sb3_ext.envs.atari_settings import AtariSettings
 from sb3_ext.envs.atari_vec_env import AtariVecEnv
+from sb3_ext.keywords import Place, unknown_keywords
 
 _PARTS_OF_ATARI_WRAPPER = (
     *(StickyActionEnv, NoopResetEnv, MaxAndSkipEnv, EpisodicLifeEnv, FireResetEnv, WarpFrame, ClipRewardEnv),
@@ -47,11 +47,13 @@ def use_ale_vector(venv: VecEnv, **settings: Any) -> AtariVecEnv:
     :param settings: fields of :class:`~sb3_ext.envs.AtariSettings`. They override those of ``AtariWrapper``, which is
         not required.
     :raises ImportError: without ale-py
-    :raises ValueError: if a setting is unknown or out of its range, or ``venv`` is not a ``DummyVecEnv``, or its
+    :raises TypeError: if there is no setting of that name
+    :raises ValueError: if a setting is out of its range, or ``venv`` is not a ``DummyVecEnv``, or its
         environments or wrappers cannot be replaced
     """
-    for name in settings:
-        check_choice("setting of use_ale_vector", name, AtariSettings.names())
+    unknown = {name: value for name, value in settings.items() if name not in AtariSettings.names()}
+    if unknown:
+        raise unknown_keywords("use_ale_vector has no argument {}", unknown, [Place(AtariSettings.names())])
     if type(venv) is not DummyVecEnv:
         raise ValueError(
             f"use_ale_vector got a {type(venv).__name__}, it can replace only a DummyVecEnv that nothing wraps yet: "

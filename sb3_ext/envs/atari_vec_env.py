@@ -4,7 +4,6 @@ Atari games emulated by ALE's vector environment, in threads of C++, behind the 
 An agent sees what SB3's ``AtariWrapper`` in a ``DummyVecEnv`` would show it; ``docs/atari.md`` lists the differences.
 """
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +30,7 @@ from sb3_ext.checks import check_integer
 from sb3_ext.envs.atari_game import AtariGame
 from sb3_ext.envs.atari_rules import make_rules
 from sb3_ext.envs.atari_settings import AtariSettings, show_settings
+from sb3_ext.keywords import among, checks_keywords
 
 
 class AtariVecEnv(VecEnv):
@@ -52,6 +52,7 @@ class AtariVecEnv(VecEnv):
     :raises ValueError: if an argument is out of its range, or if ALE's vector environment cannot play the environment
     """
 
+    @checks_keywords(among(VecEnv))
     @show_settings
     def __init__(
         self,
@@ -62,10 +63,6 @@ class AtariVecEnv(VecEnv):
         monitor_dir: str | Path | None = None,
         **settings: Any,
     ) -> None:
-        allowed = inspect.signature(AtariVecEnv).parameters
-        for name in settings:
-            if name not in allowed:
-                raise TypeError(f"AtariVecEnv has no argument {name!r}, allowed are {', '.join(allowed)}")
         check_integer("n_envs", n_envs, 1)
         #: How the games are played
         self.settings = AtariSettings(**settings)

@@ -11,12 +11,14 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken
 from sb3_ext.functional.quantile import RiskMeasure, check_risk, quantile_huber_loss
 from sb3_ext.iqn.policies import CnnPolicy, ImplicitQuantileNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.iqn.probe import IQNProbe
+from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode
 from sb3_ext.speed.precision import AutocastDtype
 
@@ -52,7 +54,8 @@ class IQN(ValueBasedAlgorithm):
     :param target_update_interval: environment steps between updates of the target network
     :param exploration_fraction: fraction of the training over which epsilon falls
     :param exploration_initial_eps: probability of a random action at the beginning
-    :param exploration_final_eps: probability of a random action after that fraction
+    :param exploration_final_eps: probability of a random action after that fraction, at most
+        ``exploration_initial_eps``
     :param max_grad_norm: gradients are clipped to this norm
     :param stats_window_size: number of episodes over which the rollout logging averages
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -92,6 +95,7 @@ class IQN(ValueBasedAlgorithm):
     q_net: ImplicitQuantileNetwork
     q_net_target: ImplicitQuantileNetwork
 
+    @checks_keywords(explain_model_keywords)
     def __init__(
         self,
         policy: str | type[DQNPolicy],

@@ -11,6 +11,8 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.model_keywords import check_policy_kwargs, explain_policy_keywords
+from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
 from sb3_ext.speed.optimizers import with_fused_adam
 
@@ -37,6 +39,7 @@ class REDQSACPolicy(SACPolicy):
     critic: EnsembleCritic
     critic_target: EnsembleCritic
 
+    @checks_keywords(explain_policy_keywords)
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -53,6 +56,8 @@ class REDQSACPolicy(SACPolicy):
     ) -> None:
         check_integer("n_critics", n_critics, minimum=1)
         check_interval("dropout", dropout, 0.0, math.nextafter(1.0, 0.0), "a probability in [0, 1)")
+        own = {"head_kwargs": head_kwargs, "optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
+        check_policy_kwargs(type(self), {**own, **kwargs})
         self.regularization: dict[str, Any] = {"layer_norm": layer_norm, "dropout": dropout}
         self.head_kwargs: dict[str, Any] = dict(head_kwargs or {})
         super().__init__(

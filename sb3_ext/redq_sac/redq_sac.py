@@ -18,10 +18,12 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.samples import sample_replay, single_precision, split_minibatches, update_priorities
 from sb3_ext.checks import check_choice, check_integer, check_interval, finite_number
+from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.probe import Probe
 from sb3_ext.functional.ensemble import ACTOR_QS, TARGET_BACKUPS, ActorQ, TargetBackup
 from sb3_ext.functional.policy_gradient import ACTOR_GRADIENTS, BASELINES, ActorGradient, Baseline
+from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import EnsembleCritic
 from sb3_ext.nets.modes import has_batch_statistics, set_dropout_mode
 from sb3_ext.redq_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQSACPolicy
@@ -132,6 +134,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     #: Computes the updates, from networks, optimizers and settings
     updater: REDQUpdate
 
+    @checks_keywords(explain_model_keywords)
     def __init__(
         self,
         policy: str | type[REDQSACPolicy],
@@ -413,6 +416,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     def make_probe(self) -> Probe:
         return REDQSACProbe(self)
 
+    @checks_keywords(explain_model_keywords)
     def learn(
         self: SelfREDQSAC,
         total_timesteps: int,

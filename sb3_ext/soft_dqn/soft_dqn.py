@@ -14,6 +14,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, values_of_actions
@@ -27,6 +28,7 @@ from sb3_ext.functional.soft_value import (
     policy_entropy,
     soft_state_value,
 )
+from sb3_ext.keywords import checks_keywords
 from sb3_ext.soft_dqn.policies import BoltzmannNetwork, CnnPolicy, MlpPolicy, MultiInputPolicy, SoftDQNPolicy
 from sb3_ext.soft_dqn.probe import SoftDQNProbe
 from sb3_ext.speed.precision import AutocastDtype
@@ -45,6 +47,7 @@ class SoftDQN(ValueBasedAlgorithm):
 
     Papers: https://arxiv.org/abs/1702.08165 (soft values), https://arxiv.org/abs/1612.05628 (mellowmax),
     https://arxiv.org/abs/2007.14430 (Munchausen). The Boltzmann policy explores by itself, so epsilon is 0 by default.
+    To explore by epsilon as well, give both ``exploration_initial_eps`` and ``exploration_final_eps``.
 
     ``train/entropy``, ``train/temperature`` and ``train/q_value`` are logged.
 
@@ -69,7 +72,8 @@ class SoftDQN(ValueBasedAlgorithm):
     :param target_update_interval: environment steps between updates of the target network
     :param exploration_fraction: fraction of the training over which epsilon falls
     :param exploration_initial_eps: probability of a random action at the beginning
-    :param exploration_final_eps: probability of a random action after that fraction
+    :param exploration_final_eps: probability of a random action after that fraction, at most
+        ``exploration_initial_eps``
     :param max_grad_norm: gradients are clipped to this norm
     :param stats_window_size: number of episodes over which the rollout logging averages
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -114,6 +118,7 @@ class SoftDQN(ValueBasedAlgorithm):
     q_net_target: BoltzmannNetwork
     temperature_schedule: Schedule
 
+    @checks_keywords(explain_model_keywords)
     def __init__(
         self,
         policy: str | type[DQNPolicy],

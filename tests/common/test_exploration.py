@@ -1,6 +1,7 @@
 """How the value-based algorithms explore."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,13 @@ from sb3_ext import (
     SoftDQN,
 )
 from tests.support.environments import Vectors
-from tests.support.models import each_value_based, make
+from tests.support.models import VALUE_BASED, assert_refused, each_value_based, make
 
+RISING: list[tuple[Any, dict[str, float]]] = [
+    (SoftDQN, dict(exploration_final_eps=0.05)),
+    *((cls, dict(exploration_initial_eps=0.1, exploration_final_eps=0.2)) for cls in VALUE_BASED),
+    *((cls, dict(exploration_initial_eps=0.01)) for cls in (DoubleDQN, IQN)),
+]
 RANDOM = -1  # no action of the space, so that a random one can be told from a greedy one
 
 
@@ -86,3 +92,16 @@ def test_predict_is_reproducible_without_exploration(cls: Any) -> None:
     for observation, action in zip(observations, actions, strict=True):
         alone, _ = model.predict(observation, deterministic=True)
         assert alone.shape == () and alone == action
+
+
+@pytest.mark.parametrize(("cls", "epsilons"), RISING)
+def test_epsilon_does_not_rise(cls: Any, epsilons: dict[str, float], saved: dict[Any, Path]) -> None:
+    message = r"exploration_initial_eps=[\d.]+ is below exploration_final_eps=[\d.]+, so epsilon would rise: give both"
+    assert_refused(cls, message, saved[cls], **epsilons)
+
+
+@pytest.mark.parametrize(("initial", "final"), [(0.3, 0.3), (0.3, 0.1), (0.3, 0.0), (0.0, 0.0)])
+@each_value_based
+def test_epsilon_goes_from_the_initial_to_the_final_one(cls: Any, initial: float, final: float) -> None:
+    model = make(cls, exploration_initial_eps=initial, exploration_final_eps=final, exploration_fraction=0.5)
+    assert [model.exploration_schedule(progress) for progress in (1.0, 0.5, 0.0)] == [initial, final, final]

@@ -21,7 +21,7 @@ def test_what_can_be_trained_is_let_through_and_leaves_nothing(write_experiment,
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"dict(dueling=True)"', '"dict(nett_arch=[1])"', "unexpected keyword argument 'nett_arch'"),
+        ('"dict(dueling=True)"', '"dict(nett_arch=[1])"', "did you mean policy_kwargs=dict(net_arch=[1])?"),
         ('"dict(dueling=True)"', '"dict(net_arch=[1"', "SyntaxError: "),
         ('policy_kwargs: "dict(dueling=True)"', "callback: no.such.Callback", "No module named 'no'"),
         ('policy_kwargs: "dict(dueling=True)"', "replay_buffer_class: Nope", "name 'Nope' is not defined"),

@@ -1,6 +1,6 @@
 """
-Imports go one way: checks, files, functional <- nets, buffers, speed, envs <- common <- algorithms, diagnosis <- zoo
-<- experiments.
+Imports go one way: checks, files, keywords, functional <- nets, buffers, speed, envs <- common <- algorithms, diagnosis
+<- zoo <- experiments.
 """
 
 import ast
@@ -18,12 +18,13 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "startup" not in path
 SHARED_PARTS = {
     "checks": set(),
     "files": set(),
+    "keywords": set(),
     "functional": set(),
     "nets": {"checks", "functional"},
-    "buffers": {"checks", "files", "functional"},
+    "buffers": {"checks", "files", "keywords", "functional"},
     "speed": {"checks", "functional"},
-    "envs": {"checks"},
-    "common": {"checks", "files", "functional", "nets", "buffers", "speed"},
+    "envs": {"checks", "keywords"},
+    "common": {"checks", "files", "keywords", "functional", "nets", "buffers", "speed"},
 }
 ALGORITHM_MAY_IMPORT = set(SHARED_PARTS)
 #: What each part on top may not import; all else it may
