@@ -136,12 +136,6 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         check_interval("target_update_interval", self.target_update_interval, 0, largest, "a number >= 0")
         for name in ("exploration_initial_eps", "exploration_final_eps"):
             check_interval(name, getattr(self, name), 0.0, 1.0, "in [0, 1]")
-        if self.exploration_initial_eps < self.exploration_final_eps:
-            raise ValueError(
-                f"exploration_initial_eps={self.exploration_initial_eps!r} is below "
-                f"exploration_final_eps={self.exploration_final_eps!r}, so epsilon would rise: give both arguments, "
-                "with an exploration_initial_eps of at least exploration_final_eps"
-            )
         check_interval("exploration_fraction", self.exploration_fraction, 0.0, largest, "a number >= 0")
         check_interval("max_grad_norm", self.max_grad_norm, smallest, np.inf, "a number > 0")
         if self.target_clip is not None:

@@ -48,8 +48,7 @@ class DoubleDQN(ValueBasedAlgorithm):
     :param target_update_interval: environment steps between updates of the target network
     :param exploration_fraction: fraction of the training over which epsilon falls
     :param exploration_initial_eps: probability of a random action at the beginning
-    :param exploration_final_eps: probability of a random action after that fraction, at most
-        ``exploration_initial_eps``
+    :param exploration_final_eps: probability of a random action after that fraction
     :param max_grad_norm: gradients are clipped to this norm
     :param stats_window_size: number of episodes over which the rollout logging averages
     :param tensorboard_log: the log location for tensorboard (if None, no logging)

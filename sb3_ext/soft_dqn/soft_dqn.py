@@ -214,6 +214,13 @@ class SoftDQN(ValueBasedAlgorithm):
         tiny = np.finfo(np.float64).tiny
         check_choice("target_backup", self.target_backup, SOFT_BACKUPS)
         check_choice("auto_temperature", self.auto_temperature, (True, False))
+        # From its default of 0 epsilon would rise if only the final value were given
+        if self.exploration_initial_eps < self.exploration_final_eps:
+            raise ValueError(
+                f"exploration_initial_eps={self.exploration_initial_eps!r} is below "
+                f"exploration_final_eps={self.exploration_final_eps!r}, so epsilon would rise: give both arguments, "
+                "with an exploration_initial_eps of at least exploration_final_eps"
+            )
         check_interval("temperature_initial", self.temperature_initial, smallest, largest, f"a number >= {smallest:g}")
         if self.temperature_final is not None:
             check_interval("temperature_final", self.temperature_final, smallest, largest, f"a number >= {smallest:g}")

@@ -15,13 +15,8 @@ from sb3_ext import (
     SoftDQN,
 )
 from tests.support.environments import Vectors
-from tests.support.models import VALUE_BASED, assert_refused, each_value_based, make
+from tests.support.models import assert_refused, each_value_based, make
 
-RISING: list[tuple[Any, dict[str, float]]] = [
-    (SoftDQN, dict(exploration_final_eps=0.05)),
-    *((cls, dict(exploration_initial_eps=0.1, exploration_final_eps=0.2)) for cls in VALUE_BASED),
-    *((cls, dict(exploration_initial_eps=0.01)) for cls in (DoubleDQN, IQN)),
-]
 RANDOM = -1  # no action of the space, so that a random one can be told from a greedy one
 
 
@@ -94,10 +89,20 @@ def test_predict_is_reproducible_without_exploration(cls: Any) -> None:
         assert alone.shape == () and alone == action
 
 
-@pytest.mark.parametrize(("cls", "epsilons"), RISING)
-def test_epsilon_does_not_rise(cls: Any, epsilons: dict[str, float], saved: dict[Any, Path]) -> None:
+@pytest.mark.parametrize("epsilons", [dict(final=0.05), dict(initial=0.1, final=0.2)])
+def test_the_epsilon_of_soft_dqn_does_not_rise(epsilons: dict[str, float], saved: dict[Any, Path]) -> None:
     message = r"exploration_initial_eps=[\d.]+ is below exploration_final_eps=[\d.]+, so epsilon would rise: give both"
-    assert_refused(cls, message, saved[cls], **epsilons)
+    epsilons = {f"exploration_{name}_eps": value for name, value in epsilons.items()}
+    assert_refused(SoftDQN, message, saved[SoftDQN], **epsilons)
+
+
+@pytest.mark.parametrize("cls", [DoubleDQN, IQN])
+def test_epsilon_may_rise_as_in_dqn(cls: Any) -> None:
+    epsilons: dict[str, Any] = dict(exploration_initial_eps=0.1, exploration_final_eps=0.2)
+    reference = DQN("MlpPolicy", "CartPole-v1", buffer_size=10, device="cpu", **epsilons)
+    model = make(cls, **epsilons)
+    for progress in (1.0, 0.95, 0.0):
+        assert model.exploration_schedule(progress) == reference.exploration_schedule(progress)
 
 
 @pytest.mark.parametrize(("initial", "final"), [(0.3, 0.3), (0.3, 0.1), (0.3, 0.0), (0.0, 0.0)])
