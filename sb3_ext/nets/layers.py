@@ -101,8 +101,10 @@ class EnsembleLayerNorm(StackedLayer):
 
     def __init__(self, n_members: int, n_features: int) -> None:
         super().__init__()
+        # A number of its own and not x.shape[-1], which an exporter takes for a variable
+        self.n_features = n_features
         self.weight = nn.Parameter(th.ones(n_members, 1, n_features))
         self.bias = nn.Parameter(th.zeros(n_members, 1, n_features))
 
     def forward(self, x: th.Tensor, pick: Pick = unchanged) -> th.Tensor:
-        return th.addcmul(pick(self.bias), F.layer_norm(x, x.shape[-1:]), pick(self.weight))
+        return th.addcmul(pick(self.bias), F.layer_norm(x, (self.n_features,)), pick(self.weight))
