@@ -40,6 +40,11 @@ class ImplicitQuantileNetwork(ValueNetwork):
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
+    #: Distorted levels of deterministic actions, shape (n_action_quantile_samples,)
+    midpoints: th.Tensor
+    # The arguments that they are distorted by
+    _midpoints_of: tuple[int, RiskMeasure, float] | None = None
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -92,6 +97,21 @@ class ImplicitQuantileNetwork(ValueNetwork):
         self.n_action_quantile_samples = n_action_quantile_samples
         self.risk_measure = risk_measure
         self.risk_eta = risk_eta
+        self._update_midpoints()
+
+    def _update_midpoints(self) -> None:
+        """
+        Distort the midpoints, if an argument has changed.
+
+        Every call could do it. But then it would be part of an exported network, and ONNX has no inverse of the normal
+        distribution for the risk measure ``"wang"``.
+        """
+        arguments = self.n_action_quantile_samples, self.risk_measure, self.risk_eta
+        if arguments != self._midpoints_of:
+            midpoints = distort_taus(quantile_midpoints(arguments[0], self.device), *arguments[1:])
+            # Saving it is unnecessary, because it follows from the arguments
+            self.register_buffer("midpoints", midpoints, persistent=False)
+            self._midpoints_of = arguments
 
     def quantiles(self, obs: PyTorchObs, taus: th.Tensor) -> th.Tensor:
         """Return the quantiles of each action's return, shape (B, T, A), at levels in [0, 1], shape (B, T)."""
@@ -105,9 +125,9 @@ class ImplicitQuantileNetwork(ValueNetwork):
         :param deterministic: distort the midpoints instead of random levels
         """
         if deterministic:
-            taus = quantile_midpoints(self.n_action_quantile_samples, self.device).expand(n_states, -1)
-        else:
-            taus = th.rand(n_states, self.n_action_quantile_samples, device=self.device)
+            self._update_midpoints()
+            return self.midpoints.expand(n_states, -1)
+        taus = th.rand(n_states, self.n_action_quantile_samples, device=self.device)
         return distort_taus(taus, self.risk_measure, self.risk_eta)
 
     def action_values(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
@@ -131,7 +151,8 @@ class ImplicitQuantileNetwork(ValueNetwork):
 
 def number_of_states(obs: PyTorchObs) -> int:
     """Return the number B of states in a tensor or a dictionary of observations."""
-    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+    # Unlike len(), the shape is not fixed to the example's when the network is exported
+    return (next(iter(obs.values())) if isinstance(obs, dict) else obs).shape[0]
 
 
 class IQNPolicy(ValuePolicy):

@@ -39,6 +39,12 @@ class OutputLinear(nn.Linear):
     def forward(self, x: th.Tensor) -> th.Tensor:
         return in_own_precision(lambda inputs: F.linear(inputs, self.weight, self.bias), x, self.weight.dtype)
 
+    def __prepare_scriptable__(self) -> nn.Linear:
+        """Return what ``torch.jit.script`` compiles in place of this layer: it knows no lambda."""
+        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer
+
 
 def unchanged(parameter: th.Tensor) -> th.Tensor:
     return parameter
@@ -85,7 +91,8 @@ class EnsembleLinear(StackedLayer):
 
 def _affine(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
     if weight.shape[-1] == 1:  # a dot product is faster than a matrix product with one column
-        return th.linalg.vecdot(inputs, weight.mT).unsqueeze(-1) + bias
+        # Written out, because ONNX knows neither `vecdot` nor `mT`
+        return (inputs * weight.transpose(-1, -2)).sum(dim=-1, keepdim=True) + bias
     return th.baddbmm(bias, inputs, weight)
 
 
@@ -94,8 +101,10 @@ class EnsembleLayerNorm(StackedLayer):
 
     def __init__(self, n_members: int, n_features: int) -> None:
         super().__init__()
+        # A number of its own and not x.shape[-1], which an exporter takes for a variable
+        self.n_features = n_features
         self.weight = nn.Parameter(th.ones(n_members, 1, n_features))
         self.bias = nn.Parameter(th.zeros(n_members, 1, n_features))
 
     def forward(self, x: th.Tensor, pick: Pick = unchanged) -> th.Tensor:
-        return th.addcmul(pick(self.bias), F.layer_norm(x, x.shape[-1:]), pick(self.weight))
+        return th.addcmul(pick(self.bias), F.layer_norm(x, (self.n_features,)), pick(self.weight))

@@ -17,6 +17,29 @@ from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
 from sb3_ext.speed.optimizers import with_fused_adam
 
 
+class REDQSACActor(Actor):
+    """
+    SB3's ``Actor``, whose last layers keep their precision under ``th.autocast``, and which ``torch.export`` accepts.
+
+    The parameters are those of ``stable_baselines3.sac.policies.Actor``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("mu", "log_std"):  # gSDE has other modules here, which always run in float32
+            layer = getattr(self, name)
+            if isinstance(layer, nn.Linear):
+                setattr(self, name, OutputLinear.from_linear(layer))
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        if th.compiler.is_exporting() and (deterministic or not self.use_sde):
+            # The same actions without torch's distributions: the check of their parameters depends on the data, which
+            # an exported graph cannot
+            mean, log_std, _ = self.get_action_dist_params(obs)
+            return th.tanh(mean if deterministic else mean + log_std.exp() * th.randn_like(mean))
+        return super().forward(obs, deterministic)
+
+
 class REDQSACPolicy(SACPolicy):
     """
     SAC's policy with a stacked ensemble of critics.
@@ -80,12 +103,8 @@ class REDQSACPolicy(SACPolicy):
         }
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
-        actor = super().make_actor(features_extractor)
-        for name in ("mu", "log_std"):  # gSDE has other modules here, which always run in float32
-            layer = getattr(actor, name)
-            if isinstance(layer, nn.Linear):
-                setattr(actor, name, OutputLinear.from_linear(layer))
-        return actor
+        actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return REDQSACActor(**actor_kwargs).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:
         critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)

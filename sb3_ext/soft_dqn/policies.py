@@ -32,8 +32,14 @@ class BoltzmannNetwork(ValueNetwork):
             return q_values.argmax(dim=1)
         # The largest of log pi + Gumbel noise is a sample of pi. Unlike pi itself, log pi does not round to zero
         log_policy = boltzmann_log_policy(q_values, self.temperature)
-        noise = -th.empty_like(log_policy).exponential_().log()
-        return (log_policy + noise).argmax(dim=1)
+        return (log_policy + gumbel_noise(log_policy)).argmax(dim=1)
+
+
+def gumbel_noise(like: th.Tensor) -> th.Tensor:
+    """Return standard Gumbel noise, the negative logarithm of exponential noise, in the shape of a tensor."""
+    if th.onnx.is_in_onnx_export():  # ONNX draws uniform and normal numbers only
+        return -(-th.rand_like(like).log()).log()
+    return -th.empty_like(like).exponential_().log()
 
 
 class SoftDQNPolicy(ValuePolicy):

@@ -1,4 +1,4 @@
-"""The Python code of pages that show how to extend the package runs as it stands."""
+"""The Python code of pages that show how to extend or deploy something runs as it stands."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("architecture.md", "process_effects.md")
+PAGES = ("architecture.md", "deploy.md", "process_effects.md")
 BLOCKS = [
     pytest.param(block, id=f"{page}-{index}")
     for page in PAGES
@@ -18,7 +18,7 @@ BLOCKS = [
 
 
 def test_there_are_blocks() -> None:
-    assert len(BLOCKS) >= 8
+    assert len(BLOCKS) >= 12
 
 
 @pytest.mark.parametrize("block", BLOCKS)
