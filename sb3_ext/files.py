@@ -65,6 +65,10 @@ def _stem(path: pathlib.Path) -> str:
     return "." + path.name.encode()[:_MAX_STEM_BYTES].decode(errors="ignore")
 
 
+def _node() -> str:
+    return platform.node().replace(".", "_")
+
+
 def _boot() -> str:
     """Name this start of the machine's kernel. Containers on one kernel share it, even if their host names differ."""
     try:
@@ -76,7 +80,7 @@ def _boot() -> str:
 def _open_partial(path: pathlib.Path) -> tuple[pathlib.Path, IO[bytes]]:
     """Create a file that nobody else writes, and hold its lock for as long as it is open."""
     while True:
-        marks = (_stem(path), platform.node(), _boot(), str(os.getpid()), secrets.token_hex(4))
+        marks = (_stem(path), _node(), _boot(), str(os.getpid()), secrets.token_hex(4))
         partial = path.with_name(".".join(marks) + _SUFFIX)
         file = partial.open("xb")
         try:
@@ -113,8 +117,8 @@ def _is_at(file: IO[bytes], path: pathlib.Path) -> bool:
 def _remove_abandoned(path: pathlib.Path) -> None:
     """Remove partial files of ``path`` whose writers are dead; those of other machines stay."""
     for left in path.parent.glob(f"{glob.escape(_stem(path))}.*{_SUFFIX}"):
-        marks = left.name.removesuffix(_SUFFIX).removeprefix(_stem(path) + ".").rsplit(".", 3)
-        if len(marks) == 4:
+        stem, *marks = left.name.removesuffix(_SUFFIX).rsplit(".", 4)
+        if stem == _stem(path) and len(marks) == 4:
             with suppress(OSError):  # another writer was faster, or it is not ours to remove
                 _remove_if_abandoned(left, *marks[:3])
 
@@ -127,11 +131,11 @@ def _remove_if_abandoned(left: pathlib.Path, node: str, boot: str, pid: str) -> 
     are others in every container. But not every network file system shows the locks of other machines.
     """
     if fcntl is None:
-        if node == platform.node() and pid.isdigit() and not psutil.pid_exists(int(pid)):
+        if node == _node() and pid.isdigit() and not psutil.pid_exists(int(pid)):
             left.unlink()
         return
-    is_this_start = boot == _boot() and (boot != "0" or node == platform.node())
-    is_old = node == platform.node() and time.time() - left.stat().st_mtime > _ABANDONED_AFTER
+    is_this_start = boot == _boot() and (boot != "0" or node == _node())
+    is_old = node == _node() and time.time() - left.stat().st_mtime > _ABANDONED_AFTER
     if is_this_start or is_old:
         with left.open("r+b") as file:
             if _lock(file) is True and _is_at(file, left):

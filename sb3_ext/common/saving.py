@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from stable_baselines3.common.policies import BasePolicy
+
 from sb3_ext.files import replaced_when_complete
 
 
@@ -42,3 +44,16 @@ def model_path(path: Any) -> Any:
     if not path.parent.exists():
         warnings.warn(f"Path '{path.parent}' does not exist. Will create it.", stacklevel=3)
     return path
+
+
+class CompletelySaved(BasePolicy):
+    """Mix-in for SB3's policies, to be put before the SB3 class."""
+
+    def save(self, path: str) -> None:
+        """
+        Save the policy so that an interruption leaves an earlier file of the same name intact.
+
+        :param path: file name, or an open file
+        """
+        with complete_file(path) as file:
+            super().save(file)

@@ -9,6 +9,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_choice
+from sb3_ext.common.saving import CompletelySaved
 from sb3_ext.nets import LayerKind, build_action_values, declare_output
 
 
@@ -59,7 +60,7 @@ class ValueNetwork(QNetwork):
         return {**super()._get_constructor_parameters(), "dueling": self.dueling}
 
 
-class ValuePolicy(DQNPolicy):
+class ValuePolicy(CompletelySaved, DQNPolicy):
     """
     SB3's ``DQNPolicy`` with networks of the class ``network_class``.
 

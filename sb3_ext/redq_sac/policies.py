@@ -11,11 +11,12 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.saving import CompletelySaved
 from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
 from sb3_ext.speed.optimizers import with_fused_adam
 
 
-class REDQSACPolicy(SACPolicy):
+class REDQSACPolicy(CompletelySaved, SACPolicy):
     """
     SAC's policy with a stacked ensemble of critics.
 
