@@ -45,6 +45,10 @@ def from_sac(sac: SAC) -> REDQSAC:
     vars(model).update(_saved_attributes(sac))
     model.policy_class, model._vec_normalize_env = policy_class, sac._vec_normalize_env
     model.policy_kwargs = {**sac.policy_kwargs, "n_critics": len(sac.critic.q_networks)}
+    # The class is chosen again, so that `load(n_steps=...)` can change it. One that SB3 would not choose stays
+    model._chose_buffer_class = True
+    kwargs = sac.replay_buffer_kwargs
+    model.replay_buffer_kwargs = {name: value for name, value in kwargs.items() if name not in ("n_steps", "gamma")}
     model.target_backup, model.actor_q, model.policy_delay = "min", "min", 1
     if sac.gradient_steps == 1:
         model.target_update_interval = 1  # SAC counts within one call of `train()`, and moves the targets each time

@@ -2,10 +2,12 @@
 
 import copy
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch as th
 from sb3_contrib import QRDQN, TQC
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -14,6 +16,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
 from sb3_ext.common import writer
 from tests.support.models import CLASSES, make
+from tests.support.states import assert_equal, state
 
 STOCK = [SAC, TQC, DQN, QRDQN, BaseAlgorithm]
 SKIP_CHECK = {"_written_by": None}
@@ -142,6 +145,40 @@ def test_the_check_can_be_left_out(cls: Any, saved: Any, tmp_path: Path) -> None
     loaded.save(tmp_path / "again")
     with pytest.raises(ValueError, match=f"{full_name(mine)} wrote"):
         parent.load(tmp_path / "again")
+
+
+STOCK_SETTINGS: dict[str, Any] = dict(buffer_size=200, learning_starts=20, device="cpu")
+
+
+@pytest.mark.parametrize(("cls", "stock"), [pair for pair in product(CLASSES, STOCK[:-1]) if pair != (DoubleDQN, DQN)])
+def test_files_of_other_algorithms_are_refused_with_what_can_be_done(cls: Any, stock: Any, tmp_path: Path) -> None:
+    env = "Pendulum-v1" if stock in (SAC, TQC) else "CartPole-v1"
+    stock("MlpPolicy", env, **STOCK_SETTINGS).save(tmp_path / "stock")
+    remedy = r"from_sac\(SAC\.load" if cls is REDQSAC else "only those of SB3's DQN can be loaded, by DoubleDQN"
+    with pytest.raises(ValueError, match=f"(?i)policy={stock.__name__}Policy must be.*give 'MlpPolicy'.*{remedy}"):
+        cls.load(tmp_path / "stock", device="cpu")
+
+
+def test_double_dqn_goes_on_with_a_file_of_dqn(tmp_path: Path) -> None:
+    dqn = DQN("MlpPolicy", "CartPole-v1", seed=0, train_freq=1, learning_rate=0.01, **STOCK_SETTINGS).learn(60)
+    dqn.save(tmp_path / "dqn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models = [
+            cls.load(tmp_path / "dqn", env=dqn.env, device="cpu", **kwargs)
+            for cls, kwargs in ((DQN, {}), (DoubleDQN, {"double_q": False}), (DoubleDQN, {}))
+        ]
+    for model in models:
+        model.set_random_seed(1)
+        model.learn(40, reset_num_timesteps=False)
+    reference, plain, double = (state(model) for model in models)
+    assert_equal(plain, reference)
+    assert models[0]._n_updates > dqn._n_updates
+    assert models[2].double_q and any(not th.equal(value, reference[name]) for name, value in double.items())
+    # From now on it is a file of DoubleDQN
+    models[2].save(tmp_path / "double")
+    with pytest.raises(ValueError, match=r"call DoubleDQN\.load"):
+        DQN.load(tmp_path / "double")
 
 
 class _WithoutLoad:

@@ -92,6 +92,7 @@ def test_it_goes_on_as_sac(variant: dict[str, Any], through_a_file: bool, tmp_pa
     for name in ("num_timesteps", "_n_updates", "_episode_num", "gradient_steps", "train_freq", "env", "replay_buffer"):
         assert getattr(model, name) == getattr(sac, name), name
     assert model.get_vec_normalize_env() is sac.get_vec_normalize_env()
+    assert model.replay_buffer_class is sac.replay_buffer_class
     assert type(model) is REDQSAC and sac._n_updates > 10
 
     before = ensemble(model.critic)["0.weight"].clone()
@@ -127,7 +128,11 @@ def test_policies_and_files_without_an_environment(policy: str, env: Any, expect
     assert (actions[0] == actions[1]).all()
     # And on as REDQ
     model.save(tmp_path / "redq")
-    redq = REDQSAC.load(tmp_path / "redq", env=sac.env, target_backup="redq", actor_q="mean", learning_starts=5)
+    arguments: dict[str, Any] = dict(target_backup="redq", actor_q="mean", learning_starts=5)
+    if policy != "MultiInputPolicy":
+        arguments["n_steps"] = 3
+    redq = REDQSAC.load(tmp_path / "redq", env=sac.env, **arguments)
+    assert redq.effective_n_steps == arguments.get("n_steps", 1)
     redq.learn(10)
     assert redq.critic.n_critics == 2 and redq._n_updates == 5
 
