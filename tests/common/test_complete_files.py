@@ -40,6 +40,8 @@ def test_an_interruption_leaves_the_earlier_file(cls: Any, save: Any, tmp_path: 
     path = tmp_path / "file.zip"
     save(model, path)
     earlier, th_save = path.read_bytes(), th.save
+    with th.no_grad():
+        next(model.policy.parameters()).add_(1.0)
 
     def interrupted(content: Any, file: Any, *args: Any) -> None:
         th_save(content, file, *args)
