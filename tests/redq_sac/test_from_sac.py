@@ -117,7 +117,9 @@ def test_it_goes_on_as_sac(variant: dict[str, Any], through_a_file: bool, tmp_pa
     ],
 )
 def test_policies_and_files_without_an_environment(policy: str, env: Any, expected: Any, tmp_path: Path) -> None:
-    settings: dict[str, Any] = dict(buffer_size=50, policy_kwargs=dict(net_arch=[8]), seed=0, device="cpu")
+    extractor: Any = {"CnnPolicy": dict(features_dim=4), "MultiInputPolicy": dict(cnn_output_dim=4)}.get(policy)
+    policy_kwargs = dict(net_arch=[8], features_extractor_kwargs=extractor)
+    settings: dict[str, Any] = dict(buffer_size=50, batch_size=4, policy_kwargs=policy_kwargs, seed=0, device="cpu")
     sac = SAC(policy, make_vec_env(env), **settings)
     sac.save(tmp_path / "sac")
     model = from_sac(SAC.load(tmp_path / "sac", device="cpu"))
