@@ -1,22 +1,38 @@
-"""Files that are either complete or absent, whatever interrupts their writing."""
+"""Files that are either complete or absent, whatever interrupts their writing and whoever else writes them."""
 
 import errno
 import glob
 import os
 import pathlib
 import platform
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
 import psutil
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_SUFFIX = ".partial"
+# A file name may have 255 bytes on most systems. The rest is for the marks of the writer
+_MAX_STEM_BYTES = 100
+# A file that an earlier start of this machine left is removed when nobody has written to it for so many seconds
+_ABANDONED_AFTER = 24 * 3600.0
+
 
 @contextmanager
 def replaced_when_complete(path: pathlib.Path) -> Iterator[IO[bytes]]:
     """
     Write a file so that readers see either the old content or the new one, never a part of it.
+
+    Several threads, processes and machines may write the same path at once. Each writes a partial file of its own next
+    to it, and the last to finish wins. Partial files whose writers are dead are removed.
 
     :param path: of the file; its folder is created
     :return: the open file to write to
@@ -26,29 +42,104 @@ def replaced_when_complete(path: pathlib.Path) -> Iterator[IO[bytes]]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a file is to be written here, and this is a folder", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_name(path)
+    _remove_abandoned(path)
+    partial, file = _open_partial(path)
     try:
-        with partial.open("wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, partial)
-        os.replace(partial, path)
+            if path.exists():
+                shutil.copymode(path, partial)
+            if fcntl:  # still locked, so that nobody takes it for abandoned
+                os.replace(partial, path)
+        if not fcntl:  # Windows renames no open file
+            os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
 
-def _partial_name(path: pathlib.Path) -> pathlib.Path:
-    """Name a file that no other process writes, and remove those that dead processes of this machine left."""
-    prefix, suffix = f".{path.name}.{platform.node()}-", ".partial"
-    for left in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
-        owner = left.name[len(prefix) : -len(suffix)]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            left.unlink(missing_ok=True)
-    return path.with_name(f"{prefix}{os.getpid()}{suffix}")
+def _stem(path: pathlib.Path) -> str:
+    return "." + path.name.encode()[:_MAX_STEM_BYTES].decode(errors="ignore")
+
+
+def _node() -> str:
+    return platform.node().replace(".", "_")
+
+
+def _boot() -> str:
+    """Name this start of the machine's kernel. Containers on one kernel share it, even if their host names differ."""
+    try:
+        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")[:12]
+    except OSError:
+        return "0"
+
+
+def _open_partial(path: pathlib.Path) -> tuple[pathlib.Path, IO[bytes]]:
+    """Create a file that nobody else writes, and hold its lock for as long as it is open."""
+    while True:
+        marks = (_stem(path), _node(), _boot(), str(os.getpid()), secrets.token_hex(4))
+        partial = path.with_name(".".join(marks) + _SUFFIX)
+        file = partial.open("xb")
+        try:
+            # Between its creation and its lock another writer may have removed it
+            if _lock(file) is not False and _is_at(file, partial):
+                return partial, file
+        except BaseException:
+            file.close()
+            partial.unlink(missing_ok=True)
+            raise
+        file.close()
+
+
+def _lock(file: IO[bytes]) -> bool | None:
+    """Lock an open file; ``False``: another one holds the lock; ``None``: there are no locks here."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is_at(file: IO[bytes], path: pathlib.Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_abandoned(path: pathlib.Path) -> None:
+    """Remove partial files of ``path`` whose writers are dead; those of other machines stay."""
+    for left in path.parent.glob(f"{glob.escape(_stem(path))}.*{_SUFFIX}"):
+        stem, *marks = left.name.removesuffix(_SUFFIX).rsplit(".", 4)
+        if stem == _stem(path) and len(marks) == 4:
+            with suppress(OSError):  # another writer was faster, or it is not ours to remove
+                _remove_if_abandoned(left, *marks[:3])
+
+
+def _remove_if_abandoned(left: pathlib.Path, node: str, boot: str, pid: str) -> None:
+    """
+    Remove a partial file if nobody holds its lock.
+
+    The system releases a lock when its process dies, so numbers of processes do not matter, which are used again and
+    are others in every container. But not every network file system shows the locks of other machines.
+    """
+    if fcntl is None:
+        if node == _node() and pid.isdigit() and not psutil.pid_exists(int(pid)):
+            left.unlink()
+        return
+    is_this_start = boot == _boot() and (boot != "0" or node == _node())
+    is_old = node == _node() and time.time() - left.stat().st_mtime > _ABANDONED_AFTER
+    if is_this_start or is_old:
+        with left.open("r+b") as file:
+            if _lock(file) is True and _is_at(file, left):
+                left.unlink()
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

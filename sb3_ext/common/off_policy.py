@@ -4,6 +4,8 @@ import inspect
 import io
 import pathlib
 import warnings
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +20,9 @@ from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
 from sb3_ext.common.model_keywords import check_model_kwargs, check_names_of_load
+from sb3_ext.common.progress import close_progress_bars
+from sb3_ext.common.saving import complete_file, model_path
+from sb3_ext.common.writer import WrittenBy
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
@@ -53,6 +58,10 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     # Whether SB3 chose the class of the replay buffer. Saved with the model, because SB3 overwrites
     # ``replay_buffer_class`` with its choice
     _chose_buffer_class: bool = False
+    # Saved with the model, so that no other algorithm loads it
+    _written_by: WrittenBy | None = None
+    # Of the present `learn()`. Weak, because a callback may copy the model, and many callbacks cannot be copied
+    _callback: Callable[[], BaseCallback | None] | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
@@ -169,7 +178,24 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         return kwargs
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "evaluator"]
+        return [*super()._excluded_save_params(), "evaluator", "_callback"]
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model so that an interruption leaves an earlier file of the same name intact.
+
+        :param path: file name (``.zip`` is added if it has no suffix), or an open file
+        :param exclude: names of attributes that are not saved
+        :param include: names of attributes that are saved although they are not by default
+        """
+        self._written_by = WrittenBy.of(type(self))
+        with complete_file(model_path(path)) as file:
+            super().save(file, exclude, include)
 
     @classmethod
     def load(
@@ -229,6 +255,31 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                 )
             fraction = 1.0 if self.learning_rate_fraction is None else self.learning_rate_fraction
             self.lr_schedule = FloatSchedule(LinearSchedule(initial, self.learning_rate_final, fraction))
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        running = super()._init_callback(callback, progress_bar)
+        self._callback = weakref.ref(running)
+        return running
+
+    def learn(
+        self: SelfOffPolicy,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfOffPolicy:
+        try:
+            return super().learn(
+                total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+            )
+        except BaseException:  # Ctrl-C, too
+            if self._callback is not None:
+                close_progress_bars(self._callback())
+            raise
+        finally:
+            self._callback = None
 
     def _setup_learn(
         self,

@@ -129,7 +129,9 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         if not issubclass(self.policy_class, self.policy_base) or is_for_another:
             raise ValueError(
                 f"policy={self.policy_class.__name__} must be a subclass of {self.policy_base.__name__}, and not one "
-                f"made for another algorithm than {type(self).__name__}: it is that of {self.policy_class.__module__}"
+                f"made for another algorithm than {type(self).__name__}: it is that of {self.policy_class.__module__}. "
+                "Give 'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy'. Of other algorithms' files only those of SB3's "
+                "DQN can be loaded, by DoubleDQN"
             )
         check_interval("tau", self.tau, 0.0, 1.0, "in [0, 1]")
         # Not an integer: 1e3 in a YAML file is a float. SB3 treats 0 as 1

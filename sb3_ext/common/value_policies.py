@@ -10,6 +10,7 @@ from torch import nn
 
 from sb3_ext.checks import check_choice
 from sb3_ext.common.model_keywords import check_policy_kwargs, explain_policy_keywords
+from sb3_ext.common.saving import CompletelySaved
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import LayerKind, build_action_values, declare_output
 
@@ -61,7 +62,7 @@ class ValueNetwork(QNetwork):
         return {**super()._get_constructor_parameters(), "dueling": self.dueling}
 
 
-class ValuePolicy(DQNPolicy):
+class ValuePolicy(CompletelySaved, DQNPolicy):
     """
     SB3's ``DQNPolicy`` with networks of the class ``network_class``.
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
 from sb3_ext.common.model_keywords import check_policy_kwargs, explain_policy_keywords
+from sb3_ext.common.saving import CompletelySaved
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
 from sb3_ext.speed.optimizers import with_fused_adam
@@ -40,7 +41,7 @@ class REDQSACActor(Actor):
         return super().forward(obs, deterministic)
 
 
-class REDQSACPolicy(SACPolicy):
+class REDQSACPolicy(CompletelySaved, SACPolicy):
     """
     SAC's policy with a stacked ensemble of critics.
 

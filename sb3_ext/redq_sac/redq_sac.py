@@ -234,7 +234,11 @@ class REDQSAC(OffPolicyExtension, SAC):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         if not issubclass(self.policy_class, REDQSACPolicy):
-            raise ValueError(f"policy={self.policy_class.__name__} must be a subclass of {REDQSACPolicy.__name__}")
+            raise ValueError(
+                f"policy={self.policy_class.__name__} must be a subclass of {REDQSACPolicy.__name__}: give "
+                "'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy'. A file of SB3's SAC can be converted: "
+                "sb3_ext.redq_sac.from_sac(SAC.load(path))"
+            )
         check_choice("target_backup", self.target_backup, TARGET_BACKUPS)
         check_choice("actor_gradient", self.actor_gradient, ACTOR_GRADIENTS)
         check_choice("actor_q", self.actor_q, ACTOR_QS)

@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_ext
 from sb3_ext.zoo import samplers
+from sb3_ext.zoo.parallel import complete_parallel_training
 
 
 class ZooAlgorithm(NamedTuple):
@@ -105,11 +106,17 @@ def _patch_exp_manager(module: ModuleType) -> None:
     manager_class.__init__ = init
 
 
+def _patch_callbacks(module: ModuleType) -> None:
+    if hasattr(module, "ParallelTrainCallback"):
+        complete_parallel_training(module.ParallelTrainCallback)
+
+
 _PATCHES: Mapping[str, Callable[[ModuleType], None]] = MappingProxyType(
     {
         "rl_zoo3.utils": _patch_utils,
         "rl_zoo3.hyperparams_opt": _patch_hyperparams_opt,
         "rl_zoo3.exp_manager": _patch_exp_manager,
+        "rl_zoo3.callbacks": _patch_callbacks,
     }
 )
 
@@ -118,7 +125,7 @@ def patch_module(module: ModuleType) -> None:
     """
     Complete one module of rl_zoo3. It does no harm to do it again.
 
-    :param module: ``rl_zoo3.utils``, ``rl_zoo3.hyperparams_opt`` or ``rl_zoo3.exp_manager``, already executed
+    :param module: one of ``PATCHED_MODULES`` of the start-up hook, already executed
     """
     _PATCHES[module.__name__](module)
 

@@ -168,6 +168,29 @@ def test_console_script_with_subprocesses_and_a_configuration(installed, tmp_pat
     assert set(config) == set(mine) | {name.split(":")[0] for name in (*SMALL, SMALL_POLICY)}
 
 
+def test_a_yaml_file_may_ask_for_parallel_training(installed, tmp_path):
+    mine = {
+        "n_timesteps": 600,
+        "policy": "MlpPolicy",
+        "train_freq": [1, "episode"],
+        "policy_kwargs": "dict(n_critics=3, net_arch=[8])",
+        "callback": [{"rl_zoo3.callbacks.ParallelTrainCallback": {"gradient_steps": 5}}],
+    }
+    (tmp_path / "mine.yml").write_text(yaml.safe_dump({"Pendulum-v1": mine}))
+    arguments = train_arguments("--conf-file", "mine.yml", n=-1)
+    installed.run(*NO_WARNING, "-m", "rl_zoo3.train", *arguments, cwd=tmp_path)
+    query = """
+import sys
+from sb3_ext import REDQSAC
+model = REDQSAC.load(sys.argv[1])
+print(model.num_timesteps, model._n_updates, model.critic.n_critics)
+"""
+    output = installed.run("-W", "error", "-c", query, str(only_run(tmp_path) / "Pendulum-v1.zip"), cwd=tmp_path)
+    num_timesteps, n_updates, n_critics = map(int, output.split())
+    # How many updates there are depends on the machine: a thread makes them five at a time
+    assert (num_timesteps, n_critics, n_updates % 5) == (600, 3, 0) and n_updates > 0
+
+
 def test_a_mistyped_configuration_fails(installed, tmp_path):
     arguments = train_arguments("--conf-file", "mistyped.yml")
     error = installed.finish(installed.start("-m", "rl_zoo3.train", *arguments, cwd=tmp_path), success=False)

@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("architecture.md", "deploy.md", "process_effects.md")
+PAGES = ("architecture.md", "deploy.md", "process_effects.md", "saving.md")
 BLOCKS = [
     pytest.param(block, id=f"{page}-{index}")
     for page in PAGES

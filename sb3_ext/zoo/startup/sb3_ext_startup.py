@@ -13,7 +13,7 @@ the reason why a Python program fails.
 import sys
 
 #: The modules that :func:`sb3_ext.zoo.plugin.patch_module` completes once they have been executed.
-PATCHED_MODULES = frozenset({"rl_zoo3.utils", "rl_zoo3.hyperparams_opt", "rl_zoo3.exp_manager"})
+PATCHED_MODULES = frozenset({"rl_zoo3.utils", "rl_zoo3.hyperparams_opt", "rl_zoo3.exp_manager", "rl_zoo3.callbacks"})
 
 
 def _patch(module):

@@ -1,0 +1,76 @@
+"""
+rl_zoo3's ``ParallelTrainCallback`` with the algorithms of this package.
+
+It trains a second model in a thread, which it loads as SB3's ``SAC`` whatever subclass of it the first one is.
+"""
+
+import functools
+from types import FunctionType
+from typing import Any
+
+from stable_baselines3 import SAC
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_ext.common.off_policy import OffPolicyExtension
+
+# How far the run is, which only the model knows that acts
+_PROGRESS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_current_progress_remaining")
+
+
+def complete_parallel_training(callback_class: Any) -> None:
+    """
+    Let the callback train models of this package as what they are. Other models are trained as before.
+
+    :param callback_class: ``rl_zoo3.callbacks.ParallelTrainCallback``
+    """
+    init_callback, on_rollout_end = callback_class._init_callback, callback_class._on_rollout_end
+    if getattr(init_callback, "_knows_sb3_ext", False):
+        return
+
+    @functools.wraps(init_callback)
+    def init_callback_as_own_class(self: Any) -> None:
+        if isinstance(self.model, OffPolicyExtension):
+            _start(self, init_callback)
+        else:
+            init_callback(self)
+
+    @functools.wraps(on_rollout_end)
+    def on_rollout_end_with_progress(self: Any) -> None:
+        if isinstance(self.model, OffPolicyExtension):
+            _copy_progress(self.model, self._model)
+        on_rollout_end(self)
+
+    init_callback_as_own_class._knows_sb3_ext = True  # type: ignore[attr-defined]
+    callback_class._init_callback = init_callback_as_own_class
+    callback_class._on_rollout_end = on_rollout_end_with_progress
+
+
+def _start(callback: Any, init_callback: FunctionType) -> None:
+    model = callback.model
+    callback.process = None  # rl_zoo3 reads it at the end, even if no thread was started
+    if not isinstance(model, SAC):
+        raise ValueError(
+            f"ParallelTrainCallback with a {type(model).__name__}: of this package only REDQSAC and its subclasses are "
+            "allowed. Leave the callback out"
+        )
+    # The function looks up the name SAC to choose the class. It gets names of its own, because rl_zoo3 may train
+    # another model in another thread
+    names = {**init_callback.__globals__, "SAC": type(model)}
+    code, defaults, closure = init_callback.__code__, init_callback.__defaults__, init_callback.__closure__
+    FunctionType(code, names, init_callback.__name__, defaults, closure)(callback)
+
+    save = model.save  # rl_zoo3's, which saves the model that is trained
+
+    @functools.wraps(save)
+    def save_between_updates(*args: Any, **kwargs: Any) -> None:
+        if callback.process is not None:
+            callback.process.join()
+        _copy_progress(model, callback._model)
+        save(*args, **kwargs)
+
+    model.save = save_between_updates  # type: ignore[method-assign]
+
+
+def _copy_progress(source: OffPolicyAlgorithm, target: OffPolicyAlgorithm) -> None:
+    for name in _PROGRESS:
+        setattr(target, name, getattr(source, name))

@@ -1,0 +1,110 @@
+"""rl_zoo3's ``ParallelTrainCallback``: acting and training at the same time."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rl_zoo3.callbacks
+import torch as th
+from rl_zoo3.callbacks import ParallelTrainCallback
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from sb3_ext import REDQSAC
+from sb3_ext.zoo import register
+from sb3_ext.zoo.plugin import patch_module
+from tests.support.models import VALUE_BASED, make
+from tests.support.states import assert_equal, state
+
+
+class MyREDQ(REDQSAC):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def registered() -> None:
+    register()
+
+
+class Wait(BaseCallback):
+    """Let the updates of an episode end, so that their number does not depend on the machine."""
+
+    def __init__(self, callback: ParallelTrainCallback) -> None:
+        super().__init__()
+        self.callback = callback
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if getattr(self.callback, "process", None) is not None:
+            self.callback.process.join()
+
+
+def learn(cls: Any, folder: Path, n_episodes: int, **kwargs: Any) -> tuple[Any, ParallelTrainCallback]:
+    """Train in Pendulum-v1, with six updates after each episode."""
+    callback = ParallelTrainCallback(gradient_steps=6)
+    checkpoints = CheckpointCallback(500, str(folder))
+    if cls is SAC:
+        model: Any = SAC(
+            "MlpPolicy", "Pendulum-v1", train_freq=(1, "episode"), policy_kwargs=dict(net_arch=[8]), device="cpu"
+        )
+    else:
+        model = make(cls, train_freq=(1, "episode"), **kwargs)
+    return model.learn(200 * n_episodes, [callback, Wait(callback), checkpoints]), callback
+
+
+def test_it_trains_a_model_of_the_class_that_it_was_given(tmp_path: Path) -> None:
+    model, callback = learn(REDQSAC, tmp_path, 4, learning_rate=1e-3, learning_rate_final=0.0)
+    trained = callback._model
+    assert type(trained) is type(model) is REDQSAC
+    assert trained._n_updates == 24 and trained.critic.n_critics == 3
+    initial = dict(make(REDQSAC, train_freq=(1, "episode")).policy.state_dict())
+    for part in ("actor.", "critic.ensemble", "critic_target.ensemble"):
+        state_dict = {name: value for name, value in trained.policy.state_dict().items() if name.startswith(part)}
+        assert any(not th.equal(value, initial[name]) for name, value in state_dict.items()), part
+    # Schedules follow the run: it ended with the last update
+    assert trained.actor.optimizer.param_groups[0]["lr"] == pytest.approx(0.0)
+    for name, steps, n_updates in (("end", 800, 24), ("rl_model_500_steps", 500, 12)):
+        if name == "end":
+            model.save(tmp_path / name)
+        loaded = REDQSAC.load(tmp_path / name, env=model.env)
+        assert (loaded.num_timesteps, loaded._n_updates) == (steps, n_updates)
+    loaded = REDQSAC.load(tmp_path / "end", env=model.env)
+    assert_equal(state(loaded), state(trained))
+    loaded.learn(200, reset_num_timesteps=False)  # one episode
+    assert loaded.num_timesteps == 1000 and loaded._n_updates > 24
+
+
+def test_a_subclass_is_trained_as_what_it_is(tmp_path: Path) -> None:
+    assert type(learn(MyREDQ, tmp_path, 1)[1]._model) is MyREDQ
+
+
+def test_other_models_are_trained_as_ever(tmp_path: Path) -> None:
+    model, callback = learn(SAC, tmp_path, 2)
+    assert type(callback._model) is SAC and callback._model._n_updates == 12
+    model.save(tmp_path / "end")
+    data, _, _ = load_from_zip_file(tmp_path / "end")
+    assert data is not None and data["num_timesteps"] == 0  # rl_zoo3's own
+
+
+@pytest.mark.parametrize("cls", VALUE_BASED)
+def test_value_based_algorithms_are_refused(cls: Any) -> None:
+    with pytest.raises(ValueError, match=f"ParallelTrainCallback with a {cls.__name__}.*only REDQSAC"):
+        make(cls).learn(10, ParallelTrainCallback())
+
+
+def test_an_end_before_the_first_update_is_no_error(tmp_path: Path) -> None:
+    callback = ParallelTrainCallback()
+    model = make(learning_starts=300, train_freq=(1, "episode")).learn(200, callback)
+    model.save(tmp_path / "model")
+    assert REDQSAC.load(tmp_path / "model").num_timesteps == 200
+
+
+def test_registering_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(vars(ParallelTrainCallback))
+    register()
+    assert dict(vars(ParallelTrainCallback)) == before
+    monkeypatch.delattr(rl_zoo3.callbacks, "ParallelTrainCallback")  # as a later rl_zoo3 may
+    patch_module(rl_zoo3.callbacks)
