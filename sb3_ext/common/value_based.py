@@ -181,10 +181,13 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         """
         Return the policy's actions, or with probability ``exploration_rate`` random ones, decided for each environment.
 
+        :param observation: one observation, or one for each environment: an array, what numpy makes one of, or a
+            dictionary of these
         :param deterministic: the greedy action, no exploration
         :return: the actions and ``state``, which is not used
         """
-        if deterministic:
+        observation = as_arrays(observation)
+        if deterministic or isinstance(observation, tuple):
             return self.policy.predict(observation, state, episode_start, deterministic)
         if not self.policy.is_vectorized_observation(observation):
             if np.random.rand() < self.exploration_rate:
@@ -219,6 +222,18 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
     ) -> SelfValueBased:
         tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def as_arrays(observation: Any) -> Any:
+    """
+    Return an observation, or a dictionary of parts, as arrays. SB3 does so only where it does not explore.
+
+    The pair ``(observation, info)`` of Gymnasium's ``reset()`` stays as it is, for SB3's explanation of that mistake.
+    """
+    if isinstance(observation, dict):
+        return {key: np.asarray(part) for key, part in observation.items()}
+    is_pair = isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict)
+    return observation if is_pair else np.asarray(observation)
 
 
 def actions_taken(replay_data: AnySamples) -> th.Tensor:
