@@ -6,10 +6,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.dqn.policies import QNetwork
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_integer
+from sb3_ext.common.positional import positional_as_in
 from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy
 from sb3_ext.functional.quantile import RiskMeasure, check_risk, distort_taus, quantile_midpoints
 from sb3_ext.nets import CosineEmbedding, NamesSubstitutes, NatureConvolutions, build_action_values, build_mlp
@@ -161,6 +162,7 @@ class IQNPolicy(ValuePolicy):
     q_net: ImplicitQuantileNetwork
     q_net_target: ImplicitQuantileNetwork
 
+    @positional_as_in(DQNPolicy)
     def __init__(
         self,
         *args: Any,
@@ -202,6 +204,7 @@ class CnnPolicy(IQNPolicy):
     :param net_arch: ``[512]`` by default
     """
 
+    @positional_as_in(DQNPolicy)
     def __init__(
         self,
         *args: Any,
@@ -216,6 +219,7 @@ class CnnPolicy(IQNPolicy):
 class MultiInputPolicy(IQNPolicy):
     """``IQNPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
+    @positional_as_in(DQNPolicy)
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ) -> None:

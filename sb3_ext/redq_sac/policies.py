@@ -11,6 +11,7 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.positional import positional_as_in
 from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
 from sb3_ext.speed.optimizers import with_fused_adam
 
@@ -37,6 +38,7 @@ class REDQSACPolicy(SACPolicy):
     critic: EnsembleCritic
     critic_target: EnsembleCritic
 
+    @positional_as_in(SACPolicy)
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -104,6 +106,7 @@ MlpPolicy = REDQSACPolicy
 class CnnPolicy(REDQSACPolicy):
     """``REDQSACPolicy`` for images, with the features extractor ``NatureCNN`` by default."""
 
+    @positional_as_in(SACPolicy)
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
     ) -> None:
@@ -113,6 +116,7 @@ class CnnPolicy(REDQSACPolicy):
 class MultiInputPolicy(REDQSACPolicy):
     """``REDQSACPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
+    @positional_as_in(SACPolicy)
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ) -> None:
