@@ -70,6 +70,7 @@ def test_samples_come_from_the_copy() -> None:
     buffers = pair()
     add(buffers, 5, np.random.default_rng(0))
     copied = buffers[1].sample(4)
+    buffers[1].rewards.flags.writeable = True
     buffers[1].rewards[:] = 7.0  # on the host, behind its back
     assert copied.rewards.shape == (4, 1) and not (buffers[1].sample(50).rewards == 7.0).any()
 
