@@ -4,6 +4,7 @@ Common code of value-based algorithms with discrete actions: SB3's ``DQN`` on th
 With one environment and all additions switched off, it equals SB3's ``DQN`` bit for bit.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.common.derived import DERIVATIONS, EXPLORATION_DERIVATIONS, Derivation
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
@@ -43,6 +45,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
 
     replay_buffer: ReplayBuffer | None
     _remedies_of_divergence = "A smaller learning_rate, a smaller max_grad_norm, target_clip or clipped rewards"
+    derivations: ClassVar[Mapping[str, Derivation]] = {**DERIVATIONS, **EXPLORATION_DERIVATIONS}
     #: The required base class of policies. Policies made for another algorithm are refused
     policy_base: ClassVar[type[DQNPolicy]] = DQNPolicy
 
