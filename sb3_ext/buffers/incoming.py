@@ -1,5 +1,6 @@
 """What is given to ``add``, in the shape and dtype that are stored. SB3's buffers leave this to numpy's assignment."""
 
+import math
 from itertools import dropwhile
 from typing import Any
 
@@ -32,9 +33,9 @@ def as_stored(what: str, values: Any, shape: tuple[int, ...], dtype: np.dtype) -
 
 
 def _is_alike(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
-    """Tell whether shapes are equal, but for axes of length 1 at the beginning or for one at the end."""
-    if shape == stored[:-1] and stored[-1] == 1:
-        return True
+    """Tell whether shapes are equal, but for axes of length 1 at the beginning, or anywhere for single numbers."""
+    if stored[1:] == (1,):
+        return math.prod(shape) == stored[0]
     widths = [list(dropwhile(lambda n: n == 1, each)) for each in (shape, stored)]
     return widths[0] == widths[1]
 
