@@ -139,8 +139,10 @@ def answer(model: Any, observation: Any, **kwargs: Any) -> Any:
     return actions.tolist(), actions.dtype, actions.shape, state
 
 
-@pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize("cls", [DoubleDQN, SoftDQN, IQN])
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [*((DoubleDQN, name) for name in SPACES), *((cls, name) for cls in (SoftDQN, IQN) for name in ("vector", "dict"))],
+)
 def test_predict_answers_whatever_dqn_answers(cls: Any, name: str) -> None:
     policy = {"dict": "MultiInputPolicy", "image": "CnnPolicy"}.get(name, "MlpPolicy")
     env = Blank(SPACES[name], spaces.Discrete(3))
