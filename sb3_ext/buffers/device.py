@@ -13,8 +13,13 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext.keywords import among, checks_keywords
 
+# What the copy is made of
+_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 # Largest share of the device's free memory. Networks and their activations need the rest
 _LARGEST_SHARE = 0.5
+
+# No position of a buffer
+_NOWHERE = (-1, False)
 
 
 class DeviceReplayBuffer(ReplayBuffer):
@@ -24,7 +29,10 @@ class DeviceReplayBuffer(ReplayBuffer):
     Minibatches are gathered on the device, so only indices and new transitions are transferred.
 
     For the same random state, samples are those of SB3's buffer, but with float64 observations as float32. Files do not
-    contain the copy. Values written into the arrays other than by ``add`` are not copied.
+    contain the copy.
+
+    From the first sample on, the arrays are read-only, because values written there would not reach the copy. To change
+    them, assign another array, such as ``buffer.rewards = 2 * buffer.rewards``.
 
     Samples come from the host, as in SB3, with ``VecNormalize`` or if the copy needs over half of the device's free
     memory.
@@ -36,6 +44,9 @@ class DeviceReplayBuffer(ReplayBuffer):
     :param handle_timeout_termination: do not count a time limit as a termination
     :raises ValueError: for ``optimize_memory_usage`` or a ``Dict`` space
     """
+
+    # Where the last addition left `pos` and `full`
+    _position: tuple[int, bool] = _NOWHERE
 
     @checks_keywords(among(ReplayBuffer))
     def __init__(
@@ -60,25 +71,54 @@ class DeviceReplayBuffer(ReplayBuffer):
             n_envs,
             handle_timeout_termination=handle_timeout_termination,
         )
-        self._n_added = 0
         self._discard_copy()
+        self._count_added(0)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _ARRAYS or name == "device":
+            self._discard_copy()
 
     def _discard_copy(self) -> None:
         # `None` before it is made, empty if it does not fit
         self._copy: dict[str, th.Tensor] | None = None
         self._n_copied = 0
+        self._set_writeable(True)
+
+    def _count_added(self, n_added: int) -> None:
+        self._n_added = n_added
+        self._position = (self.pos, self.full)
+
+    def _notice_moved(self) -> None:
+        """Count all transitions as new if ``pos`` or ``full`` was set from outside, as after filling the arrays."""
+        if self._position != (self.pos, self.full):
+            self._n_copied = 0
+            self._count_added(self.size())
+
+    def _set_writeable(self, is_writeable: bool) -> None:
+        for name in _ARRAYS:
+            if name in self.__dict__:  # not yet, while SB3's constructor makes them
+                self.__dict__[name].flags.writeable = is_writeable
 
     def __getstate__(self) -> dict[str, Any]:
+        # Loaded arrays are as writeable as the saved ones. What is written until the next sample has to be noticed
+        self._set_writeable(True)
+        self._position = _NOWHERE
         return {**self.__dict__, "_copy": None, "_n_copied": 0}
 
     def add(self, *args: Any, **kwargs: Any) -> None:
+        self._notice_moved()
+        if self._copy:
+            self._set_writeable(True)
         super().add(*args, **kwargs)
-        self._n_added += 1
+        if self._copy:
+            self._set_writeable(False)
+        self._count_added(self._n_added + 1)
 
     def reset(self) -> None:
         super().reset()
-        self._n_added = 0
         self._discard_copy()
+        self._count_added(0)
 
     def _rows(self, name: str, slots: slice) -> th.Tensor:
         """Return a field's values as in samples, shape (slots, n_envs, ...)."""
@@ -115,6 +155,8 @@ class DeviceReplayBuffer(ReplayBuffer):
 
     def _bring_up_to_date(self) -> dict[str, th.Tensor]:
         """Add new transitions to the copy, and return it; it is empty if it does not fit."""
+        self._notice_moved()
+        self._set_writeable(True)  # torch warns about arrays that are not
         if self._copy is None:
             self._copy = self._make_copy()
         n_new = min(self._n_added - self._n_copied, self.buffer_size)
@@ -124,6 +166,7 @@ class DeviceReplayBuffer(ReplayBuffer):
             for name, tensor in self._copy.items():
                 tensor[slots].copy_(self._rows(name, slots), non_blocking=True)
         self._n_copied = self._n_added
+        self._set_writeable(not self._copy)
         return self._copy
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:

@@ -80,17 +80,23 @@ def save_replay_buffer(model: OffPolicyAlgorithm, path: str | pathlib.Path | io.
 
     The algorithms of this package use it in ``model.save_replay_buffer(path)``. Call this function for SB3's own.
 
-    :param path: file name (``.pkl`` is added if it has no suffix), or an open file
+    :param path: file name, or an open file. ``.pkl`` is added if it has no suffix, and ``_2`` to that of a folder
     :raises ValueError: if the model has no replay buffer
-    :raises IsADirectoryError: if ``path`` is a folder
+    :raises TypeError: if ``path`` is neither
     """
     if model.replay_buffer is None:
         raise ValueError(f"this {type(model).__name__} has no replay buffer to save")
     if not isinstance(path, (str, pathlib.Path)):
+        if not hasattr(path, "write"):
+            raise TypeError(f"path={path!r} must be a file name, as a string or a pathlib.Path, or an open file")
         _pickle(model.replay_buffer, path)  # type: ignore[arg-type]
         return
     target = pathlib.Path(path)
-    with replaced_when_complete(target if target.suffix else target.with_suffix(".pkl")) as file:
+    target = target if target.suffix else target.with_suffix(".pkl")
+    while target.is_dir():  # as SB3 does
+        warnings.warn(f"Path '{target}' is a folder. Will save instead to {target}_2", stacklevel=3)
+        target = pathlib.Path(f"{target}_2")
+    with replaced_when_complete(target) as file:
         _pickle(model.replay_buffer, file)
 
 

@@ -9,6 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 
+from sb3_ext.buffers.incoming import as_stored, one_per_env
 from sb3_ext.buffers.memory import check_memory
 from sb3_ext.buffers.pickling import full_length
 from sb3_ext.buffers.storage import ObservationPair, ObservationStore
@@ -136,19 +137,11 @@ class TransitionStorage(ReplayBuffer):
 
     def _checked(self, what: str, observations: Observations) -> dict[str, np.ndarray]:
         """Return the observations of each key, shape (n_envs, ``*shape``). Others raise a ValueError."""
-        arrays = {}
-        for key, (shape, dtype) in self._shapes_and_dtypes.items():
-            array = np.asarray(observations[key] if key else observations)
-            if array.shape == (self.n_envs,) and isinstance(self._subspaces[key], spaces.Discrete):
-                array = array.reshape(shape)
-            if array.shape != shape or array.dtype != dtype:
-                name = f"{what}[{key!r}]" if key else what
-                raise ValueError(
-                    f"{name} has shape {array.shape} and dtype {array.dtype}: the observation space and "
-                    f"n_envs={self.n_envs} allow {shape} and {dtype} only"
-                )
-            arrays[key] = array
-        return arrays
+        parts: Any = observations if isinstance(self.observation_space, spaces.Dict) else {"": observations}
+        return {
+            key: as_stored(f"{what}[{key!r}]" if key else what, parts[key], shape, dtype)
+            for key, (shape, dtype) in self._shapes_and_dtypes.items()
+        }
 
     def add(
         self,
@@ -162,21 +155,26 @@ class TransitionStorage(ReplayBuffer):
         """
         Store one transition of each environment.
 
+        Other numbers than those of the space's dtype are converted, if they keep their values.
+
         :param obs: observations, shape (n_envs, ``*shape``), or a dictionary of them
         :param next_obs: observations after the action. At the end of an episode this is its last observation, not the
             first one of the next episode
         :param action: shape (n_envs, action_dim)
         :param reward: shape (n_envs,)
         :param done: whether the episode has ended, shape (n_envs,)
-        :param infos: ``"TimeLimit.truncated"`` in them marks an end by a time limit
-        :raises ValueError: if a shape, or the dtype of an observation, differs from the space's; nothing is stored
+        :param infos: ``"TimeLimit.truncated"`` in them marks an end by a time limit. They are not read without
+            ``handle_timeout_termination``
+        :raises ValueError: if a shape, or the values of an observation, do not fit the space; nothing is stored
         :raises MemoryError: at the first transition, if the full buffer will not fit into the free RAM
         """
         # Everything is checked before anything is stored
         observations, next_observations = self._checked("obs", obs), self._checked("next_obs", next_obs)
         action = np.asarray(action).reshape(self.n_envs, self.action_dim)
-        reward, done = self._one_per_env("reward", reward), self._one_per_env("done", done)
-        truncated = self._one_per_env("infos", [info.get("TimeLimit.truncated", False) for info in infos])
+        reward, done = one_per_env("reward", reward, self.n_envs), one_per_env("done", done, self.n_envs)
+        if self.handle_timeout_termination:
+            truncated = [info.get("TimeLimit.truncated", False) for info in infos]
+            timeouts = one_per_env("infos", truncated, self.n_envs)
         if not self._memory_checked:
             self._check_memory()
         if self._stores is None:
@@ -187,17 +185,11 @@ class TransitionStorage(ReplayBuffer):
         self.rewards[self.pos] = reward
         self.dones[self.pos] = done
         if self.handle_timeout_termination:
-            self.timeouts[self.pos] = truncated
+            self.timeouts[self.pos] = timeouts
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True
             self.pos = 0
-
-    def _one_per_env(self, what: str, values: Any) -> np.ndarray:
-        array = np.asarray(values)
-        if array.size != self.n_envs:
-            raise ValueError(f"{what} has shape {array.shape}: n_envs={self.n_envs} allows ({self.n_envs},) only")
-        return array.reshape(-1)
 
     def _check_memory(self) -> None:
         what = f"{type(self).__name__} with buffer_size={self.buffer_size * self.n_envs}"

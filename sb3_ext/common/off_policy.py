@@ -5,8 +5,8 @@ import io
 import pathlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -19,6 +19,7 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
+from sb3_ext.common.derived import DERIVATIONS, Derivation, change_arguments
 from sb3_ext.common.model_keywords import check_model_kwargs, check_names_of_load
 from sb3_ext.common.progress import close_progress_bars
 from sb3_ext.common.saving import complete_file, model_path
@@ -55,6 +56,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     autocast_dtype: str | None = None
     #: Evaluates networks as training does: ``self.evaluator(self.q_net, observations)``
     evaluator: NetworkEvaluator
+    #: Arguments from which the set-up derives something, and what derives it anew when they change
+    derivations: ClassVar[Mapping[str, Derivation]] = DERIVATIONS
     # Whether SB3 chose the class of the replay buffer. Saved with the model, because SB3 overwrites
     # ``replay_buffer_class`` with its choice
     _chose_buffer_class: bool = False
@@ -66,6 +69,9 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
             self._change_returns(name, value)
+            return
+        if name in self.derivations and "evaluator" in self.__dict__:  # which the set-up makes last
+            change_arguments(self, {name: value}, self.derivations[name])
             return
         super().__setattr__(name, value)
         if name == "replay_buffer" and value is not None:

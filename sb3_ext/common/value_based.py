@@ -4,6 +4,7 @@ Common code of value-based algorithms with discrete actions: SB3's ``DQN`` on th
 With one environment and all additions switched off, it equals SB3's ``DQN`` bit for bit.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.common.derived import DERIVATIONS, EXPLORATION_DERIVATIONS, Derivation
 from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import UpdateLoop
@@ -45,6 +47,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
 
     replay_buffer: ReplayBuffer | None
     _remedies_of_divergence = "A smaller learning_rate, a smaller max_grad_norm, target_clip or clipped rewards"
+    derivations: ClassVar[Mapping[str, Derivation]] = {**DERIVATIONS, **EXPLORATION_DERIVATIONS}
     #: The required base class of policies. Policies made for another algorithm are refused
     policy_base: ClassVar[type[DQNPolicy]] = DQNPolicy
 
@@ -186,10 +189,13 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         """
         Return the policy's actions, or with probability ``exploration_rate`` random ones, decided for each environment.
 
+        :param observation: one observation, or one for each environment: an array, what numpy makes one of, or a
+            dictionary of these
         :param deterministic: the greedy action, no exploration
         :return: the actions and ``state``, which is not used
         """
-        if deterministic:
+        observation = as_arrays(observation)
+        if deterministic or isinstance(observation, tuple):
             return self.policy.predict(observation, state, episode_start, deterministic)
         if not self.policy.is_vectorized_observation(observation):
             if np.random.rand() < self.exploration_rate:
@@ -225,6 +231,18 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
     ) -> SelfValueBased:
         tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def as_arrays(observation: Any) -> Any:
+    """
+    Return an observation, or a dictionary of parts, as arrays. SB3 does so only where it does not explore.
+
+    The pair ``(observation, info)`` of Gymnasium's ``reset()`` stays as it is, for SB3's explanation of that mistake.
+    """
+    if isinstance(observation, dict):
+        return {key: np.asarray(part) for key, part in observation.items()}
+    is_pair = isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict)
+    return observation if is_pair else np.asarray(observation)
 
 
 def actions_taken(replay_data: AnySamples) -> th.Tensor:

@@ -3,7 +3,9 @@
 from typing import Any
 
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.dqn.policies import DQNPolicy
 
+from sb3_ext.common.positional import positional_as_in
 from sb3_ext.common.value_policies import ValuePolicy
 
 
@@ -14,6 +16,7 @@ class MlpPolicy(ValuePolicy):
 class CnnPolicy(ValuePolicy):
     """``ValuePolicy`` for images, with the features extractor ``NatureCNN`` by default."""
 
+    @positional_as_in(DQNPolicy)
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
     ) -> None:
@@ -23,6 +26,7 @@ class CnnPolicy(ValuePolicy):
 class MultiInputPolicy(ValuePolicy):
     """``ValuePolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
+    @positional_as_in(DQNPolicy)
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ) -> None:

@@ -4,6 +4,7 @@ Atari games emulated by ALE's vector environment, in threads of C++, behind the 
 An agent sees what SB3's ``AtariWrapper`` in a ``DummyVecEnv`` would show it; ``docs/atari.md`` lists the differences.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -109,6 +110,12 @@ class AtariVecEnv(VecEnv):
             check_integer("seed", seed, 0)
         return super().seed(seed)
 
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        """Accept options of the next reset, as SB3 does. A warning says that the games have none."""
+        if any([options] if options is None or isinstance(options, dict) else options):
+            warnings.warn(f"options={options!r} have no effect: resets of Atari games take no options", stacklevel=2)
+        super().set_options(options)
+
     def reset(self) -> np.ndarray:
         """
         Begin new games. As with SB3's ``EpisodicLifeEnv``, a game in progress goes on if ``terminal_on_life_loss`` is
@@ -132,6 +139,8 @@ class AtariVecEnv(VecEnv):
         :raises ValueError: if they are not as many integers, or if the game has no such action
         """
         array, n_actions = np.asarray(actions), len(self._rules.action_meanings)
+        if array.dtype == object:
+            array = np.array(array.tolist())
         if array.shape != (self.num_envs,) or not np.issubdtype(array.dtype, np.integer):
             raise ValueError(
                 f"actions have shape {array.shape} and dtype {array.dtype}, they must be {self.num_envs} integers"
@@ -190,16 +199,32 @@ class AtariVecEnv(VecEnv):
         :param attr_name: ``render_mode``, ``spec``, ``metadata``, a space, or a name that ``set_attr`` was given
         :param indices: which environments; ``None`` means all
         :return: one value for each of them
+        :raises AttributeError: for any other name, because there are no environments of Gymnasium
         """
         if attr_name in ("observation_space", "action_space"):
             return [getattr(self, attr_name) for _ in self._chosen_games(indices)]
-        return [
-            game.attributes[attr_name] if attr_name in game.attributes else getattr(game, attr_name)
-            for game in self._chosen_games(indices)
-        ]
+        try:
+            return [
+                game.attributes[attr_name] if attr_name in game.attributes else getattr(game, attr_name)
+                for game in self._chosen_games(indices)
+            ]
+        except AttributeError:
+            raise AttributeError(
+                f"attr_name={attr_name!r} is unknown: AtariVecEnv has render_mode, spec, metadata, both spaces, and "
+                "what set_attr was given. How the games are played is in its attribute `settings`"
+            ) from None
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Store a value for ``get_attr``; nothing else reads it."""
+        """
+        Store a value for ``get_attr``; nothing else reads it.
+
+        :raises AttributeError: for a setting of the games, because they would go on with the old one
+        """
+        if attr_name in AtariSettings.names():
+            raise AttributeError(
+                f"attr_name={attr_name!r} cannot be set in running games: make another "
+                f"AtariVecEnv(..., {attr_name}={value!r})"
+            )
         for game in self._chosen_games(indices):
             game.attributes[attr_name] = value
 

@@ -1,5 +1,6 @@
 """Implicit Quantile Networks."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.derived import Derivation, change_arguments
 from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
@@ -21,6 +23,11 @@ from sb3_ext.iqn.probe import IQNProbe
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode
 from sb3_ext.speed.precision import AutocastDtype
+
+
+def derive_choice_of_actions(model: "IQN") -> None:
+    for network in (model.q_net, model.q_net_target):
+        network.choose_actions_by(model.n_action_quantile_samples, model.risk_measure, model.risk_eta)
 
 
 class IQN(ValueBasedAlgorithm):
@@ -88,6 +95,10 @@ class IQN(ValueBasedAlgorithm):
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
+    }
+    derivations: ClassVar[Mapping[str, Derivation]] = {
+        **ValueBasedAlgorithm.derivations,
+        **dict.fromkeys(("n_action_quantile_samples", "risk_measure", "risk_eta"), derive_choice_of_actions),
     }
     policy_base: ClassVar[type[DQNPolicy]] = IQNPolicy
     policy: IQNPolicy
@@ -198,8 +209,15 @@ class IQN(ValueBasedAlgorithm):
 
     def _create_aliases(self) -> None:
         super()._create_aliases()
-        for network in (self.q_net, self.q_net_target):
-            network.choose_actions_by(self.n_action_quantile_samples, self.risk_measure, self.risk_eta)
+        derive_choice_of_actions(self)
+
+    def set_risk(self, risk_measure: RiskMeasure, risk_eta: float) -> None:
+        """
+        Change both arguments of the constructor at once. Often one of them does not fit the other's old value.
+
+        :raises ValueError: naming the argument, its value and what is allowed; nothing is changed
+        """
+        change_arguments(self, {"risk_measure": risk_measure, "risk_eta": risk_eta}, derive_choice_of_actions)
 
     def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
         actions = actions_taken(replay_data)

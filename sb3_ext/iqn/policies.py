@@ -6,17 +6,18 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.dqn.policies import QNetwork
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_integer
+from sb3_ext.common.positional import positional_as_in
 from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy
 from sb3_ext.functional.quantile import RiskMeasure, check_risk, distort_taus, quantile_midpoints
-from sb3_ext.nets import CosineEmbedding, NatureConvolutions, build_action_values, build_mlp
+from sb3_ext.nets import CosineEmbedding, NamesSubstitutes, NatureConvolutions, build_action_values, build_mlp
 from sb3_ext.speed.optimizers import with_fused_adam
 
 
-class ImplicitQuantileNetwork(ValueNetwork):
+class ImplicitQuantileNetwork(NamesSubstitutes, ValueNetwork):
     """
     A network of the form ``Z_tau(s, a) = f(psi(s) * phi(tau))_a``.
 
@@ -75,13 +76,21 @@ class ImplicitQuantileNetwork(ValueNetwork):
         self.choose_actions_by(n_action_quantile_samples, risk_measure, risk_eta)
 
     def build_networks(self, features_dim: int, n_actions: int) -> None:
-        # Three networks replace the parent's, which has no quantile levels
+        # Three networks replace the parent's, which has no quantile levels. See `substitute_for`
         del self.q_net
         before, after = self.net_arch[:-1], self.net_arch[-1:]
         n_features = before[-1] if before else features_dim
         self.psi = build_mlp(features_dim, before, None, self.activation_fn, layers=self.layer_kind)
         self.phi = CosineEmbedding(self.n_cosines, n_features)
         self.f = build_action_values(n_features, n_actions, after, self.activation_fn, self.dueling, self.layer_kind)
+
+    def substitute_for(self, name: str) -> str | None:
+        if name != "q_net":
+            return None
+        return (
+            "its layers are psi, phi and f, see the class. q_net(obs) returns the values of all actions, and "
+            "q_net.quantiles(obs, taus) their quantiles"
+        )
 
     def choose_actions_by(self, n_action_quantile_samples: int, risk_measure: RiskMeasure, risk_eta: float) -> None:
         """
@@ -174,6 +183,7 @@ class IQNPolicy(ValuePolicy):
     q_net: ImplicitQuantileNetwork
     q_net_target: ImplicitQuantileNetwork
 
+    @positional_as_in(DQNPolicy)
     def __init__(
         self,
         *args: Any,
@@ -217,6 +227,7 @@ class CnnPolicy(IQNPolicy):
     :param net_arch: ``[512]`` by default
     """
 
+    @positional_as_in(DQNPolicy)
     def __init__(
         self,
         *args: Any,
@@ -231,6 +242,7 @@ class CnnPolicy(IQNPolicy):
 class MultiInputPolicy(IQNPolicy):
     """``IQNPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
+    @positional_as_in(DQNPolicy)
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ) -> None:

@@ -1,5 +1,6 @@
 """Network modules built from torch and SB3, independent of any algorithm."""
 
+from sb3_ext.nets.absent import NamesSubstitutes
 from sb3_ext.nets.builder import LayerKind, PlainLayers, StackedLayers, build_mlp, declare_output
 from sb3_ext.nets.convolutions import ChannelsLastCNN, NatureConvolutions
 from sb3_ext.nets.critic import EnsembleCritic
@@ -19,6 +20,7 @@ __all__ = [
     "EnsembleLinear",
     "EnsembleMLP",
     "LayerKind",
+    "NamesSubstitutes",
     "NatureConvolutions",
     "OutputLinear",
     "PlainLayers",

@@ -1,5 +1,6 @@
 """SB3's critic of continuous actions with its networks stacked: shared layers and a head."""
 
+import re
 from contextlib import nullcontext
 
 import torch as th
@@ -9,15 +10,17 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_ext.nets.absent import NamesSubstitutes
 from sb3_ext.nets.ensemble import EnsembleMLP
 from sb3_ext.nets.heads import CriticHead, ScalarHead
 
 
-class EnsembleCritic(ContinuousCritic):
+class EnsembleCritic(NamesSubstitutes, ContinuousCritic):
     """
     SB3's ``ContinuousCritic`` with its networks stacked: one features extractor, N critics evaluated together.
 
-    ``critic(obs, actions)`` still returns a tuple of N tensors of shape (B, 1).
+    ``critic(obs, actions)`` still returns a tuple of N tensors of shape (B, 1). It has no ``q_networks``:
+    ``ensemble`` holds the weights, :class:`~sb3_ext.nets.ensemble.EnsembleMLP` says how to read and change them.
 
     :param n_critics: N
     :param layer_norm: normalize the hidden layers
@@ -53,11 +56,33 @@ class EnsembleCritic(ContinuousCritic):
             n_critics=0,  # the ensemble replaces the parent's separate networks
             share_features_extractor=share_features_extractor,
         )
-        self.n_critics = n_critics
+        del self.q_networks  # empty, so loops over it would do nothing
         self.head = ScalarHead() if head is None else head
         n_inputs = features_dim + spaces.utils.flatdim(action_space)
         self.ensemble = EnsembleMLP(
             n_critics, n_inputs, net_arch, activation_fn, layer_norm, dropout, self.head.n_outputs
+        )
+
+    @property
+    def n_critics(self) -> int:
+        """N. It cannot be changed: a new policy is needed, with ``policy_kwargs=dict(n_critics=...)``."""
+        return self.ensemble.n_members
+
+    @n_critics.setter
+    def n_critics(self, n_critics: int) -> None:
+        # SB3's constructor sets it before the ensemble exists
+        if "ensemble" in self._modules and n_critics != self.n_critics:
+            raise AttributeError(
+                f"n_critics={n_critics!r} cannot replace {self.n_critics}: the networks are built once, so give "
+                "policy_kwargs=dict(n_critics=...) to a new model"
+            )
+
+    def substitute_for(self, name: str) -> str | None:
+        if name != "q_networks" and re.fullmatch(r"qf\d+", name) is None:
+            return None
+        return (
+            "all critics are stacked in `ensemble`. ensemble.member(i) returns a copy of critic i as an nn.Sequential, "
+            "ensemble.set_member(i, network) writes one back, and ensemble.requires_grad_(False) freezes all of them"
         )
 
     def outputs(
@@ -86,7 +111,8 @@ class EnsembleCritic(ContinuousCritic):
         return self.head.values(self.outputs(obs, actions, members, frozen))
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        return tuple(self.stacked(obs, actions).unsqueeze(-1))
+        # Copied, because PyTorch allows no change in place of one of several views, such as `q1 -= bonus`
+        return tuple(values.clone() for values in self.stacked(obs, actions).unsqueeze(-1))
 
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """Return the first critic's value, shape (B, 1), as SB3 without a gradient to the features extractor."""

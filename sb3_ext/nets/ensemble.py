@@ -1,15 +1,25 @@
 """N networks of one shape, stacked: batched matrix products replace a loop over N modules."""
 
+import copy
+
 import torch as th
 from torch import nn
 
 from sb3_ext.nets.builder import Normalization, StackedLayers, build_mlp
-from sb3_ext.nets.layers import StackedLayer
+from sb3_ext.nets.layers import EnsembleLayerNorm, EnsembleLinear, OutputLinear, StackedLayer
 
 
 class EnsembleMLP(nn.Module):
     """
     N multi-layer perceptrons. For the same random state they start with the weights of N of SB3's critics.
+
+    To initialize every network anew, with a function ``init`` made for ``nn.Linear``::
+
+        for index in range(ensemble.n_members):
+            ensemble.set_member(index, ensemble.member(index).apply(init))
+
+    ``ensemble.requires_grad_(False)`` freezes all networks. One of them alone cannot be frozen, because each parameter
+    holds the weights of all N.
 
     :param n_members: N
     :param net_arch: units of the hidden layers
@@ -63,3 +73,57 @@ class EnsembleMLP(nn.Module):
         for layer in self.layers:
             x = layer(x, pick) if isinstance(layer, StackedLayer) else layer(x)
         return x
+
+    def member(self, index: int) -> nn.Sequential:
+        """
+        Return a copy of one network, made of torch's layers. Changes of the copy leave the ensemble as it is.
+
+        :param index: from 0 to N - 1
+        :raises IndexError: if there is no such network
+        """
+        self._check_index(index)
+        layers = [_plain_layer(layer, index) for layer in self.layers]
+        return nn.Sequential(*layers).train(self.training)
+
+    @th.no_grad()
+    def set_member(self, index: int, network: nn.Module) -> None:
+        """
+        Copy the parameters of a network like :meth:`member` into the ensemble, in place.
+
+        Optimizers keep their state, and target networks their weights.
+
+        :param index: from 0 to N - 1
+        :raises IndexError: if there is no such network
+        :raises ValueError: if the parameters have other names or shapes; nothing is changed
+        """
+        self._check_index(index)
+        expected, given = dict(self.member(index).named_parameters()), dict(network.named_parameters())
+        shapes, given_shapes = ({name: tuple(p.shape) for name, p in named.items()} for named in (expected, given))
+        if shapes != given_shapes:
+            raise ValueError(f"network has parameters of shapes {given_shapes}, but a member has {shapes}")
+        for name, stacked in self.layers.named_parameters():
+            # The weights of a stacked layer are the transpose of torch's, and its vectors are rows
+            stacked[index].copy_(given[name].T if given[name].ndim == 2 else given[name].unsqueeze(0))
+
+    def _check_index(self, index: int) -> None:
+        if not 0 <= index < self.n_members:
+            raise IndexError(f"index={index!r} must be from 0 to {self.n_members - 1}")
+
+
+def _plain_layer(layer: nn.Module, index: int) -> nn.Module:
+    """Return a copy of a layer that is not stacked, or one of the layers in a stacked one."""
+    if not isinstance(layer, StackedLayer):
+        return copy.deepcopy(layer)
+    weight, bias = layer.weight.detach()[index].clone(), layer.bias.detach()[index, 0].clone()
+    # The meta device draws no random number
+    if isinstance(layer, EnsembleLinear):
+        linear_class = OutputLinear if layer.is_output else nn.Linear
+        n_inputs, n_outputs = weight.shape
+        plain: nn.Linear | nn.LayerNorm = linear_class(n_inputs, n_outputs, device="meta")
+        weight = weight.T.contiguous()
+    elif isinstance(layer, EnsembleLayerNorm):
+        plain, weight = nn.LayerNorm(weight.shape[-1], device="meta"), weight[0]
+    else:
+        raise TypeError(f"a {type(layer).__name__} has no counterpart among torch's layers")
+    plain.weight, plain.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return plain

@@ -12,6 +12,7 @@ from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
 from sb3_ext.common.model_keywords import check_policy_kwargs, explain_policy_keywords
+from sb3_ext.common.positional import positional_as_in
 from sb3_ext.common.saving import CompletelySaved
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
@@ -64,6 +65,7 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
     critic_target: EnsembleCritic
 
     @checks_keywords(explain_policy_keywords)
+    @positional_as_in(SACPolicy)
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -129,6 +131,7 @@ MlpPolicy = REDQSACPolicy
 class CnnPolicy(REDQSACPolicy):
     """``REDQSACPolicy`` for images, with the features extractor ``NatureCNN`` by default."""
 
+    @positional_as_in(SACPolicy)
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
     ) -> None:
@@ -138,6 +141,7 @@ class CnnPolicy(REDQSACPolicy):
 class MultiInputPolicy(REDQSACPolicy):
     """``REDQSACPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
+    @positional_as_in(SACPolicy)
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ) -> None:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.samples import sample_replay, single_precision, split_minibatches, update_priorities
 from sb3_ext.checks import check_choice, check_integer, check_interval, finite_number
+from sb3_ext.common.derived import Derivation
 from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.probe import Probe
@@ -26,6 +27,7 @@ from sb3_ext.functional.policy_gradient import ACTOR_GRADIENTS, BASELINES, Actor
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import EnsembleCritic
 from sb3_ext.nets.modes import has_batch_statistics, set_dropout_mode
+from sb3_ext.redq_sac.derived import REDQ_DERIVATIONS
 from sb3_ext.redq_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQSACPolicy
 from sb3_ext.redq_sac.probe import REDQSACProbe
 from sb3_ext.redq_sac.recorded import recorded_where_possible, set_learning_rates
@@ -128,6 +130,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    derivations: ClassVar[Mapping[str, Derivation]] = REDQ_DERIVATIONS
     policy: REDQSACPolicy
     critic: EnsembleCritic
     critic_target: EnsembleCritic

@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.dqn.policies import QNetwork
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 
+from sb3_ext.common.positional import positional_as_in
 from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy
 from sb3_ext.functional.soft_value import boltzmann_log_policy
 from sb3_ext.nets import ChannelsLastCNN
@@ -55,6 +56,7 @@ class SoftDQNPolicy(ValuePolicy):
     network_class: ClassVar[type[QNetwork]] = BoltzmannNetwork
     only_for: ClassVar[str | None] = "SoftDQN"
 
+    @positional_as_in(DQNPolicy)
     def __init__(
         self,
         *args: Any,
@@ -77,6 +79,7 @@ class CnnPolicy(SoftDQNPolicy):
     :param net_arch: by default no hidden layer after the features extractor, as in SB3 for ``NatureCNN``
     """
 
+    @positional_as_in(DQNPolicy)
     def __init__(
         self,
         *args: Any,
@@ -93,6 +96,7 @@ class CnnPolicy(SoftDQNPolicy):
 class MultiInputPolicy(SoftDQNPolicy):
     """``SoftDQNPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
+    @positional_as_in(DQNPolicy)
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ) -> None:

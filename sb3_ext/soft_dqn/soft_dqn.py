@@ -1,6 +1,7 @@
 """Soft Q-learning for discrete actions."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.common.derived import Derivation
 from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
@@ -39,6 +41,10 @@ _SMALLEST_TEMPERATURE = 1e-8
 _TEMPERATURE_FINAL, _TEMPERATURE_FRACTION = 0.05, 0.5
 _TARGET_ENTROPY_FRACTION = 0.1
 _MUNCHAUSEN_CLIP = -1.0
+
+
+def derive_temperature(model: "SoftDQN") -> None:
+    model.setup_temperature()
 
 
 class SoftDQN(ValueBasedAlgorithm):
@@ -112,6 +118,10 @@ class SoftDQN(ValueBasedAlgorithm):
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
+    }
+    derivations: ClassVar[Mapping[str, Derivation]] = {
+        **ValueBasedAlgorithm.derivations,
+        **dict.fromkeys(("temperature_initial", "temperature_final", "temperature_fraction"), derive_temperature),
     }
     policy_base: ClassVar[type[DQNPolicy]] = SoftDQNPolicy
     q_net: BoltzmannNetwork
@@ -252,13 +262,18 @@ class SoftDQN(ValueBasedAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self.setup_temperature()
+
+    def setup_temperature(self) -> None:
+        """Set up the schedule, and begin to learn a learned temperature anew."""
         final = _TEMPERATURE_FINAL if self.temperature_final is None else self.temperature_final
         fraction = _TEMPERATURE_FRACTION if self.temperature_fraction is None else self.temperature_fraction
         self.temperature_schedule = LinearSchedule(self.temperature_initial, final, fraction)
         # Needed even without `auto_temperature`, which may be switched on when a model is loaded
         self.log_temperature = th.full((1,), math.log(self.temperature_initial), device=self.device).requires_grad_()
         self.temperature_optimizer = th.optim.Adam([self.log_temperature], lr=self.lr_schedule(1))
-        self._set_temperature(self.temperature_initial)
+        progress = 1.0 if self.auto_temperature else self._current_progress_remaining
+        self._set_temperature(self.temperature_schedule(progress))
 
     @property
     def temperature(self) -> float:

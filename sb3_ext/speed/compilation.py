@@ -40,6 +40,8 @@ class LossGradients:
             results = th.func.functional_call(self.loss, values, args)
             return results[0], results
 
+        if not parameters:  # everything is frozen
+            return tuple(result.detach() for result in self.loss(*args))
         values = {name: parameter.detach() for name, parameter in parameters.items()}
         loss, pull_back, results = th.func.vjp(evaluate, values, has_aux=True)  # type: ignore[misc]
         with th.autocast(loss.device.type, enabled=False):
@@ -55,6 +57,8 @@ class LossGradients:
         """
         with th.enable_grad():
             results = self.loss(*args)
+        if not parameters:
+            return tuple(result.detach() for result in results)
         with th.autocast(results[0].device.type, enabled=False):
             results[0].backward(inputs=[*parameters.values()])
         gradients = (th.zeros_like(p) if p.grad is None else p.grad for p in parameters.values())

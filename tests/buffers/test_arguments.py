@@ -77,7 +77,7 @@ def test_observations_unlike_the_space_are_not_stored(buffer_class: type) -> Non
     fill(buffer, 2)
     rest = (np.zeros((2, 1), dtype=int), np.zeros(2), np.zeros(2, dtype=bool), [{}] * 2)
     good = np.zeros((2, 3, 5, 7), dtype=np.uint8)
-    for bad in (good.astype(np.float32), good[:1], good[:, :, :4], good.transpose(0, 2, 3, 1)):
+    for bad in (good + np.float32(0.5), good.astype(int) - 1, good[:1], good[:, :, :4], good.transpose(0, 2, 3, 1)):
         with pytest.raises(ValueError, match=r"next_obs has shape .* allow \(2, 3, 5, 7\) and uint8 only"):
             buffer.add(good, bad, *rest)
         with pytest.raises(ValueError, match=r"obs has shape"):

@@ -70,6 +70,7 @@ def test_samples_come_from_the_copy() -> None:
     buffers = pair()
     add(buffers, 5, np.random.default_rng(0))
     copied = buffers[1].sample(4)
+    buffers[1].rewards.flags.writeable = True
     buffers[1].rewards[:] = 7.0  # on the host, behind its back
     assert copied.rewards.shape == (4, 1) and not (buffers[1].sample(50).rewards == 7.0).any()
 
@@ -153,4 +154,32 @@ def test_discrete_spaces() -> None:
     for state in range(6):
         for buffer in buffers:
             buffer.add(np.array([state]), np.array([state + 1]), np.array([2]), np.zeros(1), np.zeros(1), [{}])
+    assert_same_samples(*buffers)
+
+
+def test_what_is_written_from_outside_reaches_the_samples() -> None:
+    buffers = pair()
+    for buffer in buffers:  # as whoever fills a buffer from a file does
+        buffer.rewards[:3] = np.arange(6).reshape(3, 2)
+        buffer.pos = 3
+    assert_same_samples(*buffers)
+    add(buffers, 5, np.random.default_rng(0))
+    assert_same_samples(*buffers)
+    for buffer in buffers:
+        buffer.rewards = 2 * buffer.rewards
+        buffer.pos, buffer.full = 0, True
+    assert_same_samples(*buffers)
+    add(buffers, 2, np.random.default_rng(1))
+    assert_same_samples(*buffers)
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(buffers[1], name)[0] = 1
+    loaded = pickle.loads(pickle.dumps(buffers[1]))
+    for buffer in (buffers[0], buffers[1], loaded):
+        buffer.rewards[:] = 3.0  # a saved buffer is writeable until the next sample
+    assert_same_samples(*buffers)
+    assert_same_samples(buffers[0], loaded)
+    for buffer in buffers:
+        buffer.reset()
+    add(buffers, 2, np.random.default_rng(2))
     assert_same_samples(*buffers)

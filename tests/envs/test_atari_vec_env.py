@@ -8,13 +8,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3 import DQN
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv, NoopResetEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor, load_results
-from stable_baselines3.common.vec_env import VecFrameStack, VecTransposeImage
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTransposeImage
 
 from sb3_ext import AtariVecEnv, FrameDedupReplayBuffer
+from sb3_ext.envs import AtariSettings
 
 gym.register_envs(pytest.importorskip("ale_py"))
 
@@ -184,3 +186,36 @@ def test_a_step_before_the_first_reset_is_an_error() -> None:
     with pytest.raises(AttributeError, match="method_name='reset' is not one of"):
         env.env_method("reset")
     env.close()
+
+
+def test_actions_and_indices_may_have_every_form_that_sb3_takes(sb3_atari: Callable, ale_atari: Callable) -> None:
+    stock, ours = sb3_atari("BreakoutNoFrameskip-v4"), ale_atari("BreakoutNoFrameskip-v4")
+    for venv in (stock, ours):
+        venv.reset()
+        for dtype in (np.int32, np.uint8, object):
+            assert len(venv.step(np.array([1, 2], dtype))[0]) == 2
+        for actions in ([1, 2], (1, 2), [np.int64(1), np.array(2)], th.tensor([1, 2])):
+            assert len(venv.step(actions)[0]) == 2
+        for indices in ([0, 1], (0, 1), range(2), np.arange(2), None):
+            assert len(venv.get_attr("spec", indices)) == len(venv.env_is_wrapped(Monitor, indices)) == 2
+        assert len(venv.get_attr("spec", -1)) == len(venv.env_method("get_action_meanings", indices=0)) == 1
+        venv.set_options()
+        venv.set_options({})
+        assert len(venv.seed()) == len(venv.seed(np.int64(3))) == 2
+        assert {name for name in dir(VecEnv) if not name.startswith("_")} <= set(dir(venv))
+
+
+def test_what_would_have_no_effect_says_so(ale_atari: Callable) -> None:
+    venv = ale_atari("BreakoutNoFrameskip-v4")
+    for name in AtariSettings.names():
+        with pytest.raises(
+            AttributeError, match=rf"attr_name='{name}' cannot be set .* AtariVecEnv\(\.\.\., {name}=1\)"
+        ):
+            venv.set_attr(name, 1)
+    for name in ("ale", "unwrapped", "frame_skip"):
+        with pytest.raises(AttributeError, match=rf"attr_name='{name}' is unknown: AtariVecEnv has .*`settings`"):
+            venv.get_attr(name)
+    for options in ({"level": 2}, [{}, {"level": 2}]):
+        with pytest.warns(UserWarning, match="have no effect: resets of Atari games take no options"):
+            venv.set_options(options)
+        assert venv.reset().shape[0] == 2

@@ -46,6 +46,10 @@ def test_a_loss_and_its_gradients_in_both_ways() -> None:
                 th.testing.assert_close(gradient, expected[name].detach(), msg=name)
             th.testing.assert_close(value, outputs.square().sum().detach())
             assert not (value.requires_grad or extra.requires_grad) and th.equal(extra, loss.layer(x).detach())
+    for function in (gradients_of.functional, gradients_of.autograd):
+        value, extra = function({}, x, False)  # everything is frozen
+        assert not (value.requires_grad or extra.requires_grad)
+        th.testing.assert_close(value, outputs.square().sum().detach())
     with th.no_grad(), pytest.raises(RuntimeError, match="mutate"):
         gradients_of.functional(parameters, x, True)
     loss.zero_grad()

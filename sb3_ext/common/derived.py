@@ -1,0 +1,62 @@
+"""
+Arguments from which the set-up of a model derives something, such as a schedule, and what to do when they change.
+
+SB3 derives it once. A later ``model.learning_rate = 1e-4`` changes nothing there, but is saved with the model.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stable_baselines3.common.utils import LinearSchedule
+
+#: Derives something anew from the present arguments of a model
+Derivation = Callable[[Any], None]
+
+
+def derive_learning_rate(model: Any) -> None:
+    model._setup_lr_schedule()
+
+
+def derive_train_freq(model: Any) -> None:
+    model._convert_train_freq()
+
+
+def derive_exploration(model: Any) -> None:
+    model.exploration_schedule = LinearSchedule(
+        model.exploration_initial_eps, model.exploration_final_eps, model.exploration_fraction
+    )
+
+
+#: For every off-policy algorithm
+DERIVATIONS: Mapping[str, Derivation] = {
+    "learning_rate": derive_learning_rate,
+    "learning_rate_final": derive_learning_rate,
+    "learning_rate_fraction": derive_learning_rate,
+    "train_freq": derive_train_freq,
+}
+#: For DQN
+EXPLORATION_DERIVATIONS: Mapping[str, Derivation] = dict.fromkeys(
+    ("exploration_initial_eps", "exploration_final_eps", "exploration_fraction"), derive_exploration
+)
+
+
+def change_arguments(model: Any, values: Mapping[str, Any], derive: Derivation) -> None:
+    """
+    Set arguments of a model that is set up, check them, and derive what depends on them.
+
+    :param values: by the names of the arguments
+    :raises ValueError: if the model cannot have these values; nothing is changed
+    """
+    before = {name: getattr(model, name) for name in values}
+    is_checked = False
+    # Not by `setattr`, which calls this function
+    model.__dict__.update(values)
+    try:
+        model._check_arguments()
+        is_checked = True
+        derive(model)
+    except Exception:
+        model.__dict__.update(before)
+        if is_checked:
+            derive(model)
+        raise
