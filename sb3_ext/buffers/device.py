@@ -11,6 +11,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ext.buffers.spaces import check_storable
+from sb3_ext.checks import check_choice, check_device, check_integer
+
 # Largest share of the device's free memory. Networks and their activations need the rest
 _LARGEST_SHARE = 0.5
 
@@ -49,6 +52,11 @@ class DeviceReplayBuffer(ReplayBuffer):
             raise ValueError("optimize_memory_usage=True is not allowed with DeviceReplayBuffer, only False")
         if isinstance(observation_space, spaces.Dict):
             raise ValueError("observation_space=Dict is not allowed with DeviceReplayBuffer: use DictReplayBuffer")
+        check_integer("buffer_size", buffer_size, minimum=1)
+        check_integer("n_envs", n_envs, minimum=1)
+        check_storable(observation_space, action_space)
+        check_device("device", device)
+        check_choice("handle_timeout_termination", handle_timeout_termination, (True, False))
         super().__init__(
             buffer_size,
             observation_space,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -41,6 +42,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
+    action_space_type = spaces.Discrete
     replay_buffer: ReplayBuffer | None
     _remedies_of_divergence = "A smaller learning_rate, a smaller max_grad_norm, target_clip or clipped rewards"
     #: The required base class of policies. Policies made for another algorithm are refused

@@ -9,6 +9,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_choice
+from sb3_ext.common.policy_arguments import check_policy_arguments
 from sb3_ext.nets import LayerKind, build_action_values, declare_output
 
 
@@ -84,6 +85,7 @@ class ValuePolicy(DQNPolicy):
         network_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        check_policy_arguments({"dueling": dueling, "network_kwargs": network_kwargs, **kwargs}, has_actor=False)
         self.network_kwargs: dict[str, Any] = {"dueling": dueling, **(network_kwargs or {})}
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 

@@ -11,6 +11,7 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.policy_arguments import check_policy_arguments
 from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
 from sb3_ext.speed.optimizers import with_fused_adam
 
@@ -53,6 +54,8 @@ class REDQSACPolicy(SACPolicy):
     ) -> None:
         check_integer("n_critics", n_critics, minimum=1)
         check_interval("dropout", dropout, 0.0, math.nextafter(1.0, 0.0), "a probability in [0, 1)")
+        given = {"layer_norm": layer_norm, "head_kwargs": head_kwargs, "optimizer_class": optimizer_class, **kwargs}
+        check_policy_arguments(given, has_actor=True)
         self.regularization: dict[str, Any] = {"layer_norm": layer_norm, "dropout": dropout}
         self.head_kwargs: dict[str, Any] = dict(head_kwargs or {})
         super().__init__(

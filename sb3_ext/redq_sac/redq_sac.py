@@ -126,6 +126,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    action_space_type = spaces.Box
     policy: REDQSACPolicy
     critic: EnsembleCritic
     critic_target: EnsembleCritic
@@ -203,8 +204,7 @@ class REDQSAC(OffPolicyExtension, SAC):
             use_sde_at_warmup=use_sde_at_warmup,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            # Copied, because SB3 adds entries to it and it belongs to the caller
-            policy_kwargs=dict(policy_kwargs or {}),
+            policy_kwargs=policy_kwargs,
             verbose=verbose,
             seed=seed,
             device=device,
@@ -319,7 +319,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         value = 1.0 if text == "auto" else finite_number(tail if is_auto else text)
         if value is None or value < 0 or (is_auto and value == 0):
             raise ValueError(f"ent_coef={self.ent_coef!r} must be a number >= 0, 'auto', or 'auto_' and a number > 0")
-        if self.target_entropy != "auto" and finite_number(self.target_entropy) is None:
+        is_auto = isinstance(self.target_entropy, str) and self.target_entropy == "auto"
+        if not is_auto and finite_number(self.target_entropy) is None:
             raise ValueError(f"target_entropy={self.target_entropy!r} must be a number or 'auto'")
 
     def _check_ensemble(self, n_critics: int) -> None:
