@@ -48,6 +48,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
     ) -> None:
+        check_choice("optimize_memory_usage", optimize_memory_usage, (True, False))
         if optimize_memory_usage:
             raise ValueError("optimize_memory_usage=True is not allowed with DeviceReplayBuffer, only False")
         if isinstance(observation_space, spaces.Dict):

@@ -57,6 +57,7 @@ class TransitionStorage(ReplayBuffer):
         # Size 1 is always allowed, because models are played back with a buffer for one transition
         if buffer_size > 1 and buffer_size < n_envs:
             raise ValueError(f"buffer_size={buffer_size} must be 1 or at least n_envs={n_envs}")
+        check_choice("optimize_memory_usage", optimize_memory_usage, (True, False))
         if optimize_memory_usage:
             raise ValueError(
                 f"optimize_memory_usage={optimize_memory_usage!r} must be False: SB3's variant loses the last "

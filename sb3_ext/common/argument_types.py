@@ -98,15 +98,17 @@ def _replay_buffer_class(name: str, value: Any) -> type[ReplayBuffer] | None:
 
 
 def _learning_rate(name: str, value: Any) -> Any:
-    allowed = "must be a number >= 0, or a function that returns one for the remaining progress from 1 to 0"
+    allowed = "a number >= 0, or a function that returns one for the remaining progress from 1 to 0"
     if callable(value) and not isinstance(value, type):
         for progress in (1.0, 0.5, 0.0):
             try:
                 result = float(value(progress))
             except Exception as error:
-                raise ValueError(f"{name}={value!r} {allowed}: at {progress} it fails with {error!r}") from error
+                raise ValueError(
+                    f"{name}={value!r} must be {allowed}: at {progress} it fails with {error!r}"
+                ) from error
             if not 0 <= result < np.inf:
-                raise ValueError(f"{name}={value!r} {allowed}: at {progress} it returns {result}")
+                raise ValueError(f"{name}={value!r} must be {allowed}: at {progress} it returns {result}")
         return value
     try:
         check_interval(name, value, 0.0, np.finfo(np.float64).max, allowed)

@@ -7,18 +7,18 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_ext.checks import check_choice, check_mapping
+from sb3_ext.checks import check_choice, check_interval, check_mapping
 
 _BOOLEANS = (
     "normalize_images",
     "share_features_extractor",
     "use_expln",
     "use_sde",
-    "clip_mean_actions",
     "layer_norm",
     "dueling",
 )
 _MAPPINGS = ("optimizer_kwargs", "features_extractor_kwargs", "head_kwargs", "network_kwargs")
+_NUMBERS = ("log_std_init", "clip_mean")
 _NO_NAME = "and not its name"
 
 
@@ -32,6 +32,8 @@ def check_policy_arguments(kwargs: Mapping[str, Any], has_actor: bool) -> None:
     for name, value in kwargs.items():
         if name in _BOOLEANS:
             check_choice(name, value, (True, False))
+        elif name in _NUMBERS:
+            check_interval(name, value, -np.finfo(np.float64).max, np.finfo(np.float64).max, "a number")
         elif name in _MAPPINGS and value is not None:
             check_mapping(name, value)
         elif name == "net_arch" and value is not None:

@@ -60,7 +60,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 4,
         gradient_steps: int = 1,
-        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_class: type[ReplayBuffer] | str | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,

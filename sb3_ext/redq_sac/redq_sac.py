@@ -66,8 +66,8 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param gradient_steps: number of critic updates after each rollout (see ``train_freq``); -1: as many as the rollout
         has environment steps. The UTD ratio is ``gradient_steps / (train_freq * n_envs)``
     :param action_noise: the action noise type (None by default)
-    :param replay_buffer_class: replay buffer class to use (for instance ``HerReplayBuffer``); ``None`` chooses it
-        automatically
+    :param replay_buffer_class: replay buffer class to use (for instance ``HerReplayBuffer``), or its name; ``None``
+        chooses it automatically
     :param replay_buffer_kwargs: keyword arguments of the replay buffer, without ``gamma`` and ``n_steps``, which it
         receives from the algorithm
     :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
@@ -146,7 +146,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 20,
         action_noise: ActionNoise | None = None,
-        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_class: type[ReplayBuffer] | str | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
