@@ -1,14 +1,20 @@
 """Argument checks whose messages name the argument, its value and what is allowed."""
 
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import torch as th
 
 
 def check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
     """Raise a ValueError if an argument has none of the allowed values."""
-    if value not in allowed:
+    try:
+        is_allowed = value in allowed
+    except (ValueError, RuntimeError):  # an array or a tensor of several elements
+        is_allowed = False
+    if not is_allowed:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(repr(choice) for choice in allowed)}")
 
 
@@ -27,9 +33,36 @@ def check_interval(name: str, value: Any, low: float, high: float, allowed: str)
     :param allowed: the interval in words, for the message
     :raises ValueError: if ``value`` is not a number between ``low`` and ``high``
     """
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:
         raise ValueError(f"{name}={value!r} must be {allowed}")
+
+
+def check_mapping(name: str, value: Any) -> None:
+    """Raise a ValueError if an argument is no dictionary with strings as keys."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        is_text = isinstance(value, str)
+        hint = ". Text such as 'dict(a=1)' is evaluated in YAML files of rl_zoo3 only" if is_text else ""
+        raise ValueError(f"{name}={value!r} must be a dictionary with strings as keys{hint}")
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raise a ValueError if an argument is no path to a file or folder."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"{name}={value!r} must be a path: a string or a pathlib.Path")
+
+
+def check_device(name: str, value: Any) -> None:
+    """Raise a ValueError if an argument names no device that PyTorch has here. ``"cuda"`` may stand for a CPU."""
+    try:
+        device = th.device("cpu" if isinstance(value, str) and value == "auto" else value)
+        # SB3 takes the CPU where there is no CUDA
+        if device.type != "cpu" and (device.type != "cuda" or th.cuda.is_available()):
+            th.zeros(1, device=device).tolist()
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        allowed = "'auto', 'cpu', 'cuda' or another device that PyTorch has here"
+        raise ValueError(f"{name}={value!r} must be {allowed}: {reason}") from error
 
 
 def check_finite(what: str, value: Any, step: int, is_batch: bool = True) -> None:

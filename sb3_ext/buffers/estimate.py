@@ -33,6 +33,8 @@ def estimate_memory(
     :param kwargs: further arguments of the buffer (``replay_buffer_kwargs``)
     :raises ValueError: for another class of buffer, or wrong arguments of the buffer
     """
+    if not isinstance(buffer_class, type):
+        raise ValueError(f"buffer_class={buffer_class!r} must be a class of replay buffers, and not its name")
     if buffer_class in (ReplayBuffer, DictReplayBuffer):
         buffer_class = ArrayReplayBuffer
     if not issubclass(buffer_class, LazyReplayBuffer):

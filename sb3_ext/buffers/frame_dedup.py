@@ -14,7 +14,7 @@ from sb3_ext.buffers.base import LazyReplayBuffer
 from sb3_ext.buffers.frames import COMPRESSIONS, Frames, LZ4Frames, RawFrames, import_lz4
 from sb3_ext.buffers.memory import RAM, MappedFile, check_disk_space, check_memory
 from sb3_ext.buffers.stacks import SLOTS_BETWEEN_SCANS, StackLayout, StackStore, possible_layouts
-from sb3_ext.checks import check_choice, check_integer
+from sb3_ext.checks import check_choice, check_integer, check_path
 from sb3_ext.keywords import among, checks_keywords
 
 # After this number of steps one of several fitting layouts is chosen. A black or frozen screen fits all of them
@@ -82,6 +82,8 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         check_choice("compression", compression, COMPRESSIONS)
         if compression == "lz4":
             import_lz4()
+        if storage_path is not None:
+            check_path("storage_path", storage_path)
         if n_stack is not None:
             check_integer("n_stack", n_stack, minimum=1)
         self.n_stack = n_stack

@@ -12,8 +12,9 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from sb3_ext.buffers.incoming import as_stored, one_per_env
 from sb3_ext.buffers.memory import check_memory
 from sb3_ext.buffers.pickling import full_length
+from sb3_ext.buffers.spaces import check_storable
 from sb3_ext.buffers.storage import ObservationPair, ObservationStore
-from sb3_ext.checks import check_integer
+from sb3_ext.checks import check_choice, check_device, check_integer
 from sb3_ext.keywords import among, checks_keywords
 
 Observations = np.ndarray | dict[str, np.ndarray]
@@ -59,11 +60,15 @@ class TransitionStorage(ReplayBuffer):
         # Size 1 is always allowed, because models are played back with a buffer for one transition
         if buffer_size > 1 and buffer_size < n_envs:
             raise ValueError(f"buffer_size={buffer_size} must be 1 or at least n_envs={n_envs}")
+        check_choice("optimize_memory_usage", optimize_memory_usage, (True, False))
         if optimize_memory_usage:
             raise ValueError(
                 f"optimize_memory_usage={optimize_memory_usage!r} must be False: SB3's variant loses the last "
                 f"observation of each episode, {type(self).__name__} has its own means"
             )
+        check_storable(observation_space, action_space)
+        check_device("device", device)
+        check_choice("handle_timeout_termination", handle_timeout_termination, (True, False))
         # ReplayBuffer's constructor would allocate at once. rl_zoo3's `enjoy` and `record_video` load models with
         # buffers of full size that they never fill.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)

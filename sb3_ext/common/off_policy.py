@@ -10,19 +10,25 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
+from sb3_ext.common.argument_types import check_env, check_policy, prepare_attributes, prepared
+from sb3_ext.common.compatibility import check_compatibility
 from sb3_ext.common.derived import DERIVATIONS, Derivation, change_arguments
 from sb3_ext.common.model_keywords import check_model_kwargs, check_names_of_load
 from sb3_ext.common.progress import close_progress_bars
 from sb3_ext.common.saving import complete_file, model_path
+from sb3_ext.common.spaces import check_spaces
 from sb3_ext.common.writer import WrittenBy
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
@@ -54,6 +60,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     learning_rate_fraction: float | None = None
     compile: bool = False
     autocast_dtype: str | None = None
+    #: The kind of action space that the algorithm takes; ``None``: any. Checked like the observations' space
+    action_space_type: ClassVar[type[spaces.Space] | None] = None
     #: Evaluates networks as training does: ``self.evaluator(self.q_net, observations)``
     evaluator: NetworkEvaluator
     #: Arguments from which the set-up derives something, and what derives it anew when they change
@@ -65,6 +73,13 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     _written_by: WrittenBy | None = None
     # Of the present `learn()`. Weak, because a callback may copy the model, and many callbacks cannot be copied
     _callback: Callable[[], BaseCallback | None] | None = None
+
+    def __init__(self, policy: str | type[BasePolicy], env: GymEnv | str, *args: Any, **kwargs: Any) -> None:
+        check_policy(policy, self.policy_aliases)
+        if env is not None and not isinstance(env, str):
+            check_env(env)
+        kwargs = {name: prepared(name, value) for name, value in kwargs.items()}
+        super().__init__(policy, env, *args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
@@ -140,8 +155,19 @@ class OffPolicyExtension(OffPolicyAlgorithm):
             value = getattr(self, name)
             raise ValueError(f"{name}={value!r} has no effect here: it needs {needs}; otherwise {name}={otherwise!r}")
 
+    @classmethod
+    def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        # Constructor, `load` and `set_env` all call this, before SB3 looks at the spaces
+        check_env(env)
+        if isinstance(env.observation_space, spaces.Space):  # not those of gym, which SB3 converts
+            check_spaces(env.observation_space, env.action_space, cls.action_space_type)
+        return super()._wrap_env(env, verbose, monitor_wrapper)
+
     def _setup_model(self) -> None:
+        prepare_attributes(self)
         self._check_arguments()
+        is_chosen = self._chose_buffer_class and self.replay_buffer_class in _AUTOMATIC_BUFFER_CLASSES
+        check_compatibility(self, None if is_chosen else self.replay_buffer_class)
         # A saved model must contain what was asked for, not what SB3 or the lines below derive from it. Otherwise
         # `load(n_steps=...)` and `load(gamma=...)` could not change it.
         requested_kwargs = self.replay_buffer_kwargs

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -45,6 +46,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
+    action_space_type = spaces.Discrete
     replay_buffer: ReplayBuffer | None
     _remedies_of_divergence = "A smaller learning_rate, a smaller max_grad_norm, target_clip or clipped rewards"
     derivations: ClassVar[Mapping[str, Derivation]] = {**DERIVATIONS, **EXPLORATION_DERIVATIONS}
@@ -64,7 +66,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 4,
         gradient_steps: int = 1,
-        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_class: type[ReplayBuffer] | str | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,

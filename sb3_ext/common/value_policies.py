@@ -10,6 +10,7 @@ from torch import nn
 
 from sb3_ext.checks import check_choice
 from sb3_ext.common.model_keywords import check_policy_kwargs, explain_policy_keywords
+from sb3_ext.common.policy_arguments import check_policy_arguments
 from sb3_ext.common.saving import CompletelySaved
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import LayerKind, build_action_values, declare_output
@@ -88,6 +89,7 @@ class ValuePolicy(CompletelySaved, DQNPolicy):
         network_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        check_policy_arguments({"dueling": dueling, "network_kwargs": network_kwargs, **kwargs}, has_actor=False)
         check_policy_kwargs(type(self), {"network_kwargs": network_kwargs, **kwargs})
         self.network_kwargs: dict[str, Any] = {"dueling": dueling, **(network_kwargs or {})}
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext.buffers.samples import sample_replay
-from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.checks import check_integer, check_interval, check_mapping, check_path
 from sb3_ext.common.probe import PolicyStep, Probe
 from sb3_ext.diagnosis.environments import (
     check_is_another,
@@ -124,6 +124,12 @@ class DiagnosisCallback(BaseCallback):
         check_interval("rank_delta", rank_delta, tiny, below_one, "in (0, 1)")
         if env is not None and not isinstance(env, (gym.Env, VecEnv)):
             raise ValueError(f"env={env!r} must be None, a gymnasium.Env or a VecEnv")
+        if csv_path is not None:
+            check_path("csv_path", csv_path)
+        if env_wrapper is not None:
+            _check_env_wrapper(env_wrapper)
+        if not isinstance(verbose, bool):
+            check_integer("verbose", verbose, minimum=0)
         if env is not None and env_wrapper is not None:
             raise ValueError(f"env_wrapper={env_wrapper!r} is allowed with env=None only: wrap env yourself")
         if seed is not None:
@@ -290,3 +296,10 @@ class DiagnosisCallback(BaseCallback):
         # SB3's EvalCallback does the same, so that values get the step at which they were measured.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
+
+
+def _check_env_wrapper(env_wrapper: Any) -> None:
+    """Check the outer form only, because rl_zoo3 imports the wrappers when the training begins."""
+    for wrapper in env_wrapper if isinstance(env_wrapper, list) else [env_wrapper]:
+        if not isinstance(wrapper, str):
+            check_mapping("env_wrapper", wrapper)

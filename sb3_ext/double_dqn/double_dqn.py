@@ -39,8 +39,8 @@ class DoubleDQN(ValueBasedAlgorithm):
         like ``(5, "step")`` or ``(2, "episode")``
     :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as the rollout has environment
         steps
-    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``; ``None`` leaves the choice to
-        SB3
+    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``, or its name; ``None`` leaves
+        the choice to SB3
     :param replay_buffer_kwargs: keyword arguments of the replay buffer, without ``gamma`` and ``n_steps``, which it
         receives from the algorithm
     :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
@@ -88,7 +88,7 @@ class DoubleDQN(ValueBasedAlgorithm):
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 4,
         gradient_steps: int = 1,
-        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_class: type[ReplayBuffer] | str | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,

@@ -27,7 +27,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from sb3_ext.checks import check_integer
+from sb3_ext.checks import check_integer, check_path
 from sb3_ext.envs.atari_game import AtariGame
 from sb3_ext.envs.atari_rules import make_rules
 from sb3_ext.envs.atari_settings import AtariSettings, show_settings
@@ -65,6 +65,10 @@ class AtariVecEnv(VecEnv):
         **settings: Any,
     ) -> None:
         check_integer("n_envs", n_envs, 1)
+        if not isinstance(env_id, (str, EnvSpec)):
+            raise ValueError(f"env_id={env_id!r} must be the id of an environment, or the result of gymnasium.spec")
+        if monitor_dir is not None:
+            check_path("monitor_dir", monitor_dir)
         #: How the games are played
         self.settings = AtariSettings(**settings)
         self._env_id = env_id

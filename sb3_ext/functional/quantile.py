@@ -65,7 +65,7 @@ def check_risk(risk_measure: RiskMeasure, risk_eta: float) -> None:
     :param risk_eta: in (0, 1] for ``"cvar"`` and ``"cpw"``, between -1e6 and 1e6 for the others
     :raises ValueError: naming the argument, its value and what is allowed
     """
-    if risk_measure not in RISK_MEASURES:
+    if not isinstance(risk_measure, str) or risk_measure not in RISK_MEASURES:
         raise ValueError(f"risk_measure={risk_measure!r} is not one of {', '.join(map(repr, RISK_MEASURES))}")
     is_number = isinstance(risk_eta, numbers.Real) and not isinstance(risk_eta, bool)
     if risk_measure in ("cvar", "cpw"):

@@ -12,6 +12,7 @@ from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
 from sb3_ext.common.model_keywords import check_policy_kwargs, explain_policy_keywords
+from sb3_ext.common.policy_arguments import check_policy_arguments
 from sb3_ext.common.positional import positional_as_in
 from sb3_ext.common.saving import CompletelySaved
 from sb3_ext.keywords import checks_keywords
@@ -83,6 +84,7 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
         check_integer("n_critics", n_critics, minimum=1)
         check_interval("dropout", dropout, 0.0, math.nextafter(1.0, 0.0), "a probability in [0, 1)")
         own = {"head_kwargs": head_kwargs, "optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
+        check_policy_arguments({"layer_norm": layer_norm, **own, **kwargs}, has_actor=True)
         check_policy_kwargs(type(self), {**own, **kwargs})
         self.regularization: dict[str, Any] = {"layer_norm": layer_norm, "dropout": dropout}
         self.head_kwargs: dict[str, Any] = dict(head_kwargs or {})

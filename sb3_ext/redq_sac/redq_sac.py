@@ -70,8 +70,8 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param gradient_steps: number of critic updates after each rollout (see ``train_freq``); -1: as many as the rollout
         has environment steps. The UTD ratio is ``gradient_steps / (train_freq * n_envs)``
     :param action_noise: the action noise type (None by default)
-    :param replay_buffer_class: replay buffer class to use (for instance ``HerReplayBuffer``); ``None`` chooses it
-        automatically
+    :param replay_buffer_class: replay buffer class to use (for instance ``HerReplayBuffer``), or its name; ``None``
+        chooses it automatically
     :param replay_buffer_kwargs: keyword arguments of the replay buffer, without ``gamma`` and ``n_steps``, which it
         receives from the algorithm
     :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
@@ -131,6 +131,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         "MultiInputPolicy": MultiInputPolicy,
     }
     derivations: ClassVar[Mapping[str, Derivation]] = REDQ_DERIVATIONS
+    action_space_type = spaces.Box
     policy: REDQSACPolicy
     critic: EnsembleCritic
     critic_target: EnsembleCritic
@@ -151,7 +152,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 20,
         action_noise: ActionNoise | None = None,
-        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_class: type[ReplayBuffer] | str | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
@@ -209,8 +210,7 @@ class REDQSAC(OffPolicyExtension, SAC):
             use_sde_at_warmup=use_sde_at_warmup,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            # Copied, because SB3 adds entries to it and it belongs to the caller
-            policy_kwargs=dict(policy_kwargs or {}),
+            policy_kwargs=policy_kwargs,
             verbose=verbose,
             seed=seed,
             device=device,
@@ -329,7 +329,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         value = 1.0 if text == "auto" else finite_number(tail if is_auto else text)
         if value is None or value < 0 or (is_auto and value == 0):
             raise ValueError(f"ent_coef={self.ent_coef!r} must be a number >= 0, 'auto', or 'auto_' and a number > 0")
-        if self.target_entropy != "auto" and finite_number(self.target_entropy) is None:
+        is_auto = isinstance(self.target_entropy, str) and self.target_entropy == "auto"
+        if not is_auto and finite_number(self.target_entropy) is None:
             raise ValueError(f"target_entropy={self.target_entropy!r} must be a number or 'auto'")
 
     def _check_ensemble(self, n_critics: int) -> None:

@@ -114,8 +114,8 @@ def test_n_steps_with_a_buffer_that_has_none_is_said_to_be_ignored() -> None:
     assert type(model.replay_buffer) is ReplayBuffer
 
 
-def test_unsupported_action_space_fails_as_in_sb3() -> None:
-    with pytest.raises(AssertionError, match="action spaces"):
+def test_discrete_actions_are_refused_with_the_error_of_sb3() -> None:
+    with pytest.raises(AssertionError, match="action_space=Discrete"):
         REDQSAC("MlpPolicy", "CartPole-v1")
 
 
