@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
+from sb3_ext.common.normalization import check_normalized_images, check_original_observations
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
@@ -123,6 +124,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
+        check_normalized_images(self._vec_normalize_env, self.policy_class, self.policy_kwargs)
         # A saved model must contain what was asked for, not what SB3 or the lines below derive from it. Otherwise
         # `load(n_steps=...)` and `load(gamma=...)` could not change it.
         requested_kwargs = self.replay_buffer_kwargs
@@ -215,6 +217,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        check_original_observations(self._vec_normalize_env, self.observation_space)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         first_obs = self._last_obs if self._vec_normalize_env is None else self._vec_normalize_env.get_original_obs()
         assert first_obs is not None
