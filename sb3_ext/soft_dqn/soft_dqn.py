@@ -267,12 +267,6 @@ class SoftDQN(ValueBasedAlgorithm):
         fraction = self.target_entropy_fraction
         return _TARGET_ENTROPY_FRACTION if fraction is None else fraction
 
-    def _mean_target_entropy(self, q_values: th.Tensor) -> th.Tensor:
-        """Return the entropy that an automatic temperature aims at in these states, a scalar."""
-        n_allowed, n_actions = count_allowed(gaps_to_best(q_values)), q_values.shape[1]
-        # Adds exactly 0 without a mask
-        return self.target_entropy + self._target_entropy_fraction * (n_allowed / n_actions).log().mean()
-
     def _set_temperature(self, temperature: th.Tensor | float) -> None:
         # Both networks are changed in place, because either may be the policy in a target
         for network in (self.q_net, self.q_net_target):
@@ -297,7 +291,8 @@ class SoftDQN(ValueBasedAlgorithm):
             "q_value": q_values.detach().mean(),
         }
         if self.auto_temperature:
-            metrics["target_entropy"] = self._mean_target_entropy(all_q_values.detach())
+            log_share = _mean_log_share(all_q_values.detach())
+            metrics["target_entropy"] = self.target_entropy + self._target_entropy_fraction * log_share
         return TransitionLosses(huber_value_loss(q_values, targets), (q_values.detach() - targets).abs(), metrics)
 
     @property
@@ -341,3 +336,8 @@ class SoftDQN(ValueBasedAlgorithm):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
         return [*state_dicts, "temperature_optimizer"], [*variables, "log_temperature"]
+
+
+def _mean_log_share(q_values: th.Tensor) -> th.Tensor:
+    """Return the mean of log(n / A), where n of A actions are not masked: exactly 0 without masks."""
+    return (count_allowed(gaps_to_best(q_values)) / q_values.shape[1]).log().mean()

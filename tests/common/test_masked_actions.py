@@ -158,6 +158,16 @@ def test_automatic_temperature_counts_the_possible_actions() -> None:
     assert model.compute_loss(batch, 0.9).metrics["target_entropy"].item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_diagnosis_counts_the_entropy_of_mellowmax() -> None:
+    """Relative to a uniform policy over the possible actions: at a high temperature nothing is left."""
+    model = make_masked(SoftDQN, target_backup="mellowmax", temperature_initial=1e4)
+    observations = th.as_tensor(np.stack([env_observation(size) for size in range(1, LARGEST + 1)]))
+    with th.no_grad():
+        step = model.make_probe().step(observations)
+    assert step.entropy_bonuses.abs().max() < 0.1
+    assert mask_of(observations)[range(LARGEST), step.actions].all()
+
+
 @each_value_based
 def test_a_state_without_actions_that_is_not_terminal_stops_the_training(cls: Any) -> None:
     class NeverOver(Pile):
