@@ -26,6 +26,7 @@ from sb3_ext.common.argument_types import check_env, check_policy, prepare_attri
 from sb3_ext.common.compatibility import check_compatibility
 from sb3_ext.common.derived import DERIVATIONS, Derivation, change_arguments
 from sb3_ext.common.model_keywords import check_model_kwargs, check_names_of_load
+from sb3_ext.common.normalization import check_normalized_images, check_original_observations
 from sb3_ext.common.progress import close_progress_bars
 from sb3_ext.common.saving import complete_file, model_path
 from sb3_ext.common.spaces import check_spaces
@@ -168,6 +169,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         self._check_arguments()
         is_chosen = self._chose_buffer_class and self.replay_buffer_class in _AUTOMATIC_BUFFER_CLASSES
         check_compatibility(self, None if is_chosen else self.replay_buffer_class)
+        check_normalized_images(self._vec_normalize_env, self.policy_class, self.policy_kwargs)
         # A saved model must contain what was asked for, not what SB3 or the lines below derive from it. Otherwise
         # `load(n_steps=...)` and `load(gamma=...)` could not change it.
         requested_kwargs = self.replay_buffer_kwargs
@@ -321,6 +323,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        check_original_observations(self._vec_normalize_env, self.observation_space)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         first_obs = self._last_obs if self._vec_normalize_env is None else self._vec_normalize_env.get_original_obs()
         assert first_obs is not None

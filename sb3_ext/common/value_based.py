@@ -12,16 +12,19 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
 from sb3_ext.common.derived import DERIVATIONS, EXPLORATION_DERIVATIONS, Derivation
+from sb3_ext.common.exploration import masks_actions, random_actions
 from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
+from sb3_ext.functional.action_masks import is_masked
 from sb3_ext.functional.bellman import soft_td_target
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode
@@ -201,25 +204,32 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
             return self.policy.predict(observation, state, episode_start, deterministic)
         if not self.policy.is_vectorized_observation(observation):
             if np.random.rand() < self.exploration_rate:
-                return np.array(self.action_space.sample()), state
+                return np.array(self._random_actions(observation, 1)[0]), state
             return self.policy.predict(observation, state, episode_start, deterministic)
 
         first = next(iter(observation.values())) if isinstance(observation, dict) else observation
         explores = np.random.rand(len(first)) < self.exploration_rate
         actions = np.empty(len(first), dtype=np.int64)
-        actions[explores] = [self.action_space.sample() for _ in range(explores.sum())]
+        if explores.any():
+            actions[explores] = self._random_actions(_select(observation, explores), explores.sum())
         if not explores.all():
             # Evaluate only the environments that do not explore: early in training they are few
             greedy = ~explores
-            chosen: Any = observation
-            if explores.any():
-                chosen = (
-                    {key: value[greedy] for key, value in observation.items()}
-                    if isinstance(observation, dict)
-                    else observation[greedy]
-                )
+            chosen = _select(observation, greedy) if explores.any() else observation
             actions[greedy], state = self.policy.predict(chosen, state, episode_start, deterministic)
         return actions, state
+
+    def _random_actions(self, observation: np.ndarray | dict[str, np.ndarray], n_states: int) -> list[Any]:
+        return random_actions(self.policy, self.action_space, observation, n_states)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.num_timesteps < learning_starts and masks_actions(self.policy):
+            assert self._last_obs is not None
+            actions = np.array(self._random_actions(self._last_obs, n_envs))
+            return actions, actions
+        return super()._sample_action(learning_starts, action_noise, n_envs)
 
     @checks_keywords(explain_model_keywords)
     def learn(
@@ -247,6 +257,13 @@ def as_arrays(observation: Any) -> Any:
     return observation if is_pair else np.asarray(observation)
 
 
+def _select(observation: np.ndarray | dict[str, np.ndarray], which: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+    """Select the observations of some environments, by booleans of shape (n_envs,)."""
+    if isinstance(observation, dict):
+        return {key: value[which] for key, value in observation.items()}
+    return observation[which]
+
+
 def actions_taken(replay_data: AnySamples) -> th.Tensor:
     """Return the discrete actions of B transitions, shape (B, 1), int64."""
     return replay_data.actions.long()
@@ -255,3 +272,17 @@ def actions_taken(replay_data: AnySamples) -> th.Tensor:
 def values_of_actions(q_values: th.Tensor, replay_data: AnySamples) -> th.Tensor:
     """Select the values of the actions taken, shape (B,), from those of all actions, shape (B, A)."""
     return q_values.gather(1, actions_taken(replay_data)).squeeze(1)
+
+
+def predictions_of_actions(q_values: th.Tensor, replay_data: AnySamples, targets: th.Tensor) -> th.Tensor:
+    """
+    Return the values of the actions taken, to compare with their targets, shape (B,).
+
+    A network may mask an action that was taken nevertheless, at random. Its value is no prediction, and the target
+    replaces it. So its error and its gradient are 0.
+
+    :param q_values: values of all actions, shape (B, A)
+    :param targets: shape (B,), detached
+    """
+    predictions = values_of_actions(q_values, replay_data)
+    return th.where(is_masked(predictions, q_values), targets, predictions)

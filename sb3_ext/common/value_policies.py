@@ -1,10 +1,12 @@
 """SB3's DQN policies, with other networks if required."""
 
+import math
 from typing import Any, ClassVar
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
@@ -58,6 +60,40 @@ class ValueNetwork(QNetwork):
         arguments = features_dim, n_actions, self.net_arch, self.activation_fn, self.dueling, self.layer_kind
         network = build_action_values(*arguments)
         self.q_net = network if isinstance(network, nn.Sequential) else nn.Sequential(network)
+
+    def allowed_actions(self, obs: PyTorchObs) -> th.Tensor | None:
+        """
+        Hook: return which actions are possible in each state, booleans of shape (B, A), or ``None`` for all.
+
+        The others get the value -inf, so no policy, target or random exploration takes them. Every state in which the
+        agent acts, or at which a time limit cuts an episode off, must have a possible action.
+        """
+        return None
+
+    def checked_mask(self, obs: PyTorchObs, n_states: int) -> th.Tensor | None:
+        """
+        Return :meth:`allowed_actions` of B states.
+
+        :raises ValueError: if these are no booleans of shape (B, A)
+        """
+        allowed = self.allowed_actions(obs)
+        expected = (n_states, int(self.action_space.n))
+        if allowed is not None and (allowed.dtype != th.bool or allowed.shape != expected):
+            raise ValueError(
+                f"allowed_actions() of {type(self).__name__} returned {allowed.dtype} of shape {tuple(allowed.shape)}: "
+                f"it must return booleans of shape (B, A), which is {expected} here"
+            )
+        return allowed
+
+    def mask(self, values: th.Tensor, obs: PyTorchObs) -> th.Tensor:
+        """Put -inf in place of the values of impossible actions, shape (B, A) or (B, T, A)."""
+        allowed = self.checked_mask(obs, values.shape[0])
+        if allowed is None:
+            return values
+        return values.masked_fill(~(allowed if values.ndim == 2 else allowed.unsqueeze(1)), -math.inf)
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        return self.mask(super().forward(obs), obs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "dueling": self.dueling}

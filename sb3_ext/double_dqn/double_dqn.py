@@ -11,7 +11,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.update_loop import TransitionLosses
-from sb3_ext.common.value_based import ValueBasedAlgorithm, values_of_actions
+from sb3_ext.common.value_based import ValueBasedAlgorithm, predictions_of_actions
 from sb3_ext.double_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.functional.bellman import huber_value_loss
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
@@ -155,6 +155,6 @@ class DoubleDQN(ValueBasedAlgorithm):
             next_values = q_learning(next_q) if selector_q is None else double_q_learning(next_q, selector_q)
             targets = self.td_targets(replay_data, discounts, next_values)
         all_q_values = self.evaluator(self.q_net, replay_data.observations, differentiable=True)
-        q_values = values_of_actions(all_q_values, replay_data)
+        q_values = predictions_of_actions(all_q_values, replay_data, targets)
         errors = (q_values.detach() - targets).abs()
         return TransitionLosses(huber_value_loss(q_values, targets), errors, {"q_value": q_values.detach().mean()})

@@ -113,6 +113,8 @@ class AtariGame:
 
     def render(self) -> np.ndarray:
         """Return the picture that is observed, shape (height, width, 3); gray without ``exact_frames``."""
+        if self._frame.size == 0:
+            raise RuntimeError(f"{self.spec.id}: reset() comes before render()")
         if self._frame.ndim == 3:
             return self._frame.copy()
         return np.repeat(self._frame[..., None], 3, axis=2)

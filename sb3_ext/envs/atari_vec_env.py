@@ -5,7 +5,8 @@ An agent sees what SB3's ``AtariWrapper`` in a ``DummyVecEnv`` would show it; ``
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 
 from sb3_ext.checks import check_integer, check_path
 from sb3_ext.envs.atari_game import AtariGame
+from sb3_ext.envs.atari_originals import Originals, make_originals
 from sb3_ext.envs.atari_rules import make_rules
 from sb3_ext.envs.atari_settings import AtariSettings, show_settings
 from sb3_ext.keywords import among, checks_keywords
@@ -43,8 +45,10 @@ class AtariVecEnv(VecEnv):
     top, as usual.
 
     :param env_id: an id such as ``"ALE/Boxing-v5"`` or ``"BoxingNoFrameskip-v4"``, or the result of
-        ``gymnasium.spec``. Its own number of skipped frames is replaced by ``frame_skip``.
-    :param n_envs: number of environments
+        ``gymnasium.spec``. Its own number of skipped frames is replaced by ``frame_skip``. Or a list of functions that
+        make SB3's environments, as ``make_atari_env(..., vec_env_cls=AtariVecEnv)`` hands it over. Their ids, seeds,
+        monitor files and settings of ``AtariWrapper`` are used, and the environments closed.
+    :param n_envs: number of environments; that of the functions if there are any
     :param seed: environment i gets ``seed + i``
     :param monitor_dir: folder for ``0.monitor.csv``, ``1.monitor.csv`` and so on, as ``make_vec_env`` writes them
     :param settings: how the games are played, see :class:`~sb3_ext.envs.AtariSettings`
@@ -57,16 +61,22 @@ class AtariVecEnv(VecEnv):
     @show_settings
     def __init__(
         self,
-        env_id: str | EnvSpec,
+        env_id: str | EnvSpec | Sequence[Callable[[], gym.Env]],
         n_envs: int = 1,
         *,
         seed: int | None = None,
         monitor_dir: str | Path | None = None,
         **settings: Any,
     ) -> None:
-        check_integer("n_envs", n_envs, 1)
+        replaced = None
         if not isinstance(env_id, (str, EnvSpec)):
-            raise ValueError(f"env_id={env_id!r} must be the id of an environment, or the result of gymnasium.spec")
+            if monitor_dir is not None:
+                raise ValueError(
+                    f"monitor_dir={monitor_dir!r} has no effect on functions in env_id: give it to make_vec_env"
+                )
+            replaced, originals = make_originals(env_id, n_envs)
+            env_id, n_envs, settings = originals.spec, replaced.num_envs, {**originals.settings, **settings}
+        check_integer("n_envs", n_envs, 1)
         if monitor_dir is not None:
             check_path("monitor_dir", monitor_dir)
         #: How the games are played
@@ -80,6 +90,9 @@ class AtariVecEnv(VecEnv):
         observation_space = spaces.Box(0, 255, (size, size, 1), np.uint8)
         super().__init__(n_envs, observation_space, spaces.Discrete(len(self._rules.action_meanings)))
         self.metadata = self._games[0].metadata
+        if replaced is not None:
+            self.take_over(originals)
+            replaced.close()
         if monitor_dir is not None:
             for index, game in enumerate(self._games):
                 game.log.open_file(Path(monitor_dir) / str(index), self._rules.spec.id)
@@ -91,15 +104,12 @@ class AtariVecEnv(VecEnv):
         """Make new environments of the same game with the same settings, without a seed and monitor files."""
         return AtariVecEnv(self._env_id, n_envs, **asdict(self.settings))
 
-    def take_over(self, seeds: Sequence[int | None], monitors: Sequence[Monitor | None]) -> None:
-        """
-        Go on with the seeds and monitor files of environments that this one replaces.
-
-        :param seeds: for the next reset, one for each environment; ``None`` for no seed
-        :param monitors: one for each environment, or ``None``. They lose their files, which stay open.
-        """
-        self._seeds = list(seeds)
-        for game, monitor in zip(self._games, monitors, strict=True):
+    def take_over(self, originals: Originals) -> None:
+        """Go on with seeds, action space and monitor files. The monitors lose their files, which stay open."""
+        self._seeds = list(originals.seeds)
+        if originals.action_space == self.action_space:
+            self.action_space = deepcopy(originals.action_space)
+        for game, monitor in zip(self._games, originals.monitors, strict=True):
             if monitor is not None:
                 game.log.take_over(monitor)
 

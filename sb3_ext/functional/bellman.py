@@ -21,11 +21,16 @@ def soft_td_target(
     :param rewards: shape (B,); for n-step returns, the discounted sum of the rewards
     :param dones: shape (B,); 1 only where the next state is terminal (a time limit bootstraps)
     :param discounts: ``gamma``, or shape (B,) with ``gamma ** k`` for a return of k steps
-    :param next_values: shape (N, B), one row for each critic
+    :param next_values: shape (N, B), one row for each critic; -inf, for a state without a possible action, counts only
+        where it is not multiplied by 0
     :param entropy_bonus: ``-alpha log pi(a'|s')``, shape (B,), or 0
     :return: shape (N, B)
     """
-    return rewards + discounts * (1 - dones) * (next_values + entropy_bonus)
+    factors = discounts * (1 - dones)
+    values = next_values + entropy_bonus
+    # Only -inf becomes finite. NaN and inf are signs of divergence and pass through
+    values = th.where(factors == 0, values.clamp(min=th.finfo(values.dtype).min), values)
+    return rewards + factors * values
 
 
 def ensemble_critic_loss(q_values: th.Tensor, targets: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:

@@ -132,15 +132,17 @@ def ensemble_disagreement(q_values: th.Tensor) -> th.Tensor:
     """
     Compute the standard deviation over the N critics, averaged over the batch.
 
-    The deviation divides by N, because it describes these critics and not a larger population.
+    The deviation divides by N, because it describes these critics and not a larger population. Actions that every
+    critic masks by -inf do not count.
 
     :param q_values: shape (N, B)
-    :return: a scalar, in the units of Q
+    :return: a scalar, in the units of Q; NaN if all actions are masked
     :raises ValueError: for fewer than two critics
     """
     if q_values.ndim != 2 or len(q_values) < 2:
         raise ValueError(f"q_values {tuple(q_values.shape)} must have the shape (N, B) with N >= 2")
-    return q_values.std(dim=0, correction=0).mean()
+    is_valued = (q_values != -math.inf).any(dim=0)
+    return q_values[:, is_valued].std(dim=0, correction=0).mean()
 
 
 def dormancy_scores(mean_activations: th.Tensor) -> th.Tensor:

@@ -40,7 +40,8 @@ def _mean(next_q: th.Tensor) -> th.Tensor:
 def _rem(next_q: th.Tensor, mixture: th.Tensor | None = None) -> th.Tensor:
     if mixture is None:
         mixture = random_mixture_weights(next_q.shape[0], next_q.shape[1], dtype=next_q.dtype, device=next_q.device)
-    return (mixture * next_q).sum(dim=0, keepdim=True)
+    # A critic of weight 0 adds nothing, even if its value is -inf
+    return th.where(mixture == 0, 0.0, mixture * next_q).sum(dim=0, keepdim=True)
 
 
 # ``redq`` is the minimum over the critics passed in, because only the subset is ever evaluated.

@@ -90,7 +90,7 @@ def reinforce_actor_loss(log_prob: th.Tensor, weights: th.Tensor, baseline: th.T
     return -(log_prob * advantages).mean()
 
 
-def temperature_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
+def temperature_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: th.Tensor | float) -> th.Tensor:
     """
     Compute ``-mean log_alpha (log pi + target entropy)``: alpha grows while the policy's entropy is below its target.
 

@@ -7,12 +7,16 @@ Values and policies of soft Q-learning with discrete actions.
 
 Every function subtracts the largest value before it divides by the temperature. So values of 1e6 and temperatures of
 1e-4 stay finite, and lose no more precision than float32 itself.
+
+Actions may be masked, see :mod:`sb3_ext.functional.action_masks`. They have probability 0, and A counts the others.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch as th
 
+from sb3_ext.functional.action_masks import count_allowed, gaps_to_best
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
 
 #: How the Q-values of the next state become one value
@@ -21,8 +25,8 @@ SOFT_BACKUPS: tuple[SoftBackup, ...] = get_args(SoftBackup)
 
 
 def _logits(q_values: th.Tensor, temperature: th.Tensor | float) -> th.Tensor:
-    """Return ``(Q - max Q) / alpha``, shape (B, A); their softmax is the Boltzmann policy."""
-    return (q_values - q_values.max(dim=1, keepdim=True).values) / temperature
+    """Return ``(Q - max Q) / alpha``, shape (B, A); their softmax is the Boltzmann policy, -inf masks an action."""
+    return gaps_to_best(q_values) / temperature
 
 
 def boltzmann_log_policy(q_values: th.Tensor, temperature: th.Tensor | float) -> th.Tensor:
@@ -31,7 +35,7 @@ def boltzmann_log_policy(q_values: th.Tensor, temperature: th.Tensor | float) ->
 
     :param q_values: shape (B, A)
     :param temperature: alpha > 0, a number or a tensor of shape () or (1,)
-    :return: shape (B, A)
+    :return: shape (B, A); -inf for masked actions
     """
     return th.log_softmax(_logits(q_values, temperature), dim=1)
 
@@ -40,10 +44,11 @@ def policy_entropy(log_policy: th.Tensor) -> th.Tensor:
     """
     Compute ``- sum_a pi log pi``.
 
-    :param log_policy: shape (B, A)
+    :param log_policy: shape (B, A); -inf for impossible actions, which add nothing
     :return: shape (B,), from 0 to log A
     """
-    return -(log_policy.exp() * log_policy).sum(dim=1)
+    # The lowest number in place of -inf, because 0 * -inf is NaN
+    return -(log_policy.exp() * log_policy.clamp(min=th.finfo(log_policy.dtype).min)).sum(dim=1)
 
 
 def soft_state_value(
@@ -57,7 +62,7 @@ def soft_state_value(
 
     - ``"soft"``: ``alpha logsumexp(Q / alpha)``, the expected Q of the policy plus alpha times its entropy
     - ``"boltzmann"``: the expected Q of the policy
-    - ``"mellowmax"``: ``alpha (logsumexp(Q / alpha) - log A)``
+    - ``"mellowmax"``: ``alpha (logsumexp(Q / alpha) - log A)``, with the number A of actions that are not masked
     - ``"max"``: the largest Q
 
     With ``selector_q`` the policy comes from ``selector_q`` and the values from ``q_values`` (double Q-learning). For
@@ -77,16 +82,28 @@ def soft_state_value(
 
     logits = _logits(q_values if selector_q is None else selector_q, temperature)
     if target_backup == "boltzmann":
-        return (th.softmax(logits, dim=1) * q_values).sum(dim=1)
-    if target_backup == "soft":
-        log_normalizer = th.logsumexp(logits, dim=1, keepdim=True)
-    else:
-        # logsumexp - log A, written without the difference of two large numbers, which is inexact at high temperatures
-        log_normalizer = th.log1p(th.expm1(logits).mean(dim=1, keepdim=True))
+        return _expectation(logits, q_values)
+    log_normalizer = th.logsumexp(logits, dim=1, keepdim=True) if target_backup == "soft" else _log_mean_exp(logits)
     if selector_q is None:
         return q_values.max(dim=1).values + (temperature * log_normalizer).squeeze(1)
     # The term -alpha log pi is positive, so an uncertain policy is worth more, which encourages exploration
-    return (th.softmax(logits, dim=1) * (q_values - temperature * (logits - log_normalizer))).sum(dim=1)
+    return _expectation(logits, q_values - temperature * (logits - log_normalizer))
+
+
+def _expectation(logits: th.Tensor, values: th.Tensor) -> th.Tensor:
+    """Compute ``sum_a pi values``, shape (B,), without the masked actions, whose values may be infinite."""
+    return (th.softmax(logits, dim=1) * values.masked_fill(logits == -math.inf, 0.0)).sum(dim=1)
+
+
+def _log_mean_exp(logits: th.Tensor) -> th.Tensor:
+    """
+    Compute ``logsumexp - log A``, shape (B, 1), over the actions that are not masked.
+
+    It takes no difference of two large numbers, which would be inexact at high temperatures.
+    """
+    terms = th.expm1(logits).masked_fill(logits == -math.inf, 0.0)
+    # The factor is exactly 1 without a mask
+    return th.log1p(terms.mean(dim=1, keepdim=True) * (logits.shape[1] / count_allowed(logits)))
 
 
 def munchausen_bonus(

@@ -125,7 +125,7 @@ class ImplicitQuantileNetwork(NamesSubstitutes, ValueNetwork):
     def quantiles(self, obs: PyTorchObs, taus: th.Tensor) -> th.Tensor:
         """Return the quantiles of each action's return, shape (B, T, A), at levels in [0, 1], shape (B, T)."""
         psi = self.psi(self.extract_features(obs, self.features_extractor))
-        return self.f(psi.unsqueeze(1) * self.phi(taus))
+        return self.mask(self.f(psi.unsqueeze(1) * self.phi(taus)), obs)
 
     def action_taus(self, n_states: int, deterministic: bool) -> th.Tensor:
         """

@@ -1,6 +1,5 @@
 """The probe of ``SoftDQN``."""
 
-import math
 from typing import TYPE_CHECKING
 
 import torch as th
@@ -8,6 +7,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_ext.common.probe import PolicyStep
 from sb3_ext.common.value_probe import ValueProbe
+from sb3_ext.functional.action_masks import count_allowed
 from sb3_ext.functional.soft_value import boltzmann_log_policy, munchausen_bonus, policy_entropy
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class SoftDQNProbe(ValueProbe):
             return th.zeros_like(log_policy[:, 0])
         entropy = policy_entropy(log_policy)
         if self.model.target_backup == "mellowmax":
-            entropy = entropy - math.log(log_policy.shape[1])
+            entropy = entropy - count_allowed(log_policy).log().squeeze(1)
         return temperature * entropy
 
     def entropy(self, obs: PyTorchObs) -> th.Tensor | None:

@@ -19,7 +19,8 @@ from sb3_ext.common.derived import Derivation
 from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
-from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, values_of_actions
+from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, predictions_of_actions
+from sb3_ext.functional.action_masks import count_allowed, gaps_to_best
 from sb3_ext.functional.bellman import huber_value_loss
 from sb3_ext.functional.policy_gradient import temperature_loss
 from sb3_ext.functional.soft_value import (
@@ -55,7 +56,8 @@ class SoftDQN(ValueBasedAlgorithm):
     https://arxiv.org/abs/2007.14430 (Munchausen). The Boltzmann policy explores by itself, so epsilon is 0 by default.
     To explore by epsilon as well, give both ``exploration_initial_eps`` and ``exploration_final_eps``.
 
-    ``train/entropy``, ``train/temperature`` and ``train/q_value`` are logged.
+    ``train/entropy``, ``train/temperature``, ``train/q_value`` and, with ``auto_temperature``, ``train/target_entropy``
+    are logged.
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)
@@ -97,7 +99,8 @@ class SoftDQN(ValueBasedAlgorithm):
     :param temperature_fraction: fraction of the training, in (0, 1], after which ``temperature_final`` is reached
         linearly; ``None``: 0.5. Not with ``auto_temperature``
     :param auto_temperature: learn alpha, starting from ``temperature_initial``, so that the entropy becomes
-        ``target_entropy_fraction * log A``. The optimizer is Adam, with the learning rate of the network
+        ``target_entropy_fraction * log A``. In each state A counts the actions that are not masked. The optimizer is
+        Adam, with the learning rate of the network
     :param target_entropy_fraction: in [0, 1); ``None``: 0.1. Only with ``auto_temperature``
     :param munchausen_coef: m, in [0, 1]: ``m * clip(alpha log pi(a|s), munchausen_clip, 0)`` is added to the rewards.
         The paper uses 0.9, with alpha 0.03. Above 0 it needs ``target_backup="soft"``, ``double_q=False`` and
@@ -282,10 +285,14 @@ class SoftDQN(ValueBasedAlgorithm):
 
     @property
     def target_entropy(self) -> float:
-        """The entropy in nats that an automatic temperature aims at."""
+        """The entropy in nats that an automatic temperature aims at, where no action is masked."""
         assert isinstance(self.action_space, spaces.Discrete)
+        return self._target_entropy_fraction * math.log(int(self.action_space.n))
+
+    @property
+    def _target_entropy_fraction(self) -> float:
         fraction = self.target_entropy_fraction
-        return (_TARGET_ENTROPY_FRACTION if fraction is None else fraction) * math.log(int(self.action_space.n))
+        return _TARGET_ENTROPY_FRACTION if fraction is None else fraction
 
     def _set_temperature(self, temperature: th.Tensor | float) -> None:
         # Both networks are changed in place, because either may be the policy in a target
@@ -304,12 +311,15 @@ class SoftDQN(ValueBasedAlgorithm):
             next_values = soft_state_value(self.target_backup, next_q, temperature, selector_q)
             targets = self.td_targets(replay_data, discounts, next_values, self._reward_bonus(replay_data))
         all_q_values = self.evaluator(self.q_net, replay_data.observations, differentiable=True)
-        q_values = values_of_actions(all_q_values, replay_data)
+        q_values = predictions_of_actions(all_q_values, replay_data, targets)
         metrics = {
             "entropy": policy_entropy(boltzmann_log_policy(all_q_values.detach(), temperature)).mean(),
             "temperature": temperature.detach().clone().squeeze(0),
             "q_value": q_values.detach().mean(),
         }
+        if self.auto_temperature:
+            log_share = _mean_log_share(all_q_values.detach())
+            metrics["target_entropy"] = self.target_entropy + self._target_entropy_fraction * log_share
         return TransitionLosses(huber_value_loss(q_values, targets), (q_values.detach() - targets).abs(), metrics)
 
     @property
@@ -335,7 +345,8 @@ class SoftDQN(ValueBasedAlgorithm):
             return
         self._update_learning_rate(self.temperature_optimizer)
         # The expected log-probability of an action is minus the entropy
-        loss = temperature_loss(self.log_temperature, -result.metrics["entropy"], self.target_entropy)
+        entropy, target_entropy = result.metrics["entropy"], result.metrics["target_entropy"]
+        loss = temperature_loss(self.log_temperature, -entropy, target_entropy)
         self.temperature_optimizer.zero_grad()
         loss.backward()
         self.temperature_optimizer.step()
@@ -352,3 +363,8 @@ class SoftDQN(ValueBasedAlgorithm):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
         return [*state_dicts, "temperature_optimizer"], [*variables, "log_temperature"]
+
+
+def _mean_log_share(q_values: th.Tensor) -> th.Tensor:
+    """Return the mean of log(n / A), where n of A actions are not masked: exactly 0 without masks."""
+    return (count_allowed(gaps_to_best(q_values)) / q_values.shape[1]).log().mean()

@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     ("arguments", "expected"),
     [
         (["redq_pendulum.py", "--timesteps", "600"], "continued to 1100 steps and 3000 updates"),
+        (["action_mask.py", "--timesteps", "300"], "no move was impossible"),
         (["custom_ensemble.py", "--timesteps", "320"], "REINFORCE-8"),
         (["atari_memory.py", "--timesteps", "400"], "transitions are stored in"),
         (["iqn_return_distribution.py", "--timesteps", "1200", "--steps", "3"], "the return of 2 actions"),
