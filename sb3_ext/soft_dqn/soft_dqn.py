@@ -54,7 +54,6 @@ class SoftDQN(ValueBasedAlgorithm):
 
     Papers: https://arxiv.org/abs/1702.08165 (soft values), https://arxiv.org/abs/1612.05628 (mellowmax),
     https://arxiv.org/abs/2007.14430 (Munchausen). The Boltzmann policy explores by itself, so epsilon is 0 by default.
-    To explore by epsilon as well, give both ``exploration_initial_eps`` and ``exploration_final_eps``.
 
     ``train/entropy``, ``train/temperature``, ``train/q_value`` and, with ``auto_temperature``, ``train/target_entropy``
     are logged.
@@ -79,7 +78,7 @@ class SoftDQN(ValueBasedAlgorithm):
     :param n_steps: steps of the returns, with any replay buffer that accepts ``n_steps``
     :param target_update_interval: environment steps between updates of the target network
     :param exploration_fraction: fraction of the training over which epsilon falls
-    :param exploration_initial_eps: probability of a random action at the beginning
+    :param exploration_initial_eps: probability of a random action at the beginning; ``None``: the final one
     :param exploration_final_eps: probability of a random action after that fraction, at most
         ``exploration_initial_eps``
     :param max_grad_norm: gradients are clipped to this norm
@@ -150,7 +149,7 @@ class SoftDQN(ValueBasedAlgorithm):
         n_steps: int = 1,
         target_update_interval: int = 10_000,
         exploration_fraction: float = 0.1,
-        exploration_initial_eps: float = 0.0,
+        exploration_initial_eps: float | None = None,
         exploration_final_eps: float = 0.0,
         max_grad_norm: float = 10,
         stats_window_size: int = 100,
@@ -193,7 +192,7 @@ class SoftDQN(ValueBasedAlgorithm):
             n_steps=n_steps,
             target_update_interval=target_update_interval,
             exploration_fraction=exploration_fraction,
-            exploration_initial_eps=exploration_initial_eps,
+            exploration_initial_eps=exploration_initial_eps,  # type: ignore[arg-type] # replaced in `_setup_model`
             exploration_final_eps=exploration_final_eps,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
@@ -227,7 +226,7 @@ class SoftDQN(ValueBasedAlgorithm):
         tiny = np.finfo(np.float64).tiny
         check_choice("target_backup", self.target_backup, SOFT_BACKUPS)
         check_choice("auto_temperature", self.auto_temperature, (True, False))
-        # From its default of 0 epsilon would rise if only the final value were given
+        # For instance if a saved model had 0, and only another final value is given
         if self.exploration_initial_eps < self.exploration_final_eps:
             raise ValueError(
                 f"exploration_initial_eps={self.exploration_initial_eps!r} is below "
@@ -264,6 +263,8 @@ class SoftDQN(ValueBasedAlgorithm):
         return True
 
     def _setup_model(self) -> None:
+        if self.exploration_initial_eps is None:
+            self.exploration_initial_eps = self.exploration_final_eps
         super()._setup_model()
         self.setup_temperature()
 

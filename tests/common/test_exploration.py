@@ -89,11 +89,17 @@ def test_predict_is_reproducible_without_exploration(cls: Any) -> None:
         assert alone.shape == () and alone == action
 
 
-@pytest.mark.parametrize("epsilons", [dict(final=0.05), dict(initial=0.1, final=0.2)])
-def test_the_epsilon_of_soft_dqn_does_not_rise(epsilons: dict[str, float], saved: dict[Any, Path]) -> None:
-    message = r"exploration_initial_eps=[\d.]+ is below exploration_final_eps=[\d.]+, so epsilon would rise: give both"
-    epsilons = {f"exploration_{name}_eps": value for name, value in epsilons.items()}
-    assert_refused(SoftDQN, message, saved[SoftDQN], **epsilons)
+def test_the_epsilon_of_soft_dqn_does_not_rise(saved: dict[Any, Path]) -> None:
+    message = r"exploration_initial_eps=0.1 is below exploration_final_eps=0.2, so epsilon would rise: give both"
+    assert_refused(SoftDQN, message, saved[SoftDQN], exploration_initial_eps=0.1, exploration_final_eps=0.2)
+
+
+def test_the_final_epsilon_of_soft_dqn_alone_is_constant(tmp_path: Path) -> None:
+    make(SoftDQN, exploration_final_eps=0.05).save(tmp_path / "model")
+    for model in (make(SoftDQN, exploration_final_eps=0.05), SoftDQN.load(tmp_path / "model")):
+        assert [model.exploration_schedule(progress) for progress in (1.0, 0.95, 0.0)] == [0.05] * 3
+    with pytest.raises(ValueError, match=r"exploration_initial_eps=0.05 is below exploration_final_eps=0.1"):
+        SoftDQN.load(tmp_path / "model", exploration_final_eps=0.1)
 
 
 @pytest.mark.parametrize("cls", [DoubleDQN, IQN])
