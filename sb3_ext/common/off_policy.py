@@ -4,19 +4,23 @@ import inspect
 import io
 import pathlib
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
-from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
+from sb3_ext.checks import check_choice, check_integer, check_interval
+from sb3_ext.common.divergence import DivergenceCheck
+from sb3_ext.common.finite import check_action, check_first_observation, check_transition
+from sb3_ext.common.networks import check_learning_rates, set_training_mode
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
@@ -50,6 +54,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     # Whether SB3 chose the class of the replay buffer. Saved with the model, because SB3 overwrites
     # ``replay_buffer_class`` with its choice
     _chose_buffer_class: bool = False
+    #: What may help if a training diverges, for the message
+    _remedies_of_divergence: ClassVar[str] = "A smaller learning_rate or clipped rewards"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
@@ -59,6 +65,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         if name == "replay_buffer" and value is not None:
             for setting in _RETURN_SETTINGS:
                 self._pass_to_buffer(setting)
+        elif name == "policy" and value is not None and hasattr(self, "_create_aliases"):
+            self._create_aliases()  # else training would go on with the networks of the old policy
 
     def _change_returns(self, name: str, value: Any) -> None:
         """Set ``n_steps`` or ``gamma`` of algorithm and buffer. A value that cannot hold raises and changes nothing."""
@@ -138,6 +146,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                 warnings.filterwarnings("ignore", message=r"`n_steps=\d+` is ignored because a custom")
             super()._setup_model()
         self.replay_buffer_kwargs = requested_kwargs
+        self._divergence = DivergenceCheck(self._remedies_of_divergence)
         self.evaluator = NetworkEvaluator(self.device).configure(self.compile, self.autocast_dtype)
 
     def _default_buffer_class(self) -> type[ReplayBuffer] | None:
@@ -165,14 +174,15 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         return kwargs
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "evaluator"]
+        return [*super()._excluded_save_params(), "evaluator", "_divergence"]
 
     def _begin_updates(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         """Prepare ``train()``: training mode, the learning rate, and on a CPU memory that stays with the process."""
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.policy.set_training_mode(True)
+        set_training_mode(self.policy)
         self._update_learning_rate(optimizers)
+        check_learning_rates(optimizers)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -216,10 +226,15 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        first_obs = self._last_obs if self._vec_normalize_env is None else self._vec_normalize_env.get_original_obs()
-        assert first_obs is not None
-        check_finite("observation", first_obs, self.num_timesteps)
+        check_first_observation(self)
         return result
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+        check_action(action, buffer_action, self.num_timesteps)
+        return action, buffer_action
 
     def _store_transition(
         self,
@@ -231,14 +246,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         # One NaN in the buffer makes the weights NaN some updates later, when its origin is no longer visible
-        vec_normalize = self._vec_normalize_env
-        # Check the original values: the buffer stores them, and VecNormalize would clip infinities
-        check_finite("reward", vec_normalize.get_original_reward() if vec_normalize else reward, self.num_timesteps)
-        check_finite("observation", vec_normalize.get_original_obs() if vec_normalize else new_obs, self.num_timesteps)
-        for index, info in enumerate(infos):
-            if dones[index] and info.get("terminal_observation") is not None:
-                name = f"terminal observation of environment {index}"
-                check_finite(name, info["terminal_observation"], self.num_timesteps, is_batch=False)
+        check_transition(self, new_obs, reward, dones, infos)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
 

@@ -15,11 +15,12 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.common.networks import check_networks
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.bellman import soft_td_target
-from sb3_ext.nets.modes import evaluation_mode
+from sb3_ext.nets.modes import evaluation_mode, running_statistics
 
 SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")
 
@@ -141,6 +142,14 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
 
     def make_probe(self) -> Probe:
         return ValueProbe(self, self.q_net)
+
+    def _trained_parameters(self) -> dict[str, th.nn.Parameter]:
+        trained = check_networks(self, [self.policy.optimizer], networks=["q_net"], targets=["q_net_target"])
+        self._create_aliases()  # a network that is new gets the algorithm's settings
+        # SB3 collects these once, and copies them whenever the target network moves
+        self.batch_norm_stats = running_statistics(self.q_net)
+        self.batch_norm_stats_target = running_statistics(self.q_net_target)
+        return trained
 
     def next_q_values(self, replay_data: AnySamples) -> tuple[th.Tensor, th.Tensor | None]:
         """

@@ -14,6 +14,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.common.networks import check_temperature
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, values_of_actions
@@ -309,12 +310,20 @@ class SoftDQN(ValueBasedAlgorithm):
         self._update_learning_rate(self.temperature_optimizer)
         # The expected log-probability of an action is minus the entropy
         loss = temperature_loss(self.log_temperature, -result.metrics["entropy"], self.target_entropy)
+        self._divergence.before_step("temperature_loss", loss)
         self.temperature_optimizer.zero_grad()
         loss.backward()
         self.temperature_optimizer.step()
         with th.no_grad():
             self.log_temperature.clamp_(min=math.log(_SMALLEST_TEMPERATURE))
-        self._set_temperature(self.log_temperature.detach().exp())
+        temperature = self.log_temperature.detach().exp()
+        self._divergence.before_step("temperature", temperature)
+        self._set_temperature(temperature)
+
+    def _trained_parameters(self) -> dict[str, th.nn.Parameter]:
+        if self.auto_temperature:
+            check_temperature("log_temperature", self.log_temperature, self.temperature_optimizer)
+        return super()._trained_parameters()
 
     def make_probe(self) -> Probe:
         return SoftDQNProbe(self)
