@@ -94,14 +94,12 @@ class DivergenceCheck:
         # The norm may also be infinite because a square overflows
         norm = total_norm([parameter.detach() for parameter in parameters.values()]).item()
         if not math.isfinite(norm) and self._spoiled():
-            self._stop("a parameter is not finite", "the gradients were")
+            self._stop("a parameter is not finite", "its gradient was finite")
         self.samples = None
 
     def _stop(self, what: str, before: str) -> None:
         spoiled = self._spoiled()
-        kept = (
-            f"Checkpoints are as they were, but {spoiled}" if spoiled else "Checkpoints and networks are as they were"
-        )
+        kept = f"Checkpoints are intact, but {spoiled}" if spoiled else "Checkpoints and networks are intact"
         raise ValueError(
             f"the training has diverged: {what} at time step {self.num_timesteps}, about update {self.n_updates}; "
             f"{before}. {self._culprit()}{kept}. {self.remedies} may help"

@@ -84,7 +84,7 @@ def test_a_block_returns_what_it_says() -> None:
     model.policy.set_training_mode(True)
     result = model.updater.run(Plan(moves_targets=(True, False, True), updates_actor=True), samples)
     assert {name: len(values) for name, values in result.metrics.items()} == dict(
-        ent_coef=1, critic_loss=3, actor_loss=1, ent_coef_loss=1
+        ent_coef=1, critic_loss=3, actor_loss=1, ent_coef_loss=1, critic_grad_norm=3, actor_grad_norm=1
     )
     assert result.errors.shape == (3, 8) and np.isfinite(result.errors.numpy()).all()
     without_actor = model.updater.run(Plan(moves_targets=(False,), updates_actor=False), samples)
