@@ -125,6 +125,20 @@ def test_recorded_training_follows(surgery: Callable[[Any], None]) -> None:
     assert moved(model) == {"actor", "critic", "critic_target"}
 
 
+def test_a_recording_ends_with_another_activation_or_dropout_rate() -> None:
+    model = trained_model(Recorded, cuda_graphs=True, policy_kwargs=dict(dropout=0.1))
+    layers = model.critic.ensemble.layers
+    (activation,) = [index for index, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
+    (dropout,) = [layer for layer in layers if isinstance(layer, nn.Dropout)]
+    changes = [lambda: layers.__setitem__(activation, nn.Tanh()), lambda: setattr(dropout, "p", 0.2)]
+    for change in changes:
+        before = model.tape.records
+        change()
+        for _ in range(4):
+            model.train(2, 8)
+        assert model.tape.records == before + 1
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("traced_only", "no_excuses")
 def test_compiled_training_follows() -> None:
