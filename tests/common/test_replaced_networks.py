@@ -116,6 +116,12 @@ def test_what_stock_trains_is_trained(cls: Any, surgery: Callable[[Any], None]) 
     expected = {"actor", "critic", "critic_target"} if cls is REDQSAC else {"q_net", "q_net_target"}
     assert moved(stock) == expected
     assert moved(ours) == expected
+    # The targets follow the networks of now
+    ours.tau = 1.0
+    ours.train(1, 8)
+    ours._on_step()
+    online, target = (dict(getattr(ours, name).named_parameters()) for name in names_of(ours))
+    assert all(th.equal(value, target[name]) for name, value in online.items())
 
 
 @pytest.mark.parametrize("surgery", [a_layer, whole_networks])
