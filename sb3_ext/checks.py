@@ -65,27 +65,36 @@ def check_device(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r} must be {allowed}: {reason}") from error
 
 
-def check_finite(what: str, value: Any, step: int, is_batch: bool = True) -> None:
+def check_finite(what: str, value: Any, step: int, is_batch: bool = True, dtype: Any = np.float32) -> None:
     """
-    Check what an environment returned.
+    Check numbers that are stored or trained with.
 
     :param what: what ``value`` is, for the message
     :param value: an array, a number, or a dictionary of arrays
     :param step: the time step that produced it
     :param is_batch: whether the first axis is the environment
-    :raises ValueError: if the value has a NaN or an infinity in it
+    :param dtype: the floating-point type in which they must be finite, for a dictionary one for each key
+    :raises ValueError: if the value has a NaN or an infinity in it, or a number that becomes one in ``dtype``
     """
     if isinstance(value, Mapping):
         for key, part in value.items():
-            check_finite(f"{what}[{key!r}]", part, step, is_batch)
+            part_dtype = dtype.get(key, np.float32) if isinstance(dtype, Mapping) else dtype
+            check_finite(f"{what}[{key!r}]", part, step, is_batch, part_dtype)
         return
     array = np.asarray(value)
+    if array.dtype == object:  # such as Python integers of over 64 bits
+        array = array.astype(np.float64)
     # Images and discrete observations are integers, which are always finite.
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    if not np.issubdtype(array.dtype, np.floating):
+        return
+    with np.errstate(over="ignore"):
+        is_finite = np.isfinite(array.astype(dtype, copy=False))
+    if not is_finite.all():
+        index = tuple(int(i) for i in np.argwhere(~is_finite)[0])
         place = f"index {list(index)}" + (" (environment first)" if is_batch else "")
+        becomes = f", which {np.dtype(dtype)} cannot hold," if np.isfinite(array[index]) else ""
         raise ValueError(
-            f"{what} is {array[index]} at {place}, time step {step}: "
+            f"{what} is {array[index]}{becomes} at {place}, time step {step}: "
             "only finite numbers are allowed, nothing of this step was stored"
         )
 

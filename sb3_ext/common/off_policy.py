@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -21,11 +22,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
-from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
+from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.argument_types import check_env, check_policy, prepare_attributes, prepared
 from sb3_ext.common.compatibility import check_compatibility
 from sb3_ext.common.derived import DERIVATIONS, Derivation, change_arguments
+from sb3_ext.common.divergence import DivergenceCheck
+from sb3_ext.common.finite import check_action, check_first_observation, check_transition
 from sb3_ext.common.model_keywords import check_model_kwargs, check_names_of_load
+from sb3_ext.common.networks import check_learning_rates, set_training_mode
 from sb3_ext.common.normalization import check_normalized_images, check_original_observations
 from sb3_ext.common.progress import close_progress_bars
 from sb3_ext.common.saving import complete_file, model_path
@@ -82,6 +86,9 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         kwargs = {name: prepared(name, value) for name, value in kwargs.items()}
         super().__init__(policy, env, *args, **kwargs)
 
+    #: What may help if a training diverges, for the message
+    _remedies_of_divergence: ClassVar[str] = "A smaller learning_rate or clipped rewards"
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
             self._change_returns(name, value)
@@ -93,6 +100,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         if name == "replay_buffer" and value is not None:
             for setting in _RETURN_SETTINGS:
                 self._pass_to_buffer(setting)
+        elif name == "policy" and value is not None and hasattr(self, "_create_aliases"):
+            self._create_aliases()  # else training would go on with the networks of the old policy
 
     def _change_returns(self, name: str, value: Any) -> None:
         """Set ``n_steps`` or ``gamma`` of algorithm and buffer. A value that cannot hold raises and changes nothing."""
@@ -185,6 +194,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                 warnings.filterwarnings("ignore", message=r"`n_steps=\d+` is ignored because a custom")
             super()._setup_model()
         self.replay_buffer_kwargs = requested_kwargs
+        self._divergence = DivergenceCheck(self._remedies_of_divergence)
         self.evaluator = NetworkEvaluator(self.device).configure(self.compile, self.autocast_dtype)
 
     def _default_buffer_class(self) -> type[ReplayBuffer] | None:
@@ -212,7 +222,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         return kwargs
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "evaluator", "_callback"]
+        return [*super()._excluded_save_params(), "evaluator", "_callback", "_divergence"]
 
     def save(
         self,
@@ -254,8 +264,9 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         """Prepare ``train()``: training mode, the learning rate, and on a CPU memory that stays with the process."""
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.policy.set_training_mode(True)
+        set_training_mode(self.policy)
         self._update_learning_rate(optimizers)
+        check_learning_rates(optimizers)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -325,10 +336,15 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     ) -> tuple[int, BaseCallback]:
         check_original_observations(self._vec_normalize_env, self.observation_space)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        first_obs = self._last_obs if self._vec_normalize_env is None else self._vec_normalize_env.get_original_obs()
-        assert first_obs is not None
-        check_finite("observation", first_obs, self.num_timesteps)
+        check_first_observation(self)
         return result
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+        check_action(action, buffer_action, self.num_timesteps)
+        return action, buffer_action
 
     def _store_transition(
         self,
@@ -340,14 +356,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         # One NaN in the buffer makes the weights NaN some updates later, when its origin is no longer visible
-        vec_normalize = self._vec_normalize_env
-        # Check the original values: the buffer stores them, and VecNormalize would clip infinities
-        check_finite("reward", vec_normalize.get_original_reward() if vec_normalize else reward, self.num_timesteps)
-        check_finite("observation", vec_normalize.get_original_obs() if vec_normalize else new_obs, self.num_timesteps)
-        for index, info in enumerate(infos):
-            if dones[index] and info.get("terminal_observation") is not None:
-                name = f"terminal observation of environment {index}"
-                check_finite(name, info["terminal_observation"], self.num_timesteps, is_batch=False)
+        check_transition(self, new_obs, reward, dones, infos)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
 

@@ -21,6 +21,7 @@ from sb3_ext.buffers.samples import (
     transition_discounts,
     update_priorities,
 )
+from sb3_ext.common.networks import check_networks
 from sb3_ext.common.off_policy import OffPolicyExtension
 
 
@@ -50,8 +51,6 @@ class UpdateLoop(OffPolicyExtension):
 
     max_grad_norm: float = math.inf
     _remedies_of_divergence = "A smaller learning_rate, a smaller max_grad_norm or clipped rewards"
-    # The last finite loss and the norm of its gradient
-    _last_finite: tuple[float, float] | None = None
 
     @abstractmethod
     def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
@@ -74,15 +73,18 @@ class UpdateLoop(OffPolicyExtension):
         """
         Update the network ``gradient_steps`` times, each time on a fresh minibatch.
 
-        :raises ValueError: if the loss is not finite
+        :raises ValueError: if the loss, the norm of its gradient or a parameter is not finite
         """
         assert self.replay_buffer is not None
+        trained = self._trained_parameters()
+        parameters = list(trained.values())
         self.evaluator.configure(self.compile, self.autocast_dtype)
         self._begin_updates(self.policy.optimizer)
         # Read values back where that costs nothing: on a CPU, or with a prioritized buffer, which waits for the errors
         # anyway. The network is then still intact when training stops. Elsewhere the host waits for the device once a
         # call.
         reads_back = self.device.type == "cpu" or isinstance(self.replay_buffer, SupportsPriorities)
+        self._divergence.start(self.policy, self.num_timesteps, reads_back)
 
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         for _ in range(gradient_steps):
@@ -93,10 +95,10 @@ class UpdateLoop(OffPolicyExtension):
 
             self.policy.optimizer.zero_grad()
             loss.backward()
-            grad_norm = th.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
-            if reads_back:
-                self._check_divergence(loss.item(), grad_norm.item())
-            self._clip_gradients(grad_norm, reads_back)
+            grad_norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            self._divergence.next_updates(self._n_updates, replay_data)
+            self._divergence.before_step("loss", loss, grad_norm)
+            self._clip_gradients(parameters, grad_norm, reads_back)
             self.policy.optimizer.step()
             update_priorities(self.replay_buffer, [replay_data], [result.errors])
             self._after_update(result)
@@ -106,34 +108,21 @@ class UpdateLoop(OffPolicyExtension):
                 metrics[name].append(value)
 
         self._log_metrics(metrics)
+        self._divergence.finish(trained)
 
-    def _clip_gradients(self, grad_norm: th.Tensor, reads_back: bool) -> None:
+    def _trained_parameters(self) -> dict[str, th.nn.Parameter]:
+        """Hook: check networks and optimizer, and return the parameters that are trained, by name."""
+        return check_networks(self, [self.policy.optimizer])
+
+    def _clip_gradients(self, parameters: list[th.nn.Parameter], grad_norm: th.Tensor, reads_back: bool) -> None:
         """Scale the gradients down to ``max_grad_norm``. Where the norm is cheap to read, a scale of 1 is skipped."""
         # 1e-6 is what PyTorch adds to the norm
         if not reads_back or grad_norm.item() > self.max_grad_norm * (1 - 1e-6) - 1e-6:
-            th.nn.utils.clip_grads_with_norm_(self.policy.parameters(), self.max_grad_norm, grad_norm)
+            th.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
 
     def _log_metrics(self, metrics: dict[str, list[th.Tensor]]) -> None:
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         values = {name: th.stack(parts).cpu().numpy() for name, parts in metrics.items()}
-        for loss, grad_norm in zip(values.get("loss", []), values.get("grad_norm", []), strict=True):
-            self._check_divergence(float(loss), float(grad_norm))
+        self._divergence.check_metrics(values, ["loss"])
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, array in values.items():
             self.logger.record(f"train/{name}", float(np.mean(array, dtype=np.float64)))
-
-    def _check_divergence(self, loss: float, grad_norm: float) -> None:
-        """Raise a ValueError if loss or gradient norm is not finite. Only with this type does rl_zoo3 prune a trial."""
-        if np.isfinite(loss) and np.isfinite(grad_norm):
-            self._last_finite = (loss, grad_norm)
-            return
-        before = "none before it was finite"
-        if self._last_finite is not None:
-            before = "the last finite loss was {:.6g}, with a gradient norm of {:.6g}".format(*self._last_finite)
-        raise ValueError(
-            f"the training has diverged: loss={loss}, gradient norm={grad_norm} at time step {self.num_timesteps}, "
-            f"about update {self._n_updates}; {before}. Checkpoints are as they were (on a GPU the network "
-            f"itself may no longer be whole). {self._remedies_of_divergence} may help"
-        )
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_last_finite"]

@@ -21,13 +21,14 @@ from sb3_ext.checks import check_choice, check_interval
 from sb3_ext.common.derived import DERIVATIONS, EXPLORATION_DERIVATIONS, Derivation
 from sb3_ext.common.exploration import masks_actions, random_actions
 from sb3_ext.common.model_keywords import explain_model_keywords
+from sb3_ext.common.networks import check_networks
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.action_masks import is_masked
 from sb3_ext.functional.bellman import soft_td_target
 from sb3_ext.keywords import checks_keywords
-from sb3_ext.nets.modes import evaluation_mode
+from sb3_ext.nets.modes import evaluation_mode, running_statistics
 
 SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")
 
@@ -154,6 +155,14 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
 
     def make_probe(self) -> Probe:
         return ValueProbe(self, self.q_net)
+
+    def _trained_parameters(self) -> dict[str, th.nn.Parameter]:
+        trained = check_networks(self, [self.policy.optimizer], networks=["q_net"], targets=["q_net_target"])
+        self._create_aliases()  # a network that is new gets the algorithm's settings
+        # SB3 collects these once, and copies them whenever the target network moves
+        self.batch_norm_stats = running_statistics(self.q_net)
+        self.batch_norm_stats_target = running_statistics(self.q_net_target)
+        return trained
 
     def next_q_values(self, replay_data: AnySamples) -> tuple[th.Tensor, th.Tensor | None]:
         """

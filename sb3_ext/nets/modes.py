@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch as th
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -19,9 +20,14 @@ def set_dropout_mode(network: nn.Module, active: bool) -> None:
             module.train(active)
 
 
+def running_statistics(network: nn.Module) -> list[th.Tensor]:
+    """Return the running statistics of batch normalization, which the forward pass changes in place."""
+    return [buffer for name, buffer in network.named_buffers() if "running_" in name]  # SB3 knows them by these names
+
+
 def has_batch_statistics(network: nn.Module) -> bool:
     """Tell whether the forward pass changes running statistics of a layer in place."""
-    return any("running_" in name for name, _ in network.named_buffers())  # SB3 identifies them by these names, too
+    return bool(running_statistics(network))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class RecordedUpdate:
 
     def run(self, plan: Plan, replay_data: AnySamples) -> BlockResult:
         """Do the same as :meth:`~sb3_ext.redq_sac.update.REDQUpdate.run`."""
-        key = (plan, self._update.settings, self._optimizer_settings(), self._frozen_parameters())
+        key = (plan, self._update.settings, self._optimizer_settings(), self._frozen_parameters(), self._modules())
         return self._work.run(key, self._addresses(), partial(self._update.run, plan), replay_data)
 
     def _optimizer_settings(self) -> tuple[tuple[str, object], ...]:
@@ -33,8 +33,11 @@ class RecordedUpdate:
         return tuple((name, value) for group in groups for name, value in group.items() if name not in ("params", "lr"))
 
     def _frozen_parameters(self) -> tuple[bool, ...]:
-        # Changed attributes of modules, such as a dropout rate, are not detected
         return tuple(not parameter.requires_grad for parameter in self._update.policy.parameters())
+
+    def _modules(self) -> tuple[tuple[th.nn.Module, str], ...]:
+        """Return all modules with what they print, such as a dropout rate: an activation has no address to change."""
+        return tuple((module, module.extra_repr()) for module in self._update.policy.modules())
 
     def _addresses(self) -> tuple[int, ...]:
         """Return the addresses of all tensors that an update reads or changes, except its samples."""

@@ -20,6 +20,7 @@ from sb3_ext.buffers.samples import sample_replay, single_precision, split_minib
 from sb3_ext.checks import check_choice, check_integer, check_interval, finite_number
 from sb3_ext.common.derived import Derivation
 from sb3_ext.common.model_keywords import explain_model_keywords
+from sb3_ext.common.networks import check_networks, check_temperature
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.probe import Probe
 from sb3_ext.functional.ensemble import ACTOR_QS, TARGET_BACKUPS, ActorQ, TargetBackup
@@ -132,6 +133,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     }
     derivations: ClassVar[Mapping[str, Derivation]] = REDQ_DERIVATIONS
     action_space_type = spaces.Box
+    _remedies_of_divergence = "A smaller learning_rate, a smaller tau, a fixed ent_coef or clipped rewards"
     policy: REDQSACPolicy
     critic: EnsembleCritic
     critic_target: EnsembleCritic
@@ -272,14 +274,15 @@ class REDQSAC(OffPolicyExtension, SAC):
         self._check_ensemble(self.critic.n_critics)
         # A compiled actor assigns new statistics of batch normalization. Autograd then refuses to differentiate earlier
         # results of the plain one ("modified by an inplace operation")
-        self._can_compile = not has_batch_statistics(self.policy)
-        if self.compile and not self._can_compile:
+        if self.compile and has_batch_statistics(self.policy):
             warnings.warn("compile=True has no effect on networks with batch normalization", stacklevel=2)
-        self.updater = REDQUpdate(self.policy, self.evaluator, self._update_settings(), self._temperature())
+        self.updater = REDQUpdate(
+            self.policy, self.evaluator, self._update_settings(), self._temperature(), self._divergence
+        )
         self._recorded = recorded_where_possible(self.updater, self._recorder_maker())
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_can_compile", "updater", "_recorded"]
+        return [*super()._excluded_save_params(), "updater", "_recorded"]
 
     @property
     def _baseline(self) -> Baseline:
@@ -315,7 +318,7 @@ class REDQSAC(OffPolicyExtension, SAC):
             actor_q=self.actor_q,
             target_entropy=self.target_entropy,
             use_sde=self.use_sde,
-            compile=self.compile and self._can_compile,
+            compile=self.compile and not has_batch_statistics(self.policy),
             autocast_dtype=self.autocast_dtype,
         )
 
@@ -375,13 +378,21 @@ class REDQSAC(OffPolicyExtension, SAC):
         Update the critics ``gradient_steps`` times, each time on a fresh minibatch.
 
         Actor, temperature and target critics are updated whenever the total number of critic updates requires it.
+
+        :raises ValueError: if a loss, the norm of its gradient, the temperature or a parameter is not finite
         """
         assert self.replay_buffer is not None
-        self.updater.configure(self._update_settings(), self._temperature())
+        optimizers = [getattr(network, "optimizer", None) for network in (self.actor, self.critic)]
+        trained = check_networks(self, optimizers, ["actor", "critic"], ["critic_target"])
+        check_temperature("log_ent_coef", self.log_ent_coef, self.ent_coef_optimizer)
+        self.updater.configure(self._update_settings(), self._temperature(), self.policy)
         self._begin_updates(self.updater.optimizers())
         # DroQ's targets include dropout, but SB3 keeps the target network in evaluation mode
         set_dropout_mode(self.critic_target.ensemble, True)
         run = self.updater.run if self._recorded is None else self._recorded.run
+        # On a GPU the host would wait for the device, and a recording cannot read values at all
+        reads_back = self.device.type == "cpu" and self._recorded is None
+        self._divergence.start(self.policy, self.num_timesteps, reads_back)
 
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         remaining = gradient_steps
@@ -390,8 +401,10 @@ class REDQSAC(OffPolicyExtension, SAC):
             plan = self._plan_block(remaining, batch_size)
             n_rows, progress = plan.n_updates * batch_size, self._current_progress_remaining
             replay_data = single_precision(sample_replay(self.replay_buffer, n_rows, self._vec_normalize_env, progress))
+            self._divergence.next_updates(self._n_updates, replay_data)
             result = run(plan, replay_data)
             if result.errors is not None:
+                self._check_divergence({name: [values] for name, values in result.metrics.items()})
                 # Minibatches are processed in order. If a transition was drawn twice, the later error counts
                 minibatches = split_minibatches(replay_data, plan.n_updates)
                 update_priorities(self.replay_buffer, minibatches, list(result.errors))
@@ -401,10 +414,16 @@ class REDQSAC(OffPolicyExtension, SAC):
             remaining -= plan.n_updates
         self.critic_target.set_training_mode(False)
 
+        # Only here, and for priorities, the host waits for the device
+        self._check_divergence(metrics)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, parts in metrics.items():
-            # Only here, and for priorities, the host waits for the device
             self.logger.record(f"train/{name}", th.cat(parts).mean().item())
+        self._divergence.finish(trained)
+
+    def _check_divergence(self, metrics: dict[str, list[th.Tensor]]) -> None:
+        values = {name: th.cat(parts).cpu().numpy() for name, parts in metrics.items()}
+        self._divergence.check_metrics(values, ["critic_loss", "actor_loss", "ent_coef_loss", "ent_coef"])
 
     def _plan_block(self, remaining: int, batch_size: int) -> Plan:
         """Plan critic updates whose data can be prepared together, because the policy does not change in between."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
+from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
 from sb3_ext.buffers.samples import (
@@ -20,6 +20,7 @@ from sb3_ext.buffers.samples import (
     split_minibatches,
     transition_rows,
 )
+from sb3_ext.common.divergence import DivergenceCheck, total_norm
 from sb3_ext.functional.ensemble import ActorQ, TargetBackup, aggregate_q, random_mixture_weights, random_subset
 from sb3_ext.functional.fields import map_fields
 from sb3_ext.functional.policy_gradient import (
@@ -33,6 +34,7 @@ from sb3_ext.functional.policy_gradient import (
     temperature_loss,
 )
 from sb3_ext.nets import EnsembleCritic
+from sb3_ext.redq_sac.parameters import critic_parameters
 from sb3_ext.redq_sac.policies import REDQSACPolicy, gaussian_parameters
 from sb3_ext.speed.compilation import LossGradients
 from sb3_ext.speed.evaluation import NetworkEvaluator
@@ -183,6 +185,7 @@ class REDQUpdate:
 
     :param policy: holds the networks, and all optimizers except the temperature's
     :param evaluator: evaluates networks, compiled or in lower precision
+    :param divergence: checks each loss before an optimizer makes its step
     """
 
     def __init__(
@@ -191,41 +194,34 @@ class REDQUpdate:
         evaluator: NetworkEvaluator,
         settings: UpdateSettings,
         temperature: Temperature,
+        divergence: DivergenceCheck,
     ) -> None:
-        self.policy = policy
-        self.actor, self.critic, self.critic_target = policy.actor, policy.critic, policy.critic_target
         self.evaluator = evaluator
-        self.configure(settings, temperature)
-        # Collected once, because iterating over the modules takes longer than moving the target critics
-        self._online_parameters: list[th.Tensor] = list(self.critic.parameters())
-        self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
-        self._online_statistics = get_parameters_by_name(self.critic, ["running_"])
-        self._target_statistics = get_parameters_by_name(self.critic_target, ["running_"])
-        self._loss_gradients = LossGradients(CriticLoss(self.critic))
-        self._loss_gradients_with_targets = LossGradients(CriticLossWithTargets(self.critic, self.critic_target))
+        self.divergence = divergence
+        self._grad_norms: dict[str, list[th.Tensor]] = defaultdict(list)
+        self.configure(settings, temperature, policy)
 
-    def configure(self, settings: UpdateSettings, temperature: Temperature) -> None:
-        """Change the settings, because a user may change those of the algorithm at any time."""
+    def configure(self, settings: UpdateSettings, temperature: Temperature, policy: REDQSACPolicy) -> None:
+        """
+        Change the settings and look up networks and parameters anew, since a user may change them at any time.
+
+        :raises ValueError: if the target critics have other shapes than the critics
+        """
         self.settings = settings
         self.temperature = temperature
         self.evaluator.configure(settings.compile, settings.autocast_dtype)
-        # Once for each call of `train()`, which saves time: layers are frozen between calls, not within one
-        self._trained_parameters = self.trained_critic_parameters()
+        self.policy, self.actor = policy, policy.actor
+        networks = policy.critic, policy.critic_target
+        if networks != getattr(self, "_networks", None):
+            self.critic, self.critic_target = self._networks = networks
+            self._loss_gradients = LossGradients(CriticLoss(self.critic))
+            self._loss_gradients_with_targets = LossGradients(CriticLossWithTargets(self.critic, self.critic_target))
+        self._parameters = critic_parameters(self.critic, self.critic_target)
 
     def optimizers(self) -> list[th.optim.Optimizer]:
         """Return the optimizers of actor, critics and, if it is learned, the temperature."""
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         return optimizers if self.temperature.optimizer is None else [*optimizers, self.temperature.optimizer]
-
-    def trained_critic_parameters(self) -> dict[str, nn.Parameter]:
-        """
-        Return the parameters that the critics' optimizer changes, by their names in :class:`CriticLoss`.
-
-        A features extractor shared with the actor is not among them, and neither are frozen layers.
-        """
-        in_optimizer = {id(p) for group in self.critic.optimizer.param_groups for p in group["params"]}
-        named = self.critic.named_parameters(prefix="critic")
-        return {name: p for name, p in named if id(p) in in_optimizer and p.requires_grad}
 
     def run(self, plan: Plan, replay_data: AnySamples) -> BlockResult:
         """
@@ -236,10 +232,12 @@ class REDQUpdate:
         :param replay_data: one minibatch for each critic update, see :func:`~sb3_ext.buffers.samples.split_minibatches`
         """
         settings, head = self.settings, self.critic_target.head
+        self._grad_norms.clear()
         minibatches = split_minibatches(replay_data, plan.n_updates)
         if settings.use_sde:
             self.actor.reset_noise()
         ent_coef = self.temperature.ent_coef()
+        self.divergence.before_step("ent_coef", ent_coef)
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         metrics["ent_coef"].append(ent_coef.reshape(()))
         errors: list[th.Tensor] = []
@@ -273,7 +271,7 @@ class REDQUpdate:
             # minibatch
             if moves_targets:
                 self.step_target_critics()
-        stacked = {name: th.stack(values) for name, values in metrics.items()}
+        stacked = {name: th.stack(values) for name, values in (*metrics.items(), *self._grad_norms.items())}
         return BlockResult(stacked, th.stack(errors) if errors else None)
 
     def next_actions(self, next_obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
@@ -296,7 +294,7 @@ class REDQUpdate:
         if settings.target_backup == "redq":
             return random_subset(n_critics, settings.subset_size, self.critic.device), None
         if settings.target_backup == "rem":
-            dtype = self._online_parameters[0].dtype
+            dtype = self._parameters.online[0].dtype
             return None, random_mixture_weights(n_critics, batch_size, dtype, self.critic.device)
         return None, None
 
@@ -357,24 +355,32 @@ class REDQUpdate:
 
     def _begin_critic_step(self) -> dict[str, nn.Parameter]:
         """Forget old gradients, and return the parameters that get new ones."""
-        for parameter in self._online_parameters:
+        for parameter in self._parameters.online:
             parameter.grad = None  # `zero_grad()` does the same, more slowly
-        return self._trained_parameters
+        return self._parameters.trained
 
     def _end_critic_step(self, results: tuple[th.Tensor, ...]) -> tuple[th.Tensor, ...]:
         """Let the optimizer use the gradients, which come first in the results, and return the other results."""
-        n_trained = len(self._trained_parameters)
-        for parameter, gradient in zip(self._trained_parameters.values(), results[:n_trained], strict=True):
+        n_trained = len(self._parameters.trained)
+        for parameter, gradient in zip(self._parameters.trained.values(), results[:n_trained], strict=True):
             parameter.grad = gradient
+        self._check("critic", results[n_trained], results[:n_trained])
         self.critic.optimizer.step()
+        self.divergence.n_updates += 1
         return results[n_trained:]
+
+    def _check(self, network: str, loss: th.Tensor, gradients: list[th.Tensor] | tuple[th.Tensor, ...]) -> None:
+        """Keep the norm of the gradients for the log. Raise a ValueError if it or the loss is read and not finite."""
+        norm = total_norm(gradients)
+        self._grad_norms[f"{network}_grad_norm"].append(norm)
+        self.divergence.before_step(f"{network}_loss", loss, norm)
 
     def step_target_critics(self) -> None:
         """Move the target critics by ``tau`` towards the critics."""
         with th.no_grad():
-            th._foreach_lerp_(self._target_parameters, self._online_parameters, self.settings.tau)
+            th._foreach_lerp_(self._parameters.targets, self._parameters.online, self.settings.tau)
         # Running statistics of batch normalization are copied, see SB3's GH issue #996
-        polyak_update(self._online_statistics, self._target_statistics, 1.0)
+        polyak_update(self._parameters.online_statistics, self._parameters.target_statistics, 1.0)
 
     def sample_policy(self, obs: PyTorchObs) -> PolicySample:
         """Sample the current policy's actions in B states for the gradient that ``actor_gradient`` names."""
@@ -397,9 +403,13 @@ class REDQUpdate:
             loss = reparam_actor_loss(sample.log_prob, q_values, ent_coef)
         else:
             loss = self._reinforce_loss(obs, sample, ent_coef)
-        self.actor.optimizer.zero_grad()
-        loss.backward()
-        self.actor.optimizer.step()
+        if loss.requires_grad:  # else the whole actor is frozen
+            optimizer = self.actor.optimizer
+            optimizer.zero_grad()
+            loss.backward()
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            self._check("actor", loss, [parameter.grad for parameter in parameters if parameter.grad is not None])
+            optimizer.step()
         return loss.detach()
 
     def _actor_value(self, obs: PyTorchObs, actions: th.Tensor, differentiable: bool) -> th.Tensor:
@@ -427,6 +437,7 @@ class REDQUpdate:
         log_ent_coef, optimizer = self.temperature.log_ent_coef, self.temperature.optimizer
         assert log_ent_coef is not None and optimizer is not None
         loss = temperature_loss(log_ent_coef, log_prob, self.settings.target_entropy)
+        self.divergence.before_step("ent_coef_loss", loss)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -17,6 +17,7 @@ from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
 from sb3_ext.common.derived import Derivation
 from sb3_ext.common.model_keywords import explain_model_keywords
+from sb3_ext.common.networks import check_temperature
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, predictions_of_actions
@@ -348,12 +349,20 @@ class SoftDQN(ValueBasedAlgorithm):
         # The expected log-probability of an action is minus the entropy
         entropy, target_entropy = result.metrics["entropy"], result.metrics["target_entropy"]
         loss = temperature_loss(self.log_temperature, -entropy, target_entropy)
+        self._divergence.before_step("temperature_loss", loss)
         self.temperature_optimizer.zero_grad()
         loss.backward()
         self.temperature_optimizer.step()
         with th.no_grad():
             self.log_temperature.clamp_(min=math.log(_SMALLEST_TEMPERATURE))
-        self._set_temperature(self.log_temperature.detach().exp())
+        temperature = self.log_temperature.detach().exp()
+        self._divergence.before_step("temperature", temperature)
+        self._set_temperature(temperature)
+
+    def _trained_parameters(self) -> dict[str, th.nn.Parameter]:
+        if self.auto_temperature:
+            check_temperature("log_temperature", self.log_temperature, self.temperature_optimizer)
+        return super()._trained_parameters()
 
     def make_probe(self) -> Probe:
         return SoftDQNProbe(self)

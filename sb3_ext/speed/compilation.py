@@ -55,6 +55,8 @@ class LossGradients:
 
         The parameters' ``grad`` must be ``None`` before, because ``backward`` is faster than ``th.autograd.grad``.
         """
+        if not parameters:  # all are frozen
+            return tuple(self.loss(*args))
         with th.enable_grad():
             results = self.loss(*args)
         if not parameters:

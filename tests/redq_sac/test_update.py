@@ -9,6 +9,7 @@ from torch import nn
 
 from sb3_ext import PrioritizedReplayBuffer
 from sb3_ext.nets import EnsembleCritic, ScalarHead
+from sb3_ext.redq_sac.parameters import critic_parameters
 from sb3_ext.redq_sac.policies import MlpPolicy
 from sb3_ext.redq_sac.update import Plan
 from tests.support.environments import images
@@ -57,7 +58,7 @@ def test_the_loss_trains_what_the_optimizer_has() -> None:
     for is_shared in (False, True):
         policy_kwargs = dict(features_extractor_kwargs=dict(features_dim=8), share_features_extractor=is_shared)
         model = make(env=images(), policy="CnnPolicy", policy_kwargs=policy_kwargs)
-        trained = model.updater.trained_critic_parameters()
+        trained = critic_parameters(model.critic, model.critic_target).trained
         expected = {f"critic.{name}": p for name, p in model.critic.named_parameters()}
         if is_shared:
             expected = {name: p for name, p in expected.items() if "features_extractor" not in name}
@@ -83,7 +84,7 @@ def test_a_block_returns_what_it_says() -> None:
     model.policy.set_training_mode(True)
     result = model.updater.run(Plan(moves_targets=(True, False, True), updates_actor=True), samples)
     assert {name: len(values) for name, values in result.metrics.items()} == dict(
-        ent_coef=1, critic_loss=3, actor_loss=1, ent_coef_loss=1
+        ent_coef=1, critic_loss=3, actor_loss=1, ent_coef_loss=1, critic_grad_norm=3, actor_grad_norm=1
     )
     assert result.errors.shape == (3, 8) and np.isfinite(result.errors.numpy()).all()
     without_actor = model.updater.run(Plan(moves_targets=(False,), updates_actor=False), samples)

@@ -1,0 +1,86 @@
+"""Networks, layers and optimizers that a user has replaced: trained from the next update on, or refused."""
+
+from collections.abc import Sequence
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+
+
+def check_networks(
+    model: BaseAlgorithm,
+    optimizers: Sequence[th.optim.Optimizer | None],
+    networks: Sequence[str] = (),
+    targets: Sequence[str] = (),
+) -> dict[str, nn.Parameter]:
+    """
+    Check that training reaches all networks, and return the parameters that it changes, by their names in the policy.
+
+    It changes a parameter that an optimizer has and that is not frozen.
+
+    :param optimizers: those of the networks, ``None`` for one that is missing
+    :param networks: names of the trained networks, the same in model and policy
+    :param targets: names of the target networks, which have no optimizer
+    :raises ValueError: if model and policy have different networks, if a network is on another device than the model,
+        if a layer was replaced and its optimizer still has the old one, or if nothing is trained
+    """
+    policy = model.policy
+    for name in (*networks, *targets):
+        if getattr(model, name) is not getattr(policy, name):
+            raise ValueError(
+                f"model.{name} and model.policy.{name} are two networks: only the first is trained, only the second "
+                "acts and is saved. Assign one network to both"
+            )
+    in_optimizers: set[int] = set()
+    for optimizer in optimizers:
+        if optimizer is None:
+            raise ValueError(f"one of the networks {', '.join(networks)} has no optimizer: set its attribute optimizer")
+        in_optimizers.update(id(p) for group in optimizer.param_groups for p in group["params"])
+    device = th.device(model.device).type
+    trained, missing, n_found = {}, "", 0
+    for key, parameter in policy.named_parameters():
+        if parameter.device.type != device:
+            raise ValueError(f"{key} is on the device {parameter.device}, but only networks on {device} are trained")
+        is_in_optimizer = id(parameter) in in_optimizers
+        n_found += is_in_optimizer
+        if is_in_optimizer and parameter.requires_grad:
+            trained[key] = parameter
+        elif not missing and parameter.requires_grad and key.partition(".")[0] in networks:
+            missing = key
+    if missing and n_found < len(in_optimizers):
+        raise ValueError(
+            f"no optimizer has {missing}, but one has parameters that are in no network. Was a layer replaced? Then "
+            "make a new optimizer, too, or freeze the layer by requires_grad_(False)"
+        )
+    if not trained:
+        raise ValueError("there is nothing to train: every parameter of the policy is frozen, or in no optimizer")
+    return trained
+
+
+def check_temperature(name: str, tensor: th.Tensor | None, optimizer: th.optim.Optimizer | None) -> None:
+    """Raise a ValueError if the optimizer of a learned temperature has another tensor than ``tensor``."""
+    if tensor is None or optimizer is None:
+        return
+    if not any(p is tensor for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(f"the optimizer of model.{name} has another tensor: make a new optimizer with the new one")
+
+
+def set_training_mode(policy: BasePolicy) -> None:
+    """Put all networks into training mode. One that has no modes raises a ValueError."""
+    try:
+        policy.set_training_mode(True)
+    except NotImplementedError as error:  # from networks of torch.export
+        raise ValueError(f"a network of the policy cannot be trained, because it was exported: {error}") from error
+
+
+def check_learning_rates(optimizers: Sequence[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+    """Raise a ValueError if a learning rate is not finite in float32: one step with it would spoil all parameters."""
+    largest = th.finfo(th.float32).max
+    for optimizer in [optimizers] if isinstance(optimizers, th.optim.Optimizer) else optimizers:
+        for group in optimizer.param_groups:
+            if not abs(float(group["lr"])) <= largest:
+                raise ValueError(
+                    f"learning_rate={float(group['lr'])} is not allowed, only numbers up to {largest:.2g}. It is what "
+                    "the schedule returned, and nothing was updated with it"
+                )
