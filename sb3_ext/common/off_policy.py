@@ -4,19 +4,22 @@ import inspect
 import io
 import pathlib
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_finite, check_integer, check_interval
+from sb3_ext.common.saved_state import Parameters, load_with_arguments, restore_parameters, with_learned_values
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
@@ -25,6 +28,8 @@ from sb3_ext.speed.precision import AUTOCAST_DTYPES
 _AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, DeviceReplayBuffer)
 # Settings of the algorithm from which a replay buffer computes returns
 _RETURN_SETTINGS = ("n_steps", "gamma")
+
+SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicyExtension")
 
 
 class OffPolicyExtension(OffPolicyAlgorithm):
@@ -47,6 +52,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     autocast_dtype: str | None = None
     #: Evaluates networks as training does: ``self.evaluator(self.q_net, observations)``
     evaluator: NetworkEvaluator
+    # Arguments that something learned or scheduled starts from. Given to `load()` they prevail over the saved state
+    _starting_arguments: ClassVar[tuple[str, ...]] = ()
     # Whether SB3 chose the class of the replay buffer. Saved with the model, because SB3 overwrites
     # ``replay_buffer_class`` with its choice
     _chose_buffer_class: bool = False
@@ -166,6 +173,71 @@ class OffPolicyExtension(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "evaluator"]
+
+    @classmethod
+    def load(
+        cls: type[SelfOffPolicy],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfOffPolicy:
+        """
+        Load a model as SB3 does. Arguments of the constructor may be given by name, and prevail over the saved state.
+
+        What is learned or scheduled goes on if the argument that it starts from is the saved one, or is not given.
+
+        :param custom_objects: replaces saved objects; arguments of the constructor hold here too
+        :raises ValueError: if an argument cannot hold, because the saved networks are others
+
+        The other parameters are those of SB3.
+        """
+        load = partial(
+            super().load, env=env, device=device, print_system_info=print_system_info, force_reset=force_reset
+        )
+        return load_with_arguments(cls, load, path, custom_objects, kwargs)
+
+    def get_parameters(self) -> Parameters:
+        """Return SB3's dictionary. It contains learned variables too, each in the entry of its optimizer."""
+        return with_learned_values(self, super().get_parameters())
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | pathlib.Path | TensorDict | Parameters,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Set parameters as SB3 does, including learned variables. What is refused changes nothing.
+
+        :param load_path_or_dict: a dictionary from :meth:`get_parameters`, or the file of a saved model
+        :param exact_match: whether an entry for each network and optimizer is required
+        :raises ValueError: if the names do not fit the model
+        """
+        restore_parameters(self, super().set_parameters, load_path_or_dict, exact_match, device)
+
+    def _learned_variables(self) -> dict[str, str]:
+        """Hook: return the names of learned variables outside the networks, by the names of their optimizers."""
+        return {}
+
+    def _after_parameters(self, params: Mapping[str, Any]) -> None:
+        """Hook: set what depends on parameters that have just been set."""
+
+    def _continues_from(self, name: str, value: Any) -> bool:
+        """Hook: tell whether an argument given to ``load()`` is the one from which the saved state was started."""
+        return bool(getattr(self, name) == value)
+
+    def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
+        """
+        Hook: return the part of a saved state that arguments given to ``load()`` leave valid.
+
+        :param state: parameters, with the names in :meth:`get_parameters`
+        :param changed: those of ``_starting_arguments`` whose values are new
+        """
+        return state
 
     def _begin_updates(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         """Prepare ``train()``: training mode, the learning rate, and on a CPU memory that stays with the process."""
