@@ -121,9 +121,13 @@ def load_with_arguments(
     :raises ValueError: if an argument cannot hold because the saved networks are others
     """
     custom = dict(custom_objects or {})
+    if "policy_kwargs" in custom:
+        custom["policy_kwargs"] = dict(custom["policy_kwargs"] or {})  # SB3 changes it, and it belongs to the caller
     # SB3 ignores custom objects that the file lacks
     names = _constructor_arguments(cls) - {"policy_kwargs"}
     given = {name: value for name, value in custom.items() if name in names} | kwargs
+    if "replay_buffer_kwargs" in given:
+        given["replay_buffer_kwargs"] = dict(given["replay_buffer_kwargs"] or {})  # as in SB3's constructor
     held_back = {
         name: given.pop(name)
         for name in (*cls._starting_arguments, *_NETWORK_ARGUMENTS, "stats_window_size")

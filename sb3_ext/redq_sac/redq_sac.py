@@ -269,6 +269,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         # SAC sets either these or `ent_coef_tensor`, and removes nothing from an earlier temperature
         self.log_ent_coef = self.ent_coef_optimizer = None
         vars(self).pop("ent_coef_tensor", None)
+        self.policy_kwargs.setdefault("use_sde", self.use_sde)  # which custom_objects may lack
         if self.target_entropy == "auto":
             self.target_entropy = automatic_target_entropy(self.action_space)
         super()._setup_model()
