@@ -62,6 +62,8 @@ def restore_parameters(
     :raises ValueError: if the names do not fit the model
     """
     params = source if isinstance(source, dict) else _read_parameters(model, source, device)
+    # Optimizers keep the tensors that they are given, which are those of the model that the dictionary comes from
+    params = {name: copy.deepcopy(entry) if name.endswith("optimizer") else entry for name, entry in params.items()}
     before = copy.deepcopy(model.get_parameters())
     try:
         for name in params:
