@@ -147,8 +147,9 @@ def load_with_arguments(
         _set_window(model, held_back["stats_window_size"])
     starting = {name: held_back[name] for name in cls._starting_arguments if name in held_back}
     changed = {name for name, value in starting.items() if not model._continues_from(name, value)}
+    vars(model).update(starting)
     if changed or "policy_kwargs" in custom:
-        _start_again(model, starting, changed, "policy_kwargs" in custom, restarts_optimizers)
+        _start_again(model, changed, "policy_kwargs" in custom, restarts_optimizers)
     for name in _COUNTERS:
         if name in given:
             setattr(model, name, given[name])
@@ -223,15 +224,12 @@ def _has_other_optimizer(path: Path, custom: dict[str, Any]) -> bool:
 
 def _start_again(
     model: "OffPolicyExtension",
-    arguments: Mapping[str, Any],
     changed: set[str],
     has_other_policy_kwargs: bool,
     restarts_optimizers: bool,
 ) -> None:
     """Set a loaded model up from its arguments, and put the state back that does not contradict them."""
     state = model.get_parameters()
-    for name, value in arguments.items():
-        setattr(model, name, value)
     model._setup_model()
     state = model._state_for_arguments(state, changed)
     if has_other_policy_kwargs:

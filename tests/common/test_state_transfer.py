@@ -18,7 +18,7 @@ from tests.support.models import make
 from tests.support.states import assert_equal, state
 
 VARIANTS: list[tuple[Any, dict[str, Any]]] = [
-    # 34 steps with 3 updates each: 2 of 4 towards the next update of the actor
+    # 15 steps with 3 updates each: 1 of 4 towards the next update of the actor
     (REDQSAC, dict(gradient_steps=3, policy_delay=4, learning_rate_final=1e-5)),
     (REDQSAC, dict(gradient_steps=3, policy_delay=2, ent_coef=0.1, replay_buffer_class=PrioritizedReplayBuffer)),
     (REDQSAC, dict(gradient_steps=1, use_sde=True, ent_coef="auto_0.5")),
@@ -65,7 +65,7 @@ def learned() -> Callable[..., tuple[Any, Any]]:
     def models(cls: Any, settings: dict[str, Any]) -> tuple[Any, Any]:
         key = f"{cls} {settings}"
         if key not in pickled:
-            pair = [make(cls, seed=seed, **settings).learn(steps) for seed, steps in ((1, 54), (2, 31))]
+            pair = [make(cls, seed=seed, **settings).learn(steps) for seed, steps in ((1, 35), (2, 28))]
             pickled[key] = pickle.dumps(pair)
         return tuple(pickle.loads(pickled[key]))
 
@@ -89,7 +89,9 @@ def actions_of(model: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("way", WAYS)
 @each_variant
-def test_what_is_transferred_goes_on(cls: Any, settings: dict[str, Any], way: Any, learned: Any, tmp_path: Path) -> None:
+def test_what_is_transferred_goes_on(
+    cls: Any, settings: dict[str, Any], way: Any, learned: Any, tmp_path: Path
+) -> None:
     model, other = learned(cls, settings)
     heir = way(model, other, tmp_path / "model.zip")
     heir.replay_buffer = copy.deepcopy(model.replay_buffer)
