@@ -9,7 +9,7 @@ Add the algorithms of this package to rl_zoo3, in place.
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_ext
+from sb3_ext.common.saved_state import check_networks
 from sb3_ext.zoo import samplers
 
 
@@ -103,6 +104,32 @@ def _patch_exp_manager(module: ModuleType) -> None:
 
     init._reads_sb3_ext_hyperparams = True  # type: ignore[attr-defined]
     manager_class.__init__ = init
+    _patch_continuation(module)
+
+
+def _patch_continuation(module: ModuleType) -> None:
+    """
+    Refuse other networks at a continuation (``-i model.zip``), where rl_zoo3 drops what it is told about them.
+
+    Only what a user has written counts: ``-params``, or the file after ``--conf-file``. Our YAML file is a default.
+    """
+    manager_class = module.ExperimentManager
+    original = manager_class._load_pretrained_agent
+
+    @functools.wraps(original)
+    def load_pretrained_agent(self: Any, hyperparams: dict[str, Any], env: Any) -> BaseAlgorithm:
+        entry = ZOO_ALGORITHMS.get(self.algo)
+        names: Collection[str] = ()
+        if entry and module.ALGOS.get(self.algo) is entry.algorithm_class:
+            is_default = self.config == str(hyperparams_path(self.algo))
+            names = (self.custom_hyperparams or {}) if is_default else hyperparams
+        networks = {name: hyperparams[name] for name in ("policy", "policy_kwargs") if name in names}
+        model: Any = original(self, hyperparams, env)
+        if networks:
+            check_networks(model, networks)
+        return model
+
+    manager_class._load_pretrained_agent = load_pretrained_agent
 
 
 _PATCHES: Mapping[str, Callable[[ModuleType], None]] = MappingProxyType(
