@@ -199,6 +199,28 @@ def check_networks(model: "OffPolicyExtension", given: Mapping[str, Any]) -> Non
             )
 
 
+def check_replay_buffer(model: "OffPolicyExtension", given: Mapping[str, Any]) -> None:
+    """
+    Check that a loaded replay buffer is the one that arguments ask for.
+
+    :param given: of these, ``buffer_size`` and the arguments that begin with ``replay_buffer`` are checked
+    :raises ValueError: if the buffer differs
+    """
+    replay_buffer = model.replay_buffer
+    remedy = "repeat the saved value, or continue without the saved replay buffer"
+    buffer_class = given.get("replay_buffer_class")
+    if buffer_class is not None and type(replay_buffer) is not buffer_class:
+        saved = type(replay_buffer).__name__
+        raise ValueError(f"replay_buffer_class={buffer_class.__name__} is not the saved one, {saved}: {remedy}")
+    wanted = dict(given.get("replay_buffer_kwargs") or {})
+    if "buffer_size" in given:
+        wanted["buffer_size"] = max(given["buffer_size"] // model.n_envs, 1)  # SB3 counts per environment
+    for name, value in wanted.items():
+        found = getattr(replay_buffer, name, value)
+        if isinstance(found, (bool, int, float)) and found != value:
+            raise ValueError(f"the saved replay buffer has {name}={found!r}, not {value!r} as given: {remedy}")
+
+
 def _set_window(model: "OffPolicyExtension", size: int) -> None:
     model._stats_window_size = size
     for name in ("ep_info_buffer", "ep_success_buffer"):

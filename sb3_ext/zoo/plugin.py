@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_ext
-from sb3_ext.common.saved_state import check_networks
+from sb3_ext.common.saved_state import check_networks, check_replay_buffer
 from sb3_ext.zoo import samplers
 
 
@@ -109,8 +109,9 @@ def _patch_exp_manager(module: ModuleType) -> None:
 
 def _patch_continuation(module: ModuleType) -> None:
     """
-    Refuse other networks at a continuation (``-i model.zip``), where rl_zoo3 drops what it is told about them.
+    Refuse what cannot hold at a continuation (``-i model.zip``), where rl_zoo3 lets saved objects prevail in silence.
 
+    These are the networks, and the replay buffer where ``replay_buffer.pkl`` lies beside the model.
     Only what a user has written counts: ``-params``, or the file after ``--conf-file``. Our YAML file is a default.
     """
     manager_class = module.ExperimentManager
@@ -123,10 +124,12 @@ def _patch_continuation(module: ModuleType) -> None:
         if entry and module.ALGOS.get(self.algo) is entry.algorithm_class:
             is_default = self.config == str(hyperparams_path(self.algo))
             names = (self.custom_hyperparams or {}) if is_default else hyperparams
-        networks = {name: hyperparams[name] for name in ("policy", "policy_kwargs") if name in names}
+        given = {name: hyperparams[name] for name in names if name in hyperparams}
         model: Any = original(self, hyperparams, env)
-        if networks:
-            check_networks(model, networks)
+        if given:
+            check_networks(model, given)
+        if given and Path(self.trained_agent).with_name("replay_buffer.pkl").is_file():
+            check_replay_buffer(model, given)
         return model
 
     manager_class._load_pretrained_agent = load_pretrained_agent

@@ -8,7 +8,7 @@ import pytest
 import rl_zoo3.train
 import yaml
 
-from sb3_ext import REDQSAC, SoftDQN
+from sb3_ext import REDQSAC, PrioritizedReplayBuffer, SoftDQN
 from sb3_ext.zoo import ZOO_ALGORITHMS, register
 from tests.support.models import make
 
@@ -30,7 +30,8 @@ def go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         short = ("-n", "12", "--eval-freq", "-1", "--verbose", "0", "--device", "cpu", *options)
         monkeypatch.setattr(sys, "argv", ["train", *names, *short, "-params", *SMALL, *params])
         rl_zoo3.train.train()
-        return type(model).load(tmp_path / "logs" / algo / f"{env}_1" / f"{env}.zip")
+        (result,) = (tmp_path / "logs" / algo).glob(f"{env}_*/{env}.zip")
+        return type(model).load(result)
 
     return run
 
@@ -74,3 +75,19 @@ def test_other_networks_are_refused(go_on: Any, tmp_path: Path) -> None:
     (tmp_path / "own.yml").write_text(yaml.dump({"default": entry}))
     with pytest.raises(ValueError, match="are not the saved ones"):
         go_on(model, options=("--conf-file", str(tmp_path / "own.yml")))
+
+
+def test_another_replay_buffer_is_refused(go_on: Any, tmp_path: Path) -> None:
+    model = make(
+        SoftDQN, buffer_size=100, replay_buffer_class=PrioritizedReplayBuffer, replay_buffer_kwargs=dict(alpha=0.6)
+    )
+    model.learn(10)
+    model.save_replay_buffer(tmp_path / "replay_buffer.pkl")
+    prioritized = "replay_buffer_class:'PrioritizedReplayBuffer'"
+    with pytest.raises(ValueError, match="saved replay buffer has buffer_size=100, not 50 as given"):
+        go_on(model, "buffer_size:50")
+    with pytest.raises(ValueError, match=r"saved replay buffer has alpha=0.6, not 0.3 as given"):
+        go_on(model, prioritized, "replay_buffer_kwargs:dict(alpha=0.3)")
+    with pytest.raises(ValueError, match="replay_buffer_class=DeviceReplayBuffer is not the saved one, Prioritized"):
+        go_on(model, "replay_buffer_class:'DeviceReplayBuffer'", "replay_buffer_kwargs:{}")
+    assert go_on(model, prioritized, "train_freq:4", "replay_buffer_kwargs:dict(alpha=0.6)").num_timesteps == 12
