@@ -39,14 +39,14 @@ def load(cls: Any, path: Path, as_objects: bool, **arguments: Any) -> Any:
 
 
 @by_name_or_as_objects
-@pytest.mark.parametrize("ent_coef", [0.02, "0.02", 0.1, "auto", "auto_1.0", "auto_0.5"])
-@pytest.mark.parametrize("saved", [0.1, "auto", "auto_0.5"])
+@pytest.mark.parametrize("ent_coef", [0.1, "0.02", "auto", "auto_1.0", "auto_0.5"])
+@pytest.mark.parametrize("saved", [0.1, "auto"])
 def test_the_given_ent_coef_holds(saved: Any, ent_coef: Any, as_objects: bool, learned: Any, tmp_path: Path) -> None:
     model, path = learned(REDQSAC, ent_coef=saved)
     loaded = load(REDQSAC, path, as_objects, ent_coef=ent_coef)
     made = make(REDQSAC, ent_coef=ent_coef)
     is_learned = str(ent_coef).startswith("auto")
-    goes_on = (saved, ent_coef) in [("auto", "auto"), ("auto", "auto_1.0"), ("auto_0.5", "auto_0.5")]
+    goes_on = (saved, ent_coef) in [("auto", "auto"), ("auto", "auto_1.0")]
     expected = model if goes_on else made
     assert loaded._temperature().ent_coef() == expected._temperature().ent_coef()
     assert (loaded.ent_coef_optimizer is not None) == is_learned

@@ -22,7 +22,7 @@ VARIANTS: list[tuple[Any, dict[str, Any]]] = [
     (REDQSAC, dict(gradient_steps=3, policy_delay=4, learning_rate_final=1e-5)),
     (REDQSAC, dict(gradient_steps=3, policy_delay=2, ent_coef=0.1, replay_buffer_class=PrioritizedReplayBuffer)),
     (REDQSAC, dict(gradient_steps=1, use_sde=True, ent_coef="auto_0.5")),
-    (DoubleDQN, dict(learning_rate_final=1e-5, replay_buffer_class=PrioritizedReplayBuffer)),
+    (DoubleDQN, dict(learning_rate_final=1e-5)),
     (SoftDQN, {}),
     (SoftDQN, dict(auto_temperature=True, exploration_initial_eps=0.9, exploration_final_eps=0.2)),
     (IQN, dict(exploration_final_eps=0.3)),

@@ -38,7 +38,7 @@ def go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize(
     ("saved", "given", "temperature"),
-    [("auto", "0.02", 0.02), (0.1, "0.02", 0.02), (0.1, "'auto_0.5'", 0.5), ("auto", "'auto_0.5'", 0.5)],
+    [("auto", "0.02", 0.02), (0.1, "'auto_0.5'", 0.5)],
 )
 def test_the_given_ent_coef_holds(saved: Any, given: str, temperature: float, go_on: Any) -> None:
     model = make(REDQSAC, ent_coef=saved).learn(30)
