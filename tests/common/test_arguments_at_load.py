@@ -148,7 +148,7 @@ def test_loading_with_an_argument_is_making_with_it(
     assert_equal(state(loaded), state(made))
     if trains:
         for model in (made, loaded):
-            begin(model).learn(13, log_interval=1000)
+            begin(model).learn(11, log_interval=1000)
         assert made._n_updates > 0
         assert_equal(state(loaded), state(made))
         assert loaded.ep_info_buffer.maxlen == made.ep_info_buffer.maxlen
