@@ -9,6 +9,8 @@ from typing import Any
 
 from stable_baselines3.common.utils import LinearSchedule
 
+from sb3_ext.common.argument_types import prepared
+
 #: Derives something anew from the present arguments of a model
 Derivation = Callable[[Any], None]
 
@@ -47,6 +49,7 @@ def change_arguments(model: Any, values: Mapping[str, Any], derive: Derivation) 
     :param values: by the names of the arguments
     :raises ValueError: if the model cannot have these values; nothing is changed
     """
+    values = {name: prepared(name, value) for name, value in values.items()}
     before = {name: getattr(model, name) for name in values}
     is_checked = False
     # Not by `setattr`, which calls this function

@@ -6,6 +6,7 @@ import pathlib
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -32,6 +33,7 @@ from sb3_ext.common.model_keywords import check_model_kwargs, check_names_of_loa
 from sb3_ext.common.networks import check_learning_rates, set_training_mode
 from sb3_ext.common.normalization import check_normalized_images, check_original_observations
 from sb3_ext.common.progress import close_progress_bars
+from sb3_ext.common.saved_state import Parameters, load_with_arguments, restore_parameters, with_learned_values
 from sb3_ext.common.saving import complete_file, model_path
 from sb3_ext.common.spaces import check_spaces
 from sb3_ext.common.writer import WrittenBy
@@ -71,6 +73,8 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     evaluator: NetworkEvaluator
     #: Arguments from which the set-up derives something, and what derives it anew when they change
     derivations: ClassVar[Mapping[str, Derivation]] = DERIVATIONS
+    # Arguments that something learned or scheduled starts from. Given to `load()` they prevail over the saved state
+    _starting_arguments: ClassVar[tuple[str, ...]] = ()
     # Whether SB3 chose the class of the replay buffer. Saved with the model, because SB3 overwrites
     # ``replay_buffer_class`` with its choice
     _chose_buffer_class: bool = False
@@ -174,6 +178,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         return super()._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
+        vars(self).pop("evaluator", None)  # while it is absent, attributes are set without deriving anything
         prepare_attributes(self)
         self._check_arguments()
         is_chosen = self._chose_buffer_class and self.replay_buffer_class in _AUTOMATIC_BUFFER_CLASSES
@@ -253,12 +258,60 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> SelfOffPolicy:
         """
-        Load a model as SB3 does. The parameters are SB3's.
+        Load a model as SB3 does. Arguments of the constructor may be given by name, and prevail over the saved state.
 
+        What is learned or scheduled goes on if the argument that it starts from is the saved one, or is not given.
+
+        :param custom_objects: replaces saved objects; arguments of the constructor hold here too
+        :raises ValueError: if an argument cannot hold, because the saved networks are others
         :raises TypeError: if there is neither an argument of the constructor nor a saved attribute of a given name
+
+        The other parameters are those of SB3.
         """
         check_names_of_load(cls, path, kwargs)
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        load = partial(
+            super().load, env=env, device=device, print_system_info=print_system_info, force_reset=force_reset
+        )
+        return load_with_arguments(cls, load, path, custom_objects, kwargs)
+
+    def get_parameters(self) -> Parameters:
+        """Return SB3's dictionary. It contains learned variables too, each in the entry of its optimizer."""
+        return with_learned_values(self, super().get_parameters())
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | pathlib.Path | TensorDict | Parameters,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Set parameters as SB3 does, including learned variables. What is refused changes nothing.
+
+        :param load_path_or_dict: a dictionary from :meth:`get_parameters`, or the file of a saved model
+        :param exact_match: whether an entry for each network and optimizer is required
+        :raises ValueError: if the names do not fit the model
+        """
+        restore_parameters(self, super().set_parameters, load_path_or_dict, exact_match, device)
+
+    def _learned_variables(self) -> dict[str, str]:
+        """Hook: return the names of learned variables outside the networks, by the names of their optimizers."""
+        return {}
+
+    def _after_parameters(self, params: Mapping[str, Any]) -> None:
+        """Hook: set what depends on parameters that have just been set."""
+
+    def _continues_from(self, name: str, value: Any) -> bool:
+        """Hook: tell whether an argument given to ``load()`` is the one from which the saved state was started."""
+        return bool(getattr(self, name) == value)
+
+    def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
+        """
+        Hook: return the part of a saved state that arguments given to ``load()`` leave valid.
+
+        :param state: parameters, with the names in :meth:`get_parameters`
+        :param changed: those of ``_starting_arguments`` whose values are new
+        """
+        return state
 
     def _begin_updates(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         """Prepare ``train()``: training mode, the learning rate, and on a CPU memory that stays with the process."""

@@ -23,6 +23,7 @@ from sb3_ext.common.exploration import masks_actions, random_actions
 from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.networks import check_networks
 from sb3_ext.common.probe import Probe
+from sb3_ext.common.saved_state import Parameters
 from sb3_ext.common.update_loop import UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.action_masks import is_masked
@@ -56,6 +57,11 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
     derivations: ClassVar[Mapping[str, Derivation]] = {**DERIVATIONS, **EXPLORATION_DERIVATIONS}
     #: The required base class of policies. Policies made for another algorithm are refused
     policy_base: ClassVar[type[DQNPolicy]] = DQNPolicy
+    _starting_arguments: ClassVar[tuple[str, ...]] = (
+        "exploration_initial_eps",
+        "exploration_final_eps",
+        "exploration_fraction",
+    )
 
     @checks_keywords(explain_model_keywords)
     def __init__(
@@ -152,6 +158,15 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         if self.target_clip is not None:
             check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
         check_choice("double_q", self.double_q, (True, False))
+
+    def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
+        state = super()._state_for_arguments(state, changed)
+        if self._n_calls > 0 and not changed.isdisjoint(ValueBasedAlgorithm._starting_arguments):
+            # Before the first step SB3 has 0 here
+            state["policy.optimizer"]["counters"]["exploration_rate"] = self.exploration_schedule(
+                self._current_progress_remaining
+            )
+        return state
 
     def make_probe(self) -> Probe:
         return ValueProbe(self, self.q_net)

@@ -3,18 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch as th
 
 from sb3_ext.common.derived import DERIVATIONS, Derivation
 from sb3_ext.redq_sac.recorded import recorded_where_possible
+from sb3_ext.redq_sac.temperature import automatic_target_entropy, starting_temperature
 
 
 def derive_temperature(model: Any) -> None:
     """Fix the temperature, or begin to learn it anew, as SB3's set-up does."""
-    is_learned = isinstance(model.ent_coef, str) and model.ent_coef.startswith("auto")
-    text = str(model.ent_coef).removeprefix("auto").removeprefix("_")
-    alpha = th.full((1,), float(text or 1.0), device=model.device)
+    is_learned, start = starting_temperature(model.ent_coef)
+    alpha = th.full((1,), start, device=model.device)
     model.log_ent_coef = alpha.log().requires_grad_() if is_learned else None
     model.ent_coef_tensor = None if is_learned else alpha.squeeze(0)
     model.ent_coef_optimizer = None
@@ -23,9 +22,10 @@ def derive_temperature(model: Any) -> None:
 
 
 def derive_target_entropy(model: Any) -> None:
-    is_automatic = model.target_entropy == "auto"
-    target = -np.prod(model.action_space.shape) if is_automatic else model.target_entropy
-    model.__dict__["target_entropy"] = float(target)
+    if model.target_entropy == "auto":
+        model.__dict__["target_entropy"] = automatic_target_entropy(model.action_space)
+    else:
+        model.__dict__["target_entropy"] = float(model.target_entropy)
 
 
 def derive_recorded(model: Any) -> None:

@@ -1,5 +1,6 @@
 """SAC's policies with a stacked ensemble of critics."""
 
+import copy
 import math
 from typing import Any, ClassVar
 
@@ -106,6 +107,18 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
             "head_kwargs": self.head_kwargs,
             "share_features_extractor": self.share_features_extractor,
         }
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "REDQSACPolicy":
+        """Copy the policy, with gSDE too, whose present noise is a result of autograd and refuses to be copied."""
+        values = list(vars(self.actor.action_dist).values())
+        values += [value for part in values for value in getattr(part, "__dict__", {}).values()]
+        for value in values:
+            if isinstance(value, th.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+        duplicate = type(self).__new__(type(self))
+        memo[id(self)] = duplicate
+        vars(duplicate).update(copy.deepcopy(vars(self), memo))
+        return duplicate
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)

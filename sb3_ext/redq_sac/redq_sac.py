@@ -17,12 +17,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.samples import sample_replay, single_precision, split_minibatches, update_priorities
-from sb3_ext.checks import check_choice, check_integer, check_interval, finite_number
+from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.derived import Derivation
 from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.networks import check_networks, check_temperature
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.probe import Probe
+from sb3_ext.common.saved_state import Parameters
 from sb3_ext.functional.ensemble import ACTOR_QS, TARGET_BACKUPS, ActorQ, TargetBackup
 from sb3_ext.functional.policy_gradient import ACTOR_GRADIENTS, BASELINES, ActorGradient, Baseline
 from sb3_ext.keywords import checks_keywords
@@ -32,6 +33,12 @@ from sb3_ext.redq_sac.derived import REDQ_DERIVATIONS
 from sb3_ext.redq_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQSACPolicy
 from sb3_ext.redq_sac.probe import REDQSACProbe
 from sb3_ext.redq_sac.recorded import recorded_where_possible, set_learning_rates
+from sb3_ext.redq_sac.temperature import (
+    automatic_target_entropy,
+    check_target_entropy,
+    continues_learning,
+    starting_temperature,
+)
 from sb3_ext.redq_sac.update import Plan, REDQUpdate, Temperature, UpdateSettings
 from sb3_ext.speed.precision import AutocastDtype
 from sb3_ext.speed.recording import CudaRecorder, Recorder
@@ -134,6 +141,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     derivations: ClassVar[Mapping[str, Derivation]] = REDQ_DERIVATIONS
     action_space_type = spaces.Box
     _remedies_of_divergence = "A smaller learning_rate, a smaller tau, a fixed ent_coef or clipped rewards"
+    _starting_arguments: ClassVar[tuple[str, ...]] = ("ent_coef",)
     policy: REDQSACPolicy
     critic: EnsembleCritic
     critic_target: EnsembleCritic
@@ -259,7 +267,8 @@ class REDQSAC(OffPolicyExtension, SAC):
             check_integer("random_steps", self.random_steps, minimum=0)
             acts_at_random = not (self.use_sde and self.use_sde_at_warmup)
             self._require_effect("random_steps", acts_at_random, needs="use_sde_at_warmup=False")
-        self._check_temperature()
+        starting_temperature(self.ent_coef)
+        check_target_entropy(self.target_entropy)
         self._check_actor_gradient()
 
     def _default_buffer_class(self) -> type[ReplayBuffer] | None:
@@ -269,6 +278,12 @@ class REDQSAC(OffPolicyExtension, SAC):
         return None if isinstance(self.observation_space, spaces.Dict) else DeviceReplayBuffer
 
     def _setup_model(self) -> None:
+        # SAC sets either these or `ent_coef_tensor`, and removes nothing from an earlier temperature
+        self.log_ent_coef = self.ent_coef_optimizer = None
+        vars(self).pop("ent_coef_tensor", None)
+        self.policy_kwargs.setdefault("use_sde", self.use_sde)  # which custom_objects may lack
+        if self.target_entropy == "auto":
+            self.target_entropy = automatic_target_entropy(self.action_space)
         super()._setup_model()
         # The policy decides how many critics there are by default, so this check has to wait for it
         self._check_ensemble(self.critic.n_critics)
@@ -325,17 +340,6 @@ class REDQSAC(OffPolicyExtension, SAC):
     def _temperature(self) -> Temperature:
         return Temperature(self.log_ent_coef, self.ent_coef_optimizer, getattr(self, "ent_coef_tensor", None))
 
-    def _check_temperature(self) -> None:
-        text = str(self.ent_coef)
-        head, _, tail = text.partition("_")
-        is_auto = head == "auto"
-        value = 1.0 if text == "auto" else finite_number(tail if is_auto else text)
-        if value is None or value < 0 or (is_auto and value == 0):
-            raise ValueError(f"ent_coef={self.ent_coef!r} must be a number >= 0, 'auto', or 'auto_' and a number > 0")
-        is_auto = isinstance(self.target_entropy, str) and self.target_entropy == "auto"
-        if not is_auto and finite_number(self.target_entropy) is None:
-            raise ValueError(f"target_entropy={self.target_entropy!r} must be a number or 'auto'")
-
     def _check_ensemble(self, n_critics: int) -> None:
         if self.subset_size is not None:
             self._require_effect("subset_size", has_effect=self.target_backup == "redq", needs="target_backup='redq'")
@@ -358,6 +362,19 @@ class REDQSAC(OffPolicyExtension, SAC):
                 f"use_sde=True with n_actor_samples={self.n_actor_samples}: gSDE has one noise matrix for all samples "
                 "of a state, so only n_actor_samples=1 is allowed"
             )
+
+    def _learned_variables(self) -> dict[str, str]:
+        return {} if self.ent_coef_optimizer is None else {"ent_coef_optimizer": "log_ent_coef"}
+
+    def _continues_from(self, name: str, value: Any) -> bool:
+        if name == "ent_coef":
+            return continues_learning(self.ent_coef, value)
+        return super()._continues_from(name, value)
+
+    def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
+        if "ent_coef" in changed:
+            state.pop("ent_coef_optimizer", None)
+        return super()._state_for_arguments(state, changed)
 
     def _recorder_maker(self) -> Callable[[], Recorder] | None:
         """Hook: return what makes a recorder, or ``None`` where recordings are impossible or not requested."""

@@ -19,6 +19,7 @@ from sb3_ext.common.derived import Derivation
 from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.networks import check_temperature
 from sb3_ext.common.probe import Probe
+from sb3_ext.common.saved_state import Parameters
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, predictions_of_actions
 from sb3_ext.functional.action_masks import count_allowed, gaps_to_best
@@ -43,6 +44,8 @@ _SMALLEST_TEMPERATURE = 1e-8
 _TEMPERATURE_FINAL, _TEMPERATURE_FRACTION = 0.05, 0.5
 _TARGET_ENTROPY_FRACTION = 0.1
 _MUNCHAUSEN_CLIP = -1.0
+# What a temperature starts from; its course too, if it is scheduled
+_TEMPERATURE_ARGUMENTS = ("temperature_initial", "temperature_final", "temperature_fraction", "auto_temperature")
 
 
 def derive_temperature(model: "SoftDQN") -> None:
@@ -127,6 +130,11 @@ class SoftDQN(ValueBasedAlgorithm):
         **dict.fromkeys(("temperature_initial", "temperature_final", "temperature_fraction"), derive_temperature),
     }
     policy_base: ClassVar[type[DQNPolicy]] = SoftDQNPolicy
+    _starting_arguments: ClassVar[tuple[str, ...]] = (
+        *ValueBasedAlgorithm._starting_arguments,
+        *_TEMPERATURE_ARGUMENTS,
+        "target_entropy_fraction",
+    )
     q_net: BoltzmannNetwork
     q_net_target: BoltzmannNetwork
     temperature_schedule: Schedule
@@ -373,6 +381,30 @@ class SoftDQN(ValueBasedAlgorithm):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
         return [*state_dicts, "temperature_optimizer"], [*variables, "log_temperature"]
+
+    def _learned_variables(self) -> dict[str, str]:
+        return {"temperature_optimizer": "log_temperature"} if self.auto_temperature else {}
+
+    def _after_parameters(self, params: Mapping[str, Any]) -> None:
+        if not self.auto_temperature:
+            return
+        with th.no_grad():
+            if "q_net.temperature" not in params.get("policy", {}):
+                self._set_temperature(self.log_temperature.exp())
+            elif not th.allclose(self.log_temperature.exp(), self.q_net.temperature):
+                # From a model with a schedule, or from the networks alone: learning goes on from their temperature
+                self.log_temperature.copy_(self.q_net.temperature.clamp(min=_SMALLEST_TEMPERATURE).log())
+
+    def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
+        state = super()._state_for_arguments(state, changed)
+        if changed.isdisjoint(_TEMPERATURE_ARGUMENTS):
+            return state
+        del state["temperature_optimizer"]
+        start = self.temperature_initial
+        if not self.auto_temperature:
+            start = self.temperature_schedule(self._current_progress_remaining)
+        state["policy"] |= {name: th.full((1,), start) for name in state["policy"] if name.endswith(".temperature")}
+        return state
 
 
 def _mean_log_share(q_values: th.Tensor) -> th.Tensor:

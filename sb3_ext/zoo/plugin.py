@@ -9,7 +9,7 @@ Add the algorithms of this package to rl_zoo3, in place.
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_ext
+from sb3_ext.common.saved_state import check_networks, check_replay_buffer
 from sb3_ext.zoo import samplers
 from sb3_ext.zoo.parallel import complete_parallel_training
 
@@ -104,6 +105,35 @@ def _patch_exp_manager(module: ModuleType) -> None:
 
     init._reads_sb3_ext_hyperparams = True  # type: ignore[attr-defined]
     manager_class.__init__ = init
+    _patch_continuation(module)
+
+
+def _patch_continuation(module: ModuleType) -> None:
+    """
+    Refuse what cannot hold at a continuation (``-i model.zip``), where rl_zoo3 lets saved objects prevail in silence.
+
+    These are the networks, and the replay buffer where ``replay_buffer.pkl`` lies beside the model.
+    Only what a user has written counts: ``-params``, or the file after ``--conf-file``. Our YAML file is a default.
+    """
+    manager_class = module.ExperimentManager
+    original = manager_class._load_pretrained_agent
+
+    @functools.wraps(original)
+    def load_pretrained_agent(self: Any, hyperparams: dict[str, Any], env: Any) -> BaseAlgorithm:
+        entry = ZOO_ALGORITHMS.get(self.algo)
+        names: Collection[str] = ()
+        if entry and module.ALGOS.get(self.algo) is entry.algorithm_class:
+            is_default = self.config == str(hyperparams_path(self.algo))
+            names = (self.custom_hyperparams or {}) if is_default else hyperparams
+        given = {name: hyperparams[name] for name in names if name in hyperparams}
+        model: Any = original(self, hyperparams, env)
+        if given:
+            check_networks(model, given)
+        if given and Path(self.trained_agent).with_name("replay_buffer.pkl").is_file():
+            check_replay_buffer(model, given)
+        return model
+
+    manager_class._load_pretrained_agent = load_pretrained_agent
 
 
 def _patch_callbacks(module: ModuleType) -> None:

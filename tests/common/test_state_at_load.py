@@ -1,0 +1,167 @@
+"""After loading, the state of a model that has learned agrees with the arguments that were given."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN
+
+from sb3_ext import REDQSAC, DoubleDQN, SoftDQN
+from tests.support.models import VALUE_BASED, make
+from tests.support.states import assert_equal, state
+
+NETWORKS = dict(net_arch=[8], n_critics=3)
+by_name_or_as_objects = pytest.mark.parametrize("as_objects", [False, True])
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A function that returns a model that has learned, and its file."""
+    models: dict[str, Any] = {}
+
+    def get(cls: Any, **settings: Any) -> tuple[Any, Path]:
+        key = f"{cls.__name__} {settings}"
+        if key not in models:
+            path = tmp_path_factory.mktemp("learned") / "model"
+            models[key] = make(cls, gradient_steps=2, **settings).learn(30), path
+            models[key][0].save(path)
+        return models[key]
+
+    return get
+
+
+def load(cls: Any, path: Path, as_objects: bool, **arguments: Any) -> Any:
+    model = cls.load(path, custom_objects=arguments) if as_objects else cls.load(path, **arguments)
+    assert all(getattr(model, name) == value for name, value in arguments.items())
+    return model
+
+
+@by_name_or_as_objects
+@pytest.mark.parametrize("ent_coef", [0.1, "0.02", "auto", "auto_1.0", "auto_0.5"])
+@pytest.mark.parametrize("saved", [0.1, "auto"])
+def test_the_given_ent_coef_holds(saved: Any, ent_coef: Any, as_objects: bool, learned: Any, tmp_path: Path) -> None:
+    model, path = learned(REDQSAC, ent_coef=saved)
+    loaded = load(REDQSAC, path, as_objects, ent_coef=ent_coef)
+    made = make(REDQSAC, ent_coef=ent_coef)
+    is_learned = str(ent_coef).startswith("auto")
+    goes_on = (saved, ent_coef) in [("auto", "auto"), ("auto", "auto_1.0")]
+    expected = model if goes_on else made
+    assert loaded._temperature().ent_coef() == expected._temperature().ent_coef()
+    assert (loaded.ent_coef_optimizer is not None) == is_learned
+    assert ("ent_coef_tensor" in vars(loaded)) != is_learned
+    if is_learned:
+        optimizers = [each.ent_coef_optimizer.state_dict()["state"] for each in (loaded, expected)]
+        assert str(optimizers[0]) == str(optimizers[1])
+    assert_equal(dict(loaded.policy.state_dict()), dict(model.policy.state_dict()))
+    if as_objects:
+        return
+    # What is trained with is what is saved again
+    loaded.replay_buffer = model.replay_buffer
+    loaded.set_logger(model.logger)
+    loaded.train(2, batch_size=8)
+    assert (loaded._temperature().ent_coef() == expected._temperature().ent_coef()) != is_learned
+    loaded.save(tmp_path / "again")
+    assert_equal(state(REDQSAC.load(tmp_path / "again")), state(loaded))
+
+
+SCHEDULED, LEARNED = dict(auto_temperature=False), dict(auto_temperature=True)
+
+
+@by_name_or_as_objects
+@pytest.mark.parametrize(
+    ("saved", "arguments", "temperature"),
+    [
+        (SCHEDULED, dict(temperature_initial=3.0, temperature_final=2.0), 2.0),
+        (SCHEDULED, dict(auto_temperature=True), 1.0),
+        (SCHEDULED, dict(auto_temperature=True, temperature_initial=0.3, target_entropy_fraction=0.5), 0.3),
+        (LEARNED, dict(auto_temperature=False, temperature_final=0.2), 0.2),
+        (LEARNED, dict(temperature_initial=0.3), 0.3),
+        # What the file was made with goes on
+        (SCHEDULED, dict(temperature_initial=1.0), None),
+        (LEARNED, dict(auto_temperature=True, temperature_initial=1, target_entropy_fraction=0.5), None),
+    ],
+    ids=str,
+)
+def test_the_given_temperature_holds(
+    saved: Any, arguments: Any, temperature: float | None, as_objects: bool, learned: Any
+) -> None:
+    model, path = learned(SoftDQN, **saved)
+    loaded = load(SoftDQN, path, as_objects, **arguments)
+    if temperature is None:
+        assert_equal(state(loaded), state(model))
+        return
+    assert loaded.temperature == pytest.approx(temperature)
+    assert th.equal(loaded.q_net.temperature, loaded.q_net_target.temperature)
+    assert not loaded.temperature_optimizer.state
+    if loaded.auto_temperature:
+        loaded.replay_buffer = model.replay_buffer
+        loaded.set_logger(model.logger)
+        loaded.train(1, batch_size=8)
+        # Adam's first step is the learning rate
+        assert abs(np.log(loaded.temperature / temperature)) == pytest.approx(loaded.learning_rate, rel=1e-2)
+
+
+@by_name_or_as_objects
+@pytest.mark.parametrize("cls", VALUE_BASED)
+def test_the_given_exploration_holds_at_once(cls: Any, as_objects: bool, learned: Any) -> None:
+    model, path = learned(cls, exploration_initial_eps=0.9, exploration_final_eps=0.6)
+    assert load(cls, path, as_objects, exploration_final_eps=0.6).exploration_rate == model.exploration_rate == 0.6
+    assert load(cls, path, as_objects, exploration_final_eps=0.1).exploration_rate == pytest.approx(0.1)
+    # SB3 takes any attribute
+    assert load(cls, path, False, exploration_rate=0.7, exploration_final_eps=0.1).exploration_rate == 0.7
+
+
+def test_a_file_of_sb3_takes_arguments_too(tmp_path: Path) -> None:
+    DQN("MlpPolicy", "CartPole-v1", learning_starts=10, buffer_size=100, device="cpu").learn(30).save(tmp_path / "dqn")
+    loaded = DoubleDQN.load(tmp_path / "dqn", exploration_final_eps=0.4, double_q=False)
+    assert (loaded.exploration_rate, loaded.double_q) == (0.4, False)
+
+
+@pytest.mark.parametrize("cls", [REDQSAC, SoftDQN])
+def test_optimizers_follow_policy_kwargs(cls: Any, learned: Any) -> None:
+    model, path = learned(cls)
+    networks = NETWORKS if cls is REDQSAC else dict(net_arch=[8])
+    options = dict(eps=1e-3, betas=(0.5, 0.6), weight_decay=0.1)
+    changed = networks | dict(optimizer_kwargs=options)
+    loaded = cls.load(path, custom_objects=dict(policy_kwargs=changed))
+    assert changed == networks | dict(optimizer_kwargs=options)
+    assert_equal(state(loaded), state(model))
+    other = cls.load(path, custom_objects=dict(policy_kwargs=networks | dict(optimizer_class=th.optim.RMSprop)))
+    names = [name for name in model.get_parameters() if name.endswith(".optimizer")]
+    for name in names:
+        (group,) = loaded.get_parameters()[name]["param_groups"]
+        assert options.items() <= group.items()
+        entry = other.get_parameters()[name]
+        assert entry["param_groups"][0]["alpha"] == 0.99 and "betas" not in entry["param_groups"][0]
+        assert entry["state"] == {}
+    other.replay_buffer = model.replay_buffer
+    other.set_logger(model.logger)
+    other.train(2, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(use_sde=True), "use_sde=True is not the saved one, False"),
+        (dict(policy="CnnPolicy"), "policy='CnnPolicy' is not the saved one, REDQSACPolicy"),
+        (dict(policy_kwargs=dict(net_arch=[9])), r"policy_kwargs={'net_arch': \[9\]} are not the saved ones"),
+        (dict(ent_coef="high"), "ent_coef='high' must be"),
+    ],
+)
+def test_what_cannot_hold_is_refused(arguments: Any, message: str, learned: Any) -> None:
+    _, path = learned(REDQSAC, ent_coef="auto")
+    with pytest.raises(ValueError, match=message):
+        REDQSAC.load(path, **arguments)
+    if "policy_kwargs" not in arguments:  # which replaces the saved ones there
+        with pytest.raises(ValueError, match=message):
+            REDQSAC.load(path, custom_objects=arguments)
+
+
+def test_saved_arguments_may_be_repeated(learned: Any) -> None:
+    model, path = learned(REDQSAC, ent_coef="auto")
+    loaded = REDQSAC.load(path, policy="MlpPolicy", policy_kwargs=NETWORKS, use_sde=False, replay_buffer_kwargs=None)
+    assert_equal(state(loaded), state(model))
+    assert loaded.replay_buffer_kwargs == {}
+    assert REDQSAC.load(path, target_entropy="auto").target_entropy == model.target_entropy
