@@ -24,19 +24,19 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_integer, check_interval
-from sb3_ext.common.argument_types import check_env, check_policy, prepare_attributes, prepared
-from sb3_ext.common.compatibility import check_compatibility
-from sb3_ext.common.derived import DERIVATIONS, Derivation, change_arguments
+from sb3_ext.common.arguments.compatibility import check_compatibility
+from sb3_ext.common.arguments.derived import DERIVATIONS, Derivation, change_arguments
+from sb3_ext.common.arguments.keywords import check_names_of_load
+from sb3_ext.common.arguments.normalization import check_original_observations
+from sb3_ext.common.arguments.spaces import check_spaces
+from sb3_ext.common.arguments.types import check_env, check_policy, prepare_attributes, prepared
 from sb3_ext.common.divergence import DivergenceCheck
 from sb3_ext.common.finite import check_action, check_first_observation, check_transition
-from sb3_ext.common.model_keywords import check_model_kwargs, check_names_of_load
 from sb3_ext.common.networks import check_learning_rates, set_training_mode
-from sb3_ext.common.normalization import check_normalized_images, check_original_observations
 from sb3_ext.common.progress import close_progress_bars
-from sb3_ext.common.saved_state import Parameters, load_with_arguments, restore_parameters, with_learned_values
-from sb3_ext.common.saving import complete_file, model_path
-from sb3_ext.common.spaces import check_spaces
-from sb3_ext.common.writer import WrittenBy
+from sb3_ext.common.saved.complete import complete_file, model_path
+from sb3_ext.common.saved.state import Parameters, load_with_arguments, restore_parameters, with_learned_values
+from sb3_ext.common.saved.writer import WrittenBy
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
@@ -153,7 +153,6 @@ class OffPolicyExtension(OffPolicyAlgorithm):
                     f"replay_buffer_kwargs has {name}={self.replay_buffer_kwargs[name]!r}, which needs a prioritized "
                     "replay_buffer_class: PrioritizedReplayBuffer or PrioritizedFrameDedupReplayBuffer"
                 )
-        check_model_kwargs(self)
         check_integer("gradient_steps", self.gradient_steps, minimum=-1)
         check_choice("compile", self.compile, (True, False))
         check_choice("autocast_dtype", self.autocast_dtype, (None, "auto", *AUTOCAST_DTYPES))
@@ -183,7 +182,6 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         self._check_arguments()
         is_chosen = self._chose_buffer_class and self.replay_buffer_class in _AUTOMATIC_BUFFER_CLASSES
         check_compatibility(self, None if is_chosen else self.replay_buffer_class)
-        check_normalized_images(self._vec_normalize_env, self.policy_class, self.policy_kwargs)
         # A saved model must contain what was asked for, not what SB3 or the lines below derive from it. Otherwise
         # `load(n_steps=...)` and `load(gamma=...)` could not change it.
         requested_kwargs = self.replay_buffer_kwargs

@@ -18,12 +18,12 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
-from sb3_ext.common.derived import DERIVATIONS, EXPLORATION_DERIVATIONS, Derivation
+from sb3_ext.common.arguments.derived import DERIVATIONS, EXPLORATION_DERIVATIONS, Derivation
+from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.exploration import masks_actions, random_actions
-from sb3_ext.common.model_keywords import explain_model_keywords
 from sb3_ext.common.networks import check_networks
 from sb3_ext.common.probe import Probe
-from sb3_ext.common.saved_state import Parameters
+from sb3_ext.common.saved.state import Parameters
 from sb3_ext.common.update_loop import UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.action_masks import is_masked
@@ -151,8 +151,8 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         check_interval("tau", self.tau, 0.0, 1.0, "in [0, 1]")
         # Not an integer: 1e3 in a YAML file is a float. SB3 treats 0 as 1
         check_interval("target_update_interval", self.target_update_interval, 0, largest, "a number >= 0")
-        for name in ("exploration_initial_eps", "exploration_final_eps"):
-            check_interval(name, getattr(self, name), 0.0, 1.0, "in [0, 1]")
+        check_interval("exploration_final_eps", self.exploration_final_eps, 0.0, 1.0, "in [0, 1]")
+        check_interval("exploration_initial_eps", self.initial_epsilon, 0.0, 1.0, "in [0, 1]")
         check_interval("exploration_fraction", self.exploration_fraction, 0.0, largest, "a number >= 0")
         check_interval("max_grad_norm", self.max_grad_norm, smallest, np.inf, "a number > 0")
         if self.target_clip is not None:
@@ -167,6 +167,11 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
                 self._current_progress_remaining
             )
         return state
+
+    @property
+    def initial_epsilon(self) -> float:
+        """Epsilon at the beginning: ``exploration_initial_eps``, or its default."""
+        return self.exploration_initial_eps
 
     def make_probe(self) -> Probe:
         return ValueProbe(self, self.q_net)

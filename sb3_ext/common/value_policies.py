@@ -11,9 +11,9 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_choice
-from sb3_ext.common.model_keywords import check_policy_kwargs, explain_policy_keywords
-from sb3_ext.common.policy_arguments import check_policy_arguments
-from sb3_ext.common.saving import CompletelySaved
+from sb3_ext.common.arguments.keywords import check_policy_kwargs, explain_policy_keywords
+from sb3_ext.common.arguments.policies import check_policy_arguments
+from sb3_ext.common.saved.complete import CompletelySaved
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import LayerKind, build_action_values, declare_output
 

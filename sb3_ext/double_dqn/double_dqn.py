@@ -9,7 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
-from sb3_ext.common.model_keywords import explain_model_keywords
+from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, predictions_of_actions
 from sb3_ext.double_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy

@@ -5,7 +5,7 @@ from typing import Any
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_ext.common.positional import positional_as_in
+from sb3_ext.common.arguments.positional import positional_as_in
 from sb3_ext.common.value_policies import ValuePolicy
 
 

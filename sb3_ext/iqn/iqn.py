@@ -12,8 +12,8 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_integer, check_interval
-from sb3_ext.common.derived import Derivation, change_arguments
-from sb3_ext.common.model_keywords import explain_model_keywords
+from sb3_ext.common.arguments.derived import Derivation, change_arguments
+from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken

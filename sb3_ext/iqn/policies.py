@@ -10,7 +10,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_integer
-from sb3_ext.common.positional import positional_as_in
+from sb3_ext.common.arguments.positional import positional_as_in
 from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy
 from sb3_ext.functional.quantile import RiskMeasure, check_risk, distort_taus, quantile_midpoints
 from sb3_ext.nets import CosineEmbedding, NamesSubstitutes, NatureConvolutions, build_action_values, build_mlp

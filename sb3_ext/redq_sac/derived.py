@@ -5,7 +5,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_ext.common.derived import DERIVATIONS, Derivation
+from sb3_ext.common.arguments.derived import DERIVATIONS, Derivation
 from sb3_ext.redq_sac.recorded import recorded_where_possible
 from sb3_ext.redq_sac.temperature import automatic_target_entropy, starting_temperature
 

@@ -12,10 +12,10 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
-from sb3_ext.common.model_keywords import check_policy_kwargs, explain_policy_keywords
-from sb3_ext.common.policy_arguments import check_policy_arguments
-from sb3_ext.common.positional import positional_as_in
-from sb3_ext.common.saving import CompletelySaved
+from sb3_ext.common.arguments.keywords import check_policy_kwargs, explain_policy_keywords
+from sb3_ext.common.arguments.policies import check_policy_arguments
+from sb3_ext.common.arguments.positional import positional_as_in
+from sb3_ext.common.saved.complete import CompletelySaved
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
 from sb3_ext.speed.optimizers import with_fused_adam

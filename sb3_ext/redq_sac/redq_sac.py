@@ -18,12 +18,12 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.samples import sample_replay, single_precision, split_minibatches, update_priorities
 from sb3_ext.checks import check_choice, check_integer, check_interval
-from sb3_ext.common.derived import Derivation
-from sb3_ext.common.model_keywords import explain_model_keywords
+from sb3_ext.common.arguments.derived import Derivation
+from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.networks import check_networks, check_temperature
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.probe import Probe
-from sb3_ext.common.saved_state import Parameters
+from sb3_ext.common.saved.state import Parameters
 from sb3_ext.functional.ensemble import ACTOR_QS, TARGET_BACKUPS, ActorQ, TargetBackup
 from sb3_ext.functional.policy_gradient import ACTOR_GRADIENTS, BASELINES, ActorGradient, Baseline
 from sb3_ext.keywords import checks_keywords
@@ -282,7 +282,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         self.log_ent_coef = self.ent_coef_optimizer = None
         vars(self).pop("ent_coef_tensor", None)
         self.policy_kwargs.setdefault("use_sde", self.use_sde)  # which custom_objects may lack
-        if self.target_entropy == "auto":
+        is_auto = isinstance(self.target_entropy, str) and self.target_entropy == "auto"
+        if is_auto and isinstance(getattr(self, "action_space", None), spaces.Box):
             self.target_entropy = automatic_target_entropy(self.action_space)
         super()._setup_model()
         # The policy decides how many critics there are by default, so this check has to wait for it

@@ -7,7 +7,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 
-from sb3_ext.common.positional import positional_as_in
+from sb3_ext.common.arguments.positional import positional_as_in
 from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy
 from sb3_ext.functional.soft_value import boltzmann_log_policy
 from sb3_ext.nets import ChannelsLastCNN

@@ -15,11 +15,11 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
-from sb3_ext.common.derived import Derivation
-from sb3_ext.common.model_keywords import explain_model_keywords
+from sb3_ext.common.arguments.derived import Derivation, derive_exploration
+from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.networks import check_temperature
 from sb3_ext.common.probe import Probe
-from sb3_ext.common.saved_state import Parameters
+from sb3_ext.common.saved.state import Parameters
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, predictions_of_actions
 from sb3_ext.functional.action_masks import count_allowed, gaps_to_best
@@ -201,7 +201,7 @@ class SoftDQN(ValueBasedAlgorithm):
             n_steps=n_steps,
             target_update_interval=target_update_interval,
             exploration_fraction=exploration_fraction,
-            exploration_initial_eps=exploration_initial_eps,  # type: ignore[arg-type] # replaced in `_setup_model`
+            exploration_initial_eps=exploration_initial_eps,  # type: ignore[arg-type] # see `initial_epsilon`
             exploration_final_eps=exploration_final_eps,
             max_grad_norm=max_grad_norm,
             stats_window_size=stats_window_size,
@@ -235,8 +235,7 @@ class SoftDQN(ValueBasedAlgorithm):
         tiny = np.finfo(np.float64).tiny
         check_choice("target_backup", self.target_backup, SOFT_BACKUPS)
         check_choice("auto_temperature", self.auto_temperature, (True, False))
-        # For instance if a saved model had 0, and only another final value is given
-        if self.exploration_initial_eps < self.exploration_final_eps:
+        if self.initial_epsilon < self.exploration_final_eps:
             raise ValueError(
                 f"exploration_initial_eps={self.exploration_initial_eps!r} is below "
                 f"exploration_final_eps={self.exploration_final_eps!r}, so epsilon would rise: give both arguments, "
@@ -272,9 +271,8 @@ class SoftDQN(ValueBasedAlgorithm):
         return True
 
     def _setup_model(self) -> None:
-        if self.exploration_initial_eps is None:
-            self.exploration_initial_eps = self.exploration_final_eps
         super()._setup_model()
+        derive_exploration(self)  # SB3 does not know what None means
         self.setup_temperature()
 
     def setup_temperature(self) -> None:
@@ -287,6 +285,11 @@ class SoftDQN(ValueBasedAlgorithm):
         self.temperature_optimizer = th.optim.Adam([self.log_temperature], lr=self.lr_schedule(1))
         progress = 1.0 if self.auto_temperature else self._current_progress_remaining
         self._set_temperature(self.temperature_schedule(progress))
+
+    @property
+    def initial_epsilon(self) -> float:
+        initial: float | None = self.exploration_initial_eps
+        return self.exploration_final_eps if initial is None else initial
 
     @property
     def temperature(self) -> float:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_ext
-from sb3_ext.common.saved_state import check_networks, check_replay_buffer
+from sb3_ext.common.saved.state import check_networks, check_replay_buffer
 from sb3_ext.zoo import samplers
 from sb3_ext.zoo.parallel import complete_parallel_training
 

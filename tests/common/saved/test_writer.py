@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
-from sb3_ext.common import writer
+from sb3_ext.common.saved import writer
 from tests.support.models import CLASSES, make
 from tests.support.states import assert_equal, state
 

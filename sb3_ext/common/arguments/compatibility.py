@@ -1,6 +1,5 @@
 """Checks that the policy and the replay buffer fit the observation space, before either is built."""
 
-import inspect
 from functools import cache
 from typing import Any
 
@@ -15,8 +14,11 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from sb3_ext.buffers.spaces import UnsupportedSpaceError
-from sb3_ext.common.policy_arguments import check_policy_arguments
-from sb3_ext.common.spaces import check_spaces
+from sb3_ext.common.arguments.keywords import check_model_kwargs
+from sb3_ext.common.arguments.normalization import check_normalized_images
+from sb3_ext.common.arguments.policies import check_policy_arguments
+from sb3_ext.common.arguments.spaces import check_spaces
+from sb3_ext.keywords import default_of
 
 _GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 
@@ -34,19 +36,22 @@ def smallest_image() -> int:
 
 def check_compatibility(model: Any, buffer_class: type[ReplayBuffer] | None) -> None:
     """
-    Check spaces, and that policy, its arguments and the replay buffer of an algorithm fit them.
+    Check spaces, the dictionaries of arguments, and that policy and replay buffer of an algorithm fit the spaces.
 
     :param model: an algorithm that is about to build its networks
     :param buffer_class: the class of its replay buffer, ``None`` for SB3's choice
     :raises ValueError: naming the argument, its value and what is allowed or helps
+    :raises TypeError: if a dictionary has an argument that does not exist
     """
     if getattr(model, "observation_space", None) is None:
         raise ValueError("env=None must be an environment or its id: only a saved model can be loaded without one")
     check_spaces(model.observation_space, model.action_space, model.action_space_type)
     has_actor = issubclass(model.policy_class, SACPolicy)
     check_policy_arguments(model.policy_kwargs, has_actor)
+    check_model_kwargs(model)
     check_policy_fits(model.observation_space, model.policy_class, model.policy_kwargs)
     check_buffer_fits(model.observation_space, buffer_class, model.n_steps)
+    check_normalized_images(model._vec_normalize_env, model.policy_class, model.policy_kwargs)
 
 
 def check_policy_fits(observation_space: spaces.Space, policy_class: type, policy_kwargs: dict[str, Any]) -> None:
@@ -56,7 +61,7 @@ def check_policy_fits(observation_space: spaces.Space, policy_class: type, polic
     :param observation_space: of the wrapped environment, so with images that have their channels first
     :raises UnsupportedSpaceError: naming the space, or its key, and what helps
     """
-    extractor = policy_kwargs.get("features_extractor_class") or _default_of(policy_class, "features_extractor_class")
+    extractor = policy_kwargs.get("features_extractor_class") or default_of(policy_class, "features_extractor_class")
     if not isinstance(extractor, type):
         return
     is_normalized = not policy_kwargs.get("normalize_images", True) or bool(
@@ -81,15 +86,6 @@ def check_policy_fits(observation_space: spaces.Space, policy_class: type, polic
                 "policy_kwargs=dict(normalize_images=False) allows other numbers"
             )
         _check_image_size("observation_space", observation_space)
-
-
-def _default_of(cls: type, name: str) -> Any:
-    """Return the default of an argument of the constructors of a class and its bases, or ``None``."""
-    for base in cls.__mro__:
-        parameter = inspect.signature(vars(base)["__init__"]).parameters.get(name) if "__init__" in vars(base) else None
-        if parameter is not None and parameter.default is not parameter.empty:
-            return parameter.default
-    return None
 
 
 def _check_image_size(name: str, space: spaces.Space) -> None:

@@ -1,6 +1,5 @@
 """What ``VecNormalize`` can and cannot do with observations that an off-policy algorithm stores."""
 
-import inspect
 from typing import Any
 
 from gymnasium import spaces
@@ -8,6 +7,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ext.keywords import default_of
 
 _RIGHT_ORDER = "VecNormalize(VecTransposeImage(env), norm_obs=False)"
 
@@ -57,6 +58,6 @@ def _shapes(space: spaces.Space) -> Any:
 
 
 def _has_convolutions(policy_class: type[BasePolicy], policy_kwargs: dict[str, Any]) -> bool:
-    parameter = inspect.signature(policy_class).parameters.get("features_extractor_class")
-    extractor = policy_kwargs.get("features_extractor_class", parameter.default if parameter is not None else None)
+    name = "features_extractor_class"
+    extractor = policy_kwargs.get(name) or default_of(policy_class, name)
     return isinstance(extractor, type) and issubclass(extractor, NatureCNN)

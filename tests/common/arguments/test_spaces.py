@@ -20,7 +20,7 @@ from sb3_ext import (
     PrioritizedFrameDedupReplayBuffer,
     PrioritizedReplayBuffer,
 )
-from sb3_ext.common.compatibility import smallest_image
+from sb3_ext.common.arguments.compatibility import smallest_image
 from tests.support.models import CLASSES, make
 from tests.support.spaces import HANDLED, WITHOUT_SIZE, WRAPPED, Emitting, box, float32, in_dict, policy_of, wrapper_in
 

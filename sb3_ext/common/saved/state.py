@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 
@@ -43,8 +44,13 @@ def with_learned_values(model: "OffPolicyExtension", params: Parameters) -> Para
         params[optimizer][variable] = getattr(model, variable).detach()
     main = _main_optimizer(params)
     if main is not None:
-        params[main]["counters"] = {name: vars(model)[name] for name in _COUNTERS if name in vars(model)}
+        # As Python's numbers, because no others may be read from a file
+        params[main]["counters"] = {name: _plain(vars(model)[name]) for name in _COUNTERS if name in vars(model)}
     return params
+
+
+def _plain(number: Any) -> Any:
+    return number.item() if isinstance(number, (np.generic, th.Tensor)) else number
 
 
 def restore_parameters(

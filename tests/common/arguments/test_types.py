@@ -23,7 +23,7 @@ from sb3_ext import (
     PrioritizedReplayBuffer,
     estimate_memory,
 )
-from sb3_ext.common.argument_types import BUFFERS, prepared
+from sb3_ext.common.arguments.types import BUFFERS, prepared
 from tests.support.models import CLASSES, make, settings_of
 
 each_class = pytest.mark.parametrize("cls", CLASSES)

@@ -159,8 +159,7 @@ def check_names_of_load(
     :param path: the saved model
     :raises TypeError: if one is neither an argument of the constructor nor an attribute of the model
     """
-    # A model keeps its policy
-    names = [name for name in nearest_names(algorithm) if name not in ("policy", "_init_setup_model")]
+    names = [name for name in nearest_names(algorithm) if name != "_init_setup_model"]
     names.append("replay_buffer")
     unknown = {name: value for name, value in given.items() if name not in names and not _is_setting(algorithm, name)}
     if unknown:

@@ -9,7 +9,7 @@ from typing import Any
 
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_ext.common.argument_types import prepared
+from sb3_ext.common.arguments.types import prepared
 
 #: Derives something anew from the present arguments of a model
 Derivation = Callable[[Any], None]
@@ -25,7 +25,7 @@ def derive_train_freq(model: Any) -> None:
 
 def derive_exploration(model: Any) -> None:
     model.exploration_schedule = LinearSchedule(
-        model.exploration_initial_eps, model.exploration_final_eps, model.exploration_fraction
+        model.initial_epsilon, model.exploration_final_eps, model.exploration_fraction
     )
 
 
