@@ -1,12 +1,9 @@
 """What every algorithm of this package adds to its parent from SB3."""
 
 import inspect
-import io
-import pathlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -15,18 +12,15 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext.buffers import DeviceReplayBuffer
-from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.arguments.compatibility import check_compatibility
 from sb3_ext.common.arguments.derived import DERIVATIONS, Derivation, change_arguments
-from sb3_ext.common.arguments.keywords import check_names_of_load
 from sb3_ext.common.arguments.normalization import check_original_observations
 from sb3_ext.common.arguments.spaces import check_spaces
 from sb3_ext.common.arguments.types import check_env, check_policy, prepare_attributes, prepared
@@ -34,9 +28,7 @@ from sb3_ext.common.divergence import DivergenceCheck
 from sb3_ext.common.finite import check_action, check_first_observation, check_transition
 from sb3_ext.common.networks import check_learning_rates, set_training_mode
 from sb3_ext.common.progress import close_progress_bars
-from sb3_ext.common.saved.complete import complete_file, model_path
-from sb3_ext.common.saved.state import Parameters, load_with_arguments, restore_parameters, with_learned_values
-from sb3_ext.common.saved.writer import WrittenBy
+from sb3_ext.common.saved.model import SavedModel
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
@@ -49,7 +41,7 @@ _AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, 
 _RETURN_SETTINGS = ("n_steps", "gamma")
 
 
-class OffPolicyExtension(OffPolicyAlgorithm):
+class OffPolicyExtension(SavedModel):
     """
     Mix-in for SB3's off-policy algorithms, to be put before the SB3 class.
 
@@ -73,13 +65,11 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     evaluator: NetworkEvaluator
     #: Arguments from which the set-up derives something, and what derives it anew when they change
     derivations: ClassVar[Mapping[str, Derivation]] = DERIVATIONS
-    # Arguments that something learned or scheduled starts from. Given to `load()` they prevail over the saved state
-    _starting_arguments: ClassVar[tuple[str, ...]] = ()
     # Whether SB3 chose the class of the replay buffer. Saved with the model, because SB3 overwrites
     # ``replay_buffer_class`` with its choice
     _chose_buffer_class: bool = False
-    # Saved with the model, so that no other algorithm loads it
-    _written_by: WrittenBy | None = None
+    #: What may help if a training diverges, for the message
+    _remedies_of_divergence: ClassVar[str] = "A smaller learning_rate or clipped rewards"
     # Of the present `learn()`. Weak, because a callback may copy the model, and many callbacks cannot be copied
     _callback: Callable[[], BaseCallback | None] | None = None
 
@@ -89,9 +79,6 @@ class OffPolicyExtension(OffPolicyAlgorithm):
             check_env(env)
         kwargs = {name: prepared(name, value) for name, value in kwargs.items()}
         super().__init__(policy, env, *args, **kwargs)
-
-    #: What may help if a training diverges, for the message
-    _remedies_of_divergence: ClassVar[str] = "A smaller learning_rate or clipped rewards"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
@@ -227,90 +214,6 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "evaluator", "_callback", "_divergence"]
 
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        Save the model so that an interruption leaves an earlier file of the same name intact.
-
-        :param path: file name (``.zip`` is added if it has no suffix), or an open file
-        :param exclude: names of attributes that are not saved
-        :param include: names of attributes that are saved although they are not by default
-        """
-        self._written_by = WrittenBy.of(type(self))
-        with complete_file(model_path(path)) as file:
-            super().save(file, exclude, include)
-
-    @classmethod
-    def load(
-        cls: type[SelfOffPolicy],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfOffPolicy:
-        """
-        Load a model as SB3 does. Arguments of the constructor may be given by name, and prevail over the saved state.
-
-        What is learned or scheduled goes on if the argument that it starts from is the saved one, or is not given.
-
-        :param custom_objects: replaces saved objects; arguments of the constructor hold here too
-        :raises ValueError: if an argument cannot hold, because the saved networks are others
-        :raises TypeError: if there is neither an argument of the constructor nor a saved attribute of a given name
-
-        The other parameters are those of SB3.
-        """
-        check_names_of_load(cls, path, kwargs)
-        load = partial(
-            super().load, env=env, device=device, print_system_info=print_system_info, force_reset=force_reset
-        )
-        return load_with_arguments(cls, load, path, custom_objects, kwargs)
-
-    def get_parameters(self) -> Parameters:
-        """Return SB3's dictionary. It contains learned variables too, each in the entry of its optimizer."""
-        return with_learned_values(self, super().get_parameters())
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | pathlib.Path | TensorDict | Parameters,
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """
-        Set parameters as SB3 does, including learned variables. What is refused changes nothing.
-
-        :param load_path_or_dict: a dictionary from :meth:`get_parameters`, or the file of a saved model
-        :param exact_match: whether an entry for each network and optimizer is required
-        :raises ValueError: if the names do not fit the model
-        """
-        restore_parameters(self, super().set_parameters, load_path_or_dict, exact_match, device)
-
-    def _learned_variables(self) -> dict[str, str]:
-        """Hook: return the names of learned variables outside the networks, by the names of their optimizers."""
-        return {}
-
-    def _after_parameters(self, params: Mapping[str, Any]) -> None:
-        """Hook: set what depends on parameters that have just been set."""
-
-    def _continues_from(self, name: str, value: Any) -> bool:
-        """Hook: tell whether an argument given to ``load()`` is the one from which the saved state was started."""
-        return bool(getattr(self, name) == value)
-
-    def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
-        """
-        Hook: return the part of a saved state that arguments given to ``load()`` leave valid.
-
-        :param state: parameters, with the names in :meth:`get_parameters`
-        :param changed: those of ``_starting_arguments`` whose values are new
-        """
-        return state
-
     def _begin_updates(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         """Prepare ``train()``: training mode, the learning rate, and on a CPU memory that stays with the process."""
         if self.device.type == "cpu":
@@ -318,25 +221,6 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         set_training_mode(self.policy)
         self._update_learning_rate(optimizers)
         check_learning_rates(optimizers)
-
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """
-        Save the replay buffer so that an interruption leaves an earlier file of the same name intact.
-
-        :param path: file name (``.pkl`` is added if it has no suffix), or an open file
-        """
-        save_replay_buffer(self, path)
-
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """
-        Load a replay buffer; if that fails, the model keeps its present one.
-
-        :param path: file name, or an open file
-        :param truncate_last_traj: whether the last episode of a ``HerReplayBuffer`` counts as finished
-        :raises ValueError: if the file cannot be read, or its buffer does not fit the model
-        :raises OSError: if there is no such file
-        """
-        load_replay_buffer(self, path, truncate_last_traj)
 
     def _setup_lr_schedule(self) -> None:
         """Set up SB3's schedule, or a line from ``learning_rate`` to ``learning_rate_final``."""

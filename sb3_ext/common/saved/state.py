@@ -23,11 +23,11 @@ import torch as th
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 
 if TYPE_CHECKING:
-    from sb3_ext.common.off_policy import OffPolicyExtension
+    from sb3_ext.common.saved.model import SavedModel
 
 Parameters = dict[str, dict[str, Any]]
 Path = str | pathlib.Path | io.BufferedIOBase
-Model = TypeVar("Model", bound="OffPolicyExtension")
+Model = TypeVar("Model", bound="SavedModel")
 
 #: What determines the next update and the present policy, besides tensors. The count of time steps is not among them:
 #: it belongs to a run, and ``learn()`` ends by it
@@ -38,7 +38,7 @@ _NETWORK_ARGUMENTS = ("policy", "policy_kwargs", "use_sde")
 _NOT_SAVED = {"self", "env", "device", "_init_setup_model"}
 
 
-def with_learned_values(model: "OffPolicyExtension", params: Parameters) -> Parameters:
+def with_learned_values(model: "SavedModel", params: Parameters) -> Parameters:
     """Add learned variables and counters to the parameters that SB3 collects."""
     for optimizer, variable in model._learned_variables().items():
         params[optimizer][variable] = getattr(model, variable).detach()
@@ -54,7 +54,7 @@ def _plain(number: Any) -> Any:
 
 
 def restore_parameters(
-    model: "OffPolicyExtension",
+    model: "SavedModel",
     set_parameters: Callable[..., None],
     source: str | pathlib.Path | dict[str, Any],
     exact_match: bool,
@@ -90,7 +90,7 @@ def _main_optimizer(params: Mapping[str, Any]) -> str | None:
     return next((name for name in params if name.endswith(".optimizer")), None)
 
 
-def _read_parameters(model: "OffPolicyExtension", path: Any, device: th.device | str) -> Parameters:
+def _read_parameters(model: "SavedModel", path: Any, device: th.device | str) -> Parameters:
     contents: Any = load_from_zip_file(path, device=device, load_data=False)
     _, params, variables = contents
     # Files of earlier versions have learned variables in this place only
@@ -100,7 +100,7 @@ def _read_parameters(model: "OffPolicyExtension", path: Any, device: th.device |
     return params
 
 
-def _restore_learned_values(model: "OffPolicyExtension", params: Mapping[str, Any]) -> None:
+def _restore_learned_values(model: "SavedModel", params: Mapping[str, Any]) -> None:
     for optimizer, variable in model._learned_variables().items():
         value = params.get(optimizer, {}).get(variable)
         if value is not None:
@@ -178,7 +178,7 @@ def _load_with_reason(load: Callable[..., Model], path: Path, custom: dict[str, 
         raise
 
 
-def check_networks(model: "OffPolicyExtension", given: Mapping[str, Any]) -> None:
+def check_networks(model: "SavedModel", given: Mapping[str, Any]) -> None:
     """
     Check that arguments which determine the networks are those of a loaded model.
 
@@ -205,7 +205,7 @@ def check_networks(model: "OffPolicyExtension", given: Mapping[str, Any]) -> Non
             )
 
 
-def check_replay_buffer(model: "OffPolicyExtension", given: Mapping[str, Any]) -> None:
+def check_replay_buffer(model: "SavedModel", given: Mapping[str, Any]) -> None:
     """
     Check that a loaded replay buffer is the one that arguments ask for.
 
@@ -227,7 +227,7 @@ def check_replay_buffer(model: "OffPolicyExtension", given: Mapping[str, Any]) -
             raise ValueError(f"the saved replay buffer has {name}={found!r}, not {value!r} as given: {remedy}")
 
 
-def _set_window(model: "OffPolicyExtension", size: int) -> None:
+def _set_window(model: "SavedModel", size: int) -> None:
     model._stats_window_size = size
     for name in ("ep_info_buffer", "ep_success_buffer"):
         if getattr(model, name, None) is not None:
@@ -251,7 +251,7 @@ def _has_other_optimizer(path: Path, custom: dict[str, Any]) -> bool:
 
 
 def _start_again(
-    model: "OffPolicyExtension",
+    model: "SavedModel",
     changed: set[str],
     has_other_policy_kwargs: bool,
     restarts_optimizers: bool,
