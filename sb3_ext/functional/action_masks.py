@@ -48,7 +48,7 @@ def may_be_masked(values: th.Tensor) -> bool:
     To read a value is faster than what it saves only on a CPU, and a compiled or exported function cannot branch on it.
     There the answer is yes.
     """
-    if values.device.type != "cpu" or th.compiler.is_compiling() or th.jit.is_tracing():
+    if values.device.type != "cpu" or th.compiler.is_compiling() or th.jit.is_tracing():  # type: ignore[attr-defined]
         return True
     if values.numel() == 0:
         return False
