@@ -31,6 +31,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "warmup_steps": ("learning_starts",),
     "utd": ("train_freq=1, gradient_steps={}",),
     "utd_ratio": ("train_freq=1, gradient_steps={}",),
+    "env_fns": ("env_id",),
     "num_envs": ("env=make_vec_env(..., n_envs={})",),
     "n_envs": ("env=make_vec_env(..., n_envs={})",),
     "n_timesteps": ("total_timesteps",),

@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_ext import IQN, REDQSAC, DoubleDQN, PrioritizedReplayBuffer, SoftDQN
+from sb3_ext import IQN, REDQSAC, AtariVecEnv, DoubleDQN, PrioritizedReplayBuffer, SoftDQN
 from sb3_ext.keywords import OTHER_NAMES, Place, accepted_names, hint, public_classes, show
 from tests.support.models import CLASSES
 
@@ -65,7 +65,7 @@ def test_only_the_constructors_of_known_packages_pass_everything_on() -> None:
 
 def every_name() -> set[str]:
     policies = [policy for cls in CLASSES for policy in cls.policy_aliases.values()]
-    owners = [*CLASSES, *policies, *public_classes(ReplayBuffer), *(cls.learn for cls in CLASSES)]
+    owners = [*CLASSES, *policies, *public_classes(ReplayBuffer), *(cls.learn for cls in CLASSES), AtariVecEnv]
     return {name for owner in owners for name in accepted_names(owner) or []}
 
 

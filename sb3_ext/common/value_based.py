@@ -26,7 +26,7 @@ from sb3_ext.common.probe import Probe
 from sb3_ext.common.saved.state import Parameters
 from sb3_ext.common.update_loop import UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
-from sb3_ext.functional.action_masks import is_masked
+from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.bellman import soft_td_target
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode, running_statistics
@@ -314,4 +314,6 @@ def predictions_of_actions(q_values: th.Tensor, replay_data: AnySamples, targets
     :param targets: shape (B,), detached
     """
     predictions = values_of_actions(q_values, replay_data)
+    if not may_be_masked(predictions):
+        return predictions
     return th.where(is_masked(predictions, q_values), targets, predictions)

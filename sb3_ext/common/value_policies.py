@@ -46,7 +46,9 @@ class ValueNetwork(QNetwork):
             observation_space, action_space, features_extractor, features_dim, net_arch, activation_fn, normalize_images
         )
         self.dueling = dueling
-        self.build_networks(features_dim, int(action_space.n))
+        # torch.compile cannot convert numpy's integer
+        self.n_actions = int(action_space.n)
+        self.build_networks(features_dim, self.n_actions)
 
     def build_networks(self, features_dim: int, n_actions: int) -> None:
         """
@@ -77,7 +79,7 @@ class ValueNetwork(QNetwork):
         :raises ValueError: if these are no booleans of shape (B, A)
         """
         allowed = self.allowed_actions(obs)
-        expected = (n_states, int(self.action_space.n))
+        expected = (n_states, self.n_actions)
         if allowed is not None and (allowed.dtype != th.bool or allowed.shape != expected):
             raise ValueError(
                 f"allowed_actions() of {type(self).__name__} returned {allowed.dtype} of shape {tuple(allowed.shape)}: "

@@ -4,6 +4,9 @@ Actions that a network masks, because they are impossible in a state.
 A masked action has the value -inf, or one far below the best of its state, such as the lowest float32 number or -1e8.
 It has probability 0, and expectations leave it out: the product of 0 and -inf would be NaN.
 
+Far below is at least ``5e7 + 10 |max_a Q|``. So -1e8 is a mask beside values up to 4e6. Where values are large
+themselves, such as 1e8 and -1e8, none of them counts as masked.
+
 Where all actions have the same masked value, none is below the best. So none counts as masked, and the state is worth
 -inf.
 """
@@ -11,10 +14,11 @@ Where all actions have the same masked value, none is below the best. So none co
 import math
 
 import torch as th
-from torch.nn import functional as F
 
-#: An action this far below the best one of its state counts as masked. Q-values of up to 1e7 differ less
+#: An action this far below the best one of its state counts as masked, if the best one is 0
 MASK_GAP = 5e7
+#: How much the gap grows with the best value, so that large values of a task are not taken for masks
+_GROWTH = 10.0
 
 
 def gaps_to_best(q_values: th.Tensor) -> th.Tensor:
@@ -24,9 +28,31 @@ def gaps_to_best(q_values: th.Tensor) -> th.Tensor:
     :param q_values: shape (B, A)
     :return: shape (B, A), at most 0; -inf for masked actions
     """
+    if not may_be_masked(q_values):
+        return q_values - q_values.max(dim=1, keepdim=True).values
     # -inf - (-inf) is NaN. NaN and inf themselves pass through, as signs of divergence
     finite = q_values.clamp(min=th.finfo(q_values.dtype).min)
-    return F.threshold(finite - finite.max(dim=1, keepdim=True).values, -MASK_GAP, -math.inf)
+    best = finite.max(dim=1, keepdim=True).values
+    gaps = finite - best
+    return gaps.masked_fill(gaps <= _largest_masked_gap(best), -math.inf)
+
+
+def _largest_masked_gap(best: th.Tensor) -> th.Tensor:
+    return -_GROWTH * best.detach().abs() - MASK_GAP
+
+
+def may_be_masked(values: th.Tensor) -> bool:
+    """
+    Tell whether one of some values can be that of a masked action, which is -5e7 at most.
+
+    To read a value is faster than what it saves only on a CPU, and a compiled or exported function cannot branch on it.
+    There the answer is yes.
+    """
+    if values.device.type != "cpu" or th.compiler.is_compiling() or th.jit.is_tracing():  # type: ignore[attr-defined]
+        return True
+    if values.numel() == 0:
+        return False
+    return not values.detach().min().item() > -MASK_GAP  # yes for NaN
 
 
 def count_allowed(logits: th.Tensor) -> th.Tensor:
@@ -43,4 +69,5 @@ def is_masked(values: th.Tensor, q_values: th.Tensor) -> th.Tensor:
     :return: booleans, shape (B,). They are false where all actions are -inf, which is divergence: some action was
         possible
     """
-    return values.detach() - q_values.detach().max(dim=1).values <= -MASK_GAP
+    best = q_values.detach().max(dim=1).values
+    return values.detach() - best <= _largest_masked_gap(best)

@@ -17,7 +17,7 @@ from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken
-from sb3_ext.functional.action_masks import is_masked
+from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.quantile import RiskMeasure, check_risk, quantile_huber_loss
 from sb3_ext.iqn.policies import CnnPolicy, ImplicitQuantileNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.iqn.probe import IQNProbe
@@ -228,10 +228,14 @@ class IQN(ValueBasedAlgorithm):
             targets = self.td_targets(replay_data, discounts, self.next_quantiles(replay_data).T).T
         all_quantiles = self.evaluator(self.q_net.quantiles, replay_data.observations, taus, differentiable=True)
         quantiles = all_quantiles.gather(2, actions.unsqueeze(1).expand(-1, taus.shape[1], 1)).squeeze(2)
-        # A network may mask an action that was taken nevertheless, at random. It masks all quantiles alike
-        masked = is_masked(quantiles[:, 0], all_quantiles[:, 0])
-        quantiles = th.where(masked.unsqueeze(1), targets.mean(dim=1, keepdim=True), quantiles)
-        losses = quantile_huber_loss(quantiles, taus, targets, self.kappa).masked_fill(masked, 0.0)
+        masked = None
+        if may_be_masked(quantiles[:, 0]):
+            # A network may mask an action that was taken nevertheless, at random. It masks all quantiles alike
+            masked = is_masked(quantiles[:, 0], all_quantiles[:, 0])
+            quantiles = th.where(masked.unsqueeze(1), targets.mean(dim=1, keepdim=True), quantiles)
+        losses = quantile_huber_loss(quantiles, taus, targets, self.kappa)
+        if masked is not None:
+            losses = losses.masked_fill(masked, 0.0)
         # A priority should be proportional to the error, so that alpha has the same effect as in the other algorithms.
         # Up to kappa the loss is quadratic in the error, so its square root restores that proportion
         errors = losses.detach().sqrt()

@@ -22,7 +22,7 @@ from sb3_ext.common.probe import Probe
 from sb3_ext.common.saved.state import Parameters
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, predictions_of_actions
-from sb3_ext.functional.action_masks import count_allowed, gaps_to_best
+from sb3_ext.functional.action_masks import count_allowed
 from sb3_ext.functional.bellman import huber_value_loss
 from sb3_ext.functional.policy_gradient import temperature_loss
 from sb3_ext.functional.soft_value import (
@@ -325,13 +325,14 @@ class SoftDQN(ValueBasedAlgorithm):
             targets = self.td_targets(replay_data, discounts, next_values, self._reward_bonus(replay_data))
         all_q_values = self.evaluator(self.q_net, replay_data.observations, differentiable=True)
         q_values = predictions_of_actions(all_q_values, replay_data, targets)
+        log_policy = boltzmann_log_policy(all_q_values.detach(), temperature)
         metrics = {
-            "entropy": policy_entropy(boltzmann_log_policy(all_q_values.detach(), temperature)).mean(),
+            "entropy": policy_entropy(log_policy).mean(),
             "temperature": temperature.detach().clone().squeeze(0),
             "q_value": q_values.detach().mean(),
         }
         if self.auto_temperature:
-            log_share = _mean_log_share(all_q_values.detach())
+            log_share = _mean_log_share(log_policy)
             metrics["target_entropy"] = self.target_entropy + self._target_entropy_fraction * log_share
         return TransitionLosses(huber_value_loss(q_values, targets), (q_values.detach() - targets).abs(), metrics)
 
@@ -410,6 +411,6 @@ class SoftDQN(ValueBasedAlgorithm):
         return state
 
 
-def _mean_log_share(q_values: th.Tensor) -> th.Tensor:
+def _mean_log_share(log_policy: th.Tensor) -> th.Tensor:
     """Return the mean of log(n / A), where n of A actions are not masked: exactly 0 without masks."""
-    return (count_allowed(gaps_to_best(q_values)) / q_values.shape[1]).log().mean()
+    return (count_allowed(log_policy) / log_policy.shape[1]).log().mean()

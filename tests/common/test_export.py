@@ -15,7 +15,8 @@ from torch import nn
 
 from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
 from tests.support.environments import Blank
-from tests.support.models import CLASSES, make
+from tests.support.masked import A, Pile, mask_of, masked_policy
+from tests.support.models import CLASSES, each_value_based, make
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -200,6 +201,21 @@ def test_sampled_actions_in_onnx(dynamo: bool, tmp_path: Path) -> None:
     assert (pre_tanh.median(dim=0).values - mean[0]).abs().max() < 0.05
     quartiles = pre_tanh.quantile(0.75, dim=0) - pre_tanh.quantile(0.25, dim=0)
     th.testing.assert_close(quartiles, 1.349 * log_std[0].detach().exp(), rtol=0.05, atol=0.0)
+
+
+@each_value_based
+def test_masks_leave_python(cls: Any, tmp_path: Path) -> None:
+    """No file returns an impossible action, although the examples allow all."""
+    model = make(cls, Pile(), masked_policy(cls, "hook"))
+    obs = draw(model.observation_space, 300)
+    obs[:, -A:] = (obs[:, -A:] < 0.5) | (th.arange(300) % A).unsqueeze(1).eq(th.arange(A))
+    examples = (th.ones(N_EXAMPLES, 1 + A),)
+    network = Sampled(model.policy)
+    program = th.export.export(network, examples, dynamic_shapes=batches(examples))
+    traced = th.jit.trace(network, examples, check_trace=False)
+    of_onnx = run_onnx(network, examples, (obs,), tmp_path / "it.onnx", dynamo=False)[0]
+    for actions in (of_onnx, traced(obs), program.module()(obs)):
+        assert mask_of(obs)[th.arange(300), actions].all() and len(actions.unique()) > 1
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -181,6 +181,15 @@ def test_a_state_without_actions_that_is_not_terminal_stops_the_training(cls: An
 
 
 @each_value_based
+def test_masks_compile_into_one_graph(cls: Any) -> None:
+    network = make_masked(cls).q_net
+    observations = th.as_tensor(np.stack([env_observation(size) for size in range(1, LARGEST + 1)]))
+    compiled = th.compile(network, fullgraph=True, backend="aot_eager")
+    with th.no_grad():
+        th.testing.assert_close(compiled(observations), network(observations))
+
+
+@each_value_based
 @pytest.mark.parametrize("wrong", ["dtype", "shape"])
 def test_what_the_hook_returns_is_checked(cls: Any, wrong: str) -> None:
     class Wrong(NETWORKS[cls]):

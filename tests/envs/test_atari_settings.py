@@ -31,6 +31,8 @@ def test_values_are_checked(kwargs: dict[str, Any], message: str) -> None:
 def test_a_wrong_name_is_an_error_that_says_the_right_one() -> None:
     with pytest.raises(TypeError, match=r"AtariVecEnv has no argument frameskip=3: did you mean frame_skip=3\?"):
         AtariVecEnv("ALE/Boxing-v5", frameskip=3)
+    with pytest.raises(TypeError, match=r"no argument env_fns=\[\]: did you mean env_id=\[\]\?"):
+        AtariVecEnv(env_fns=[])
     with pytest.raises(TypeError, match=r"AtariVecEnv has no argument x=3, allowed are env_id, n_envs, .*frame_skip"):
         AtariVecEnv("ALE/Boxing-v5", x=3)
 

@@ -8,7 +8,7 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_ext.functional.action_masks import count_allowed, gaps_to_best, is_masked
+from sb3_ext.functional.action_masks import count_allowed, gaps_to_best, is_masked, may_be_masked
 from sb3_ext.functional.bellman import soft_td_target
 from sb3_ext.functional.diagnosis import ensemble_disagreement
 from sb3_ext.functional.ensemble import TARGET_BACKUPS, ensemble_backup
@@ -174,12 +174,15 @@ def test_divergence_is_not_taken_for_a_mask(bad: float) -> None:
 
 
 @mask_given
-def test_is_masked(mask: float) -> None:
-    q_values = masked(randn(0), mask)
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_is_masked(mask: float, scale: float) -> None:
+    q_values = masked(randn(0, scale), mask)
     for action in range(A):
         assert th.equal(is_masked(q_values[:, action], q_values), ~ALLOWED[:, action])
     assert th.equal(count_allowed(gaps_to_best(q_values)).squeeze(1), ALLOWED.sum(dim=1).float())
     nowhere = th.full((1, A), -math.inf)
+    assert [may_be_masked(q_values[:, action]) for action in range(A)] == (~ALLOWED).any(dim=0).tolist()
+    assert not may_be_masked(q_values[:0]) and boltzmann_log_policy(q_values[:0], 0.3).shape == (0, A)
     for diverged in (nowhere, th.full((1, A), math.nan), th.full((1, A), math.inf)):
         assert not is_masked(diverged[:, 0], diverged)
 
@@ -189,6 +192,11 @@ def test_low_values_are_no_mask(scale: float) -> None:
     q_values = randn(0, scale)
     assert th.equal(gaps_to_best(q_values), q_values - q_values.max(dim=1, keepdim=True).values)
     assert not is_masked(q_values.min(dim=1).values, q_values).any()
+    # Both are worth 1e8 in some task
+    for row in ([1e8, 0.0, 5e7], [1e8, -1e8, 0.0], [3e7, -2e8, -1e8], [-1e8, -3e8, -2e8]):
+        values = th.tensor([row])
+        assert th.equal(gaps_to_best(values), values - values.max())
+        assert not is_masked(values[0], values.expand(3, -1)).any()
     # A network whose values are all as low masks nothing
     assert (count_allowed(gaps_to_best(q_values - 1e8)) == A).all()
 
