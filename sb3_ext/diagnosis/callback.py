@@ -301,5 +301,5 @@ class DiagnosisCallback(BaseCallback):
 def _check_env_wrapper(env_wrapper: Any) -> None:
     """Check the outer form only, because rl_zoo3 imports the wrappers when the training begins."""
     for wrapper in env_wrapper if isinstance(env_wrapper, list) else [env_wrapper]:
-        if not isinstance(wrapper, str):
+        if not isinstance(wrapper, str) and not callable(wrapper):
             check_mapping("env_wrapper", wrapper)
