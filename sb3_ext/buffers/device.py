@@ -183,7 +183,9 @@ class DeviceReplayBuffer(ReplayBuffer):
             return super()._get_samples(batch_inds, env)
         # These are the random numbers of the parent, and its order of environments
         envs = np.random.randint(0, high=self.n_envs, size=len(batch_inds))
-        rows = th.as_tensor(batch_inds * self.n_envs + envs, device=self.device)
+        slots = np.asarray(batch_inds)
+        slots = np.where(slots < 0, slots + self.buffer_size, slots)  # as in numpy, by which the parent selects
+        rows = th.as_tensor(slots * self.n_envs + envs, device=self.device)
         fields = {name: tensor.flatten(end_dim=1).index_select(0, rows) for name, tensor in copy.items()}
         for name in ("dones", "rewards"):
             fields[name] = fields[name].unsqueeze(1)

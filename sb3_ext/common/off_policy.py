@@ -20,7 +20,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.arguments.compatibility import check_compatibility
-from sb3_ext.common.arguments.derived import DERIVATIONS, Derivation, change_arguments
+from sb3_ext.common.arguments.derived import (
+    BUILT_ONCE,
+    DERIVATIONS,
+    Derivation,
+    change_arguments,
+    nothing,
+    warn_without_effect,
+)
 from sb3_ext.common.arguments.normalization import check_original_observations
 from sb3_ext.common.arguments.spaces import check_spaces
 from sb3_ext.common.arguments.types import check_env, check_policy, prepare_attributes, prepared
@@ -85,8 +92,14 @@ class OffPolicyExtension(SavedModel):
             self._change_returns(name, value)
             return
         if name in self.derivations and "evaluator" in self.__dict__:  # which the set-up makes last
-            change_arguments(self, {name: value}, self.derivations[name])
+            # What is learned goes on with the same start, as with an argument given to `load()`
+            continues = name in self._starting_arguments and self._continues_from(name, value)
+            change_arguments(self, {name: value}, nothing if continues else self.derivations[name])
             return
+        if name in BUILT_ONCE and "evaluator" in self.__dict__:
+            warn_without_effect(self, name, value)
+            if name == "replay_buffer_class":
+                self._chose_buffer_class = False
         super().__setattr__(name, value)
         if name == "replay_buffer" and value is not None:
             for setting in _RETURN_SETTINGS:

@@ -1,6 +1,8 @@
 """N networks of one shape, stacked: batched matrix products replace a loop over N modules."""
 
 import copy
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch as th
 from torch import nn
@@ -8,15 +10,15 @@ from torch import nn
 from sb3_ext.nets.builder import Normalization, StackedLayers, build_mlp
 from sb3_ext.nets.layers import EnsembleLayerNorm, EnsembleLinear, OutputLinear, StackedLayer
 
+SelfEnsemble = TypeVar("SelfEnsemble", bound="EnsembleMLP")
+
 
 class EnsembleMLP(nn.Module):
     """
     N multi-layer perceptrons. For the same random state they start with the weights of N of SB3's critics.
 
-    To initialize every network anew, with a function ``init`` made for ``nn.Linear``::
-
-        for index in range(ensemble.n_members):
-            ensemble.set_member(index, ensemble.member(index).apply(init))
+    To initialize every network anew with a function made for ``nn.Linear``, use :meth:`apply`. To read or change one
+    network, use :meth:`member` and :meth:`set_member`.
 
     ``ensemble.requires_grad_(False)`` freezes all networks. One of them alone cannot be frozen, because each parameter
     holds the weights of all N.
@@ -105,6 +107,32 @@ class EnsembleMLP(nn.Module):
             # The weights of a stacked layer are the transpose of torch's, and its vectors are rows
             stacked[index].copy_(given[name].T if given[name].ndim == 2 else given[name].unsqueeze(0))
 
+    def apply(self: SelfEnsemble, fn: Callable[[nn.Module], object]) -> SelfEnsemble:
+        """
+        Apply a function to every module, as torch does. Of a stacked layer it gets N layers of torch, one by one.
+
+        So what initializes or freezes each ``nn.Linear`` does so here, also through ``policy.apply(fn)``.
+
+        :param fn: may change the parameters, and whether they need a gradient
+        :raises ValueError: if it replaces parameters by others
+        """
+        for index in range(self.n_members):
+            member = self.member(index)
+            for plain, layer in zip(member, self.layers, strict=True):
+                if isinstance(layer, StackedLayer):
+                    fn(plain)
+            self.set_member(index, member)
+        # Each parameter holds the weights of all N
+        flags = {name: p.requires_grad for name, p in member.named_parameters()}
+        for name, parameter in self.layers.named_parameters():
+            parameter.requires_grad_(flags[name])
+        for module in (*self.layers, *(child for child in self.children() if child is not self.layers)):
+            if not isinstance(module, StackedLayer):
+                module.apply(fn)
+        fn(self.layers)
+        fn(self)
+        return self
+
     def _check_index(self, index: int) -> None:
         if not 0 <= index < self.n_members:
             raise IndexError(f"index={index!r} must be from 0 to {self.n_members - 1}")
@@ -125,5 +153,6 @@ def _plain_layer(layer: nn.Module, index: int) -> nn.Module:
         plain, weight = nn.LayerNorm(weight.shape[-1], device="meta"), weight[0]
     else:
         raise TypeError(f"a {type(layer).__name__} has no counterpart among torch's layers")
-    plain.weight, plain.bias = nn.Parameter(weight), nn.Parameter(bias)
+    plain.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    plain.bias = nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
     return plain

@@ -82,6 +82,15 @@ class EnsembleLinear(StackedLayer):
         self.bias = nn.Parameter(th.stack([layer.bias.detach() for layer in layers]).unsqueeze(1))
         self.is_output = is_output
 
+    @th.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, as ``nn.Linear`` does, for one network after the other."""
+        for weight, bias in zip(self.weight, self.bias, strict=True):
+            n_inputs, n_outputs = weight.shape
+            layer = nn.Linear(n_inputs, n_outputs, device=weight.device, dtype=weight.dtype)
+            weight.copy_(layer.weight.T)
+            bias.copy_(layer.bias)
+
     def forward(self, x: th.Tensor, pick: Pick = unchanged) -> th.Tensor:
         weight, bias = pick(self.weight), pick(self.bias)
         if not self.is_output:
@@ -105,6 +114,11 @@ class EnsembleLayerNorm(StackedLayer):
         self.n_features = n_features
         self.weight = nn.Parameter(th.ones(n_members, 1, n_features))
         self.bias = nn.Parameter(th.zeros(n_members, 1, n_features))
+
+    def reset_parameters(self) -> None:
+        """Set scale and shift to those of a new layer, as ``nn.LayerNorm`` does."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: th.Tensor, pick: Pick = unchanged) -> th.Tensor:
         return th.addcmul(pick(self.bias), F.layer_norm(x, (self.n_features,)), pick(self.weight))

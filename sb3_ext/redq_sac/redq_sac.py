@@ -28,7 +28,7 @@ from sb3_ext.functional.ensemble import ACTOR_QS, TARGET_BACKUPS, ActorQ, Target
 from sb3_ext.functional.policy_gradient import ACTOR_GRADIENTS, BASELINES, ActorGradient, Baseline
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import EnsembleCritic
-from sb3_ext.nets.modes import has_batch_statistics, set_dropout_mode
+from sb3_ext.nets.modes import has_batch_statistics, running_statistics, set_dropout_mode
 from sb3_ext.redq_sac.derived import REDQ_DERIVATIONS
 from sb3_ext.redq_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQSACPolicy
 from sb3_ext.redq_sac.probe import REDQSACProbe
@@ -258,8 +258,11 @@ class REDQSAC(OffPolicyExtension, SAC):
         check_choice("reinforce_baseline", self.reinforce_baseline, (None, *BASELINES))
         check_choice("cuda_graphs", self.cuda_graphs, (True, False))
         check_choice("buffer_device", self.buffer_device, ("auto", "cpu"))
-        for name in ("n_actor_samples", "target_update_interval"):
-            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("n_actor_samples", self.n_actor_samples, minimum=1)
+        interval: float = self.target_update_interval
+        if isinstance(interval, float) and interval.is_integer():  # 1e3 in a YAML file is a float
+            interval = int(interval)
+        check_integer("target_update_interval", interval, minimum=1)
         if self.policy_delay is not None:
             check_integer("policy_delay", self.policy_delay, minimum=1)
         check_interval("tau", self.tau, 0.0, 1.0, "in [0, 1]")
@@ -369,7 +372,7 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     def _continues_from(self, name: str, value: Any) -> bool:
         if name == "ent_coef":
-            return continues_learning(self.ent_coef, value)
+            return self.log_ent_coef is not None and continues_learning(self.ent_coef, value)
         return super()._continues_from(name, value)
 
     def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
@@ -404,6 +407,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         trained = check_networks(self, optimizers, ["actor", "critic"], ["critic_target"])
         check_temperature("log_ent_coef", self.log_ent_coef, self.ent_coef_optimizer)
         self.updater.configure(self._update_settings(), self._temperature(), self.policy)
+        # SB3 collects these once. A layer may have been replaced since
+        self.batch_norm_stats, self.batch_norm_stats_target = map(running_statistics, (self.critic, self.critic_target))
         self._begin_updates(self.updater.optimizers())
         # DroQ's targets include dropout, but SB3 keeps the target network in evaluation mode
         set_dropout_mode(self.critic_target.ensemble, True)

@@ -127,7 +127,7 @@ class SoftDQN(ValueBasedAlgorithm):
     }
     derivations: ClassVar[Mapping[str, Derivation]] = {
         **ValueBasedAlgorithm.derivations,
-        **dict.fromkeys(("temperature_initial", "temperature_final", "temperature_fraction"), derive_temperature),
+        **dict.fromkeys(_TEMPERATURE_ARGUMENTS, derive_temperature),
     }
     policy_base: ClassVar[type[DQNPolicy]] = SoftDQNPolicy
     _starting_arguments: ClassVar[tuple[str, ...]] = (

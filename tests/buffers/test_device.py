@@ -66,6 +66,19 @@ def test_samples_are_those_of_sb3(handle_timeout_termination: bool) -> None:
     assert_same_samples(*buffers)
 
 
+@pytest.mark.parametrize("slots", [[0, 3, 1], np.array([-1, 2]), th.tensor([4, 0])])
+def test_slots_may_be_given_as_to_sb3(slots: Any) -> None:
+    buffers = pair()
+    add(buffers, 10, np.random.default_rng(0))
+    rewards = []
+    for buffer in buffers:
+        np.random.seed(3)
+        rewards.append(buffer._get_samples(slots).rewards)
+        with pytest.raises(IndexError):
+            buffer._get_samples(np.array([10]))
+    assert th.equal(*rewards)
+
+
 def test_samples_come_from_the_copy() -> None:
     buffers = pair()
     add(buffers, 5, np.random.default_rng(0))

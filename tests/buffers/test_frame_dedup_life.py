@@ -144,7 +144,7 @@ def spoil(transition: list[Any], name: str, key: str) -> list[Any]:
     holder, position = (transition, index) if key == ONLY or index > 1 else (transition[index], key)
     array = holder[position]
     wrong = {
-        "dtype": lambda: array.astype(np.float16),
+        "dtype": lambda: array.astype(str),
         "flat": lambda: array.reshape(-1),
         "row": lambda: array[:1],
         "long": lambda: np.concatenate([array, array, array]),

@@ -80,7 +80,8 @@ def assert_alike(ours: Any, theirs: Any) -> list[str]:
             assert name in EXPLAINED and len(str(error)) > 80 and "has no attribute" not in str(error), (name, error)
             explained.append(name)
             continue
-        assert value is not None, name
+        # SoftDQN's argument, for which None means the final one. Its property `initial_epsilon` is the number
+        assert value is not None or name == "exploration_initial_eps", name
         assert callable(value) == callable(expected), name
         if length(expected):
             assert length(value) or isinstance(expected, (dict, str)), f"{name} is empty"
@@ -138,6 +139,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "temperature_initial": (0.8, {}),
     "temperature_final": (0.4, {}),
     "temperature_fraction": (0.9, {}),
+    "auto_temperature": (True, {}),
     "n_action_quantile_samples": (3, {}),
     "risk_measure": ("wang", {}),
     "risk_eta": (-0.5, dict(risk_measure="wang")),
@@ -154,7 +156,7 @@ def derived(model: Any) -> list[Any]:
         settings, temperature = model._update_settings(), model._temperature()
         facts += [settings.target_entropy, temperature.ent_coef().item(), temperature.optimizer is None]
     if isinstance(model, SoftDQN):
-        facts.append(model.temperature)
+        facts += [model.temperature, list(model._learned_variables())]
     if isinstance(model, IQN):
         for network in (model.q_net, model.q_net_target):
             facts += [network.n_action_quantile_samples, network.risk_measure, network.risk_eta]
@@ -196,6 +198,7 @@ def test_a_learning_rate_reaches_the_optimizers(cls: Any) -> None:
         *((REDQSAC, "ent_coef", value) for value in ("otto", -1.0, "auto_0")),
         *((REDQSAC, "target_entropy", value) for value in ("otto", None)),
         (SoftDQN, "temperature_final", 0.0),
+        (SoftDQN, "auto_temperature", "yes"),
         (IQN, "risk_measure", "cvar"),
     ],
 )
@@ -228,6 +231,36 @@ def test_a_learned_temperature_can_be_fixed_and_learned_again() -> None:
     assert th.equal(REDQSAC.load(file, device="cpu").log_ent_coef, learned)
     model.target_entropy = "auto"
     assert model.target_entropy == -1.0
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "same", "needs"),
+    [
+        (REDQSAC, "ent_coef", "auto_1.0", {}),  # which is what "auto" means
+        (SoftDQN, "temperature_initial", 1, dict(auto_temperature=True)),
+        (SoftDQN, "auto_temperature", True, dict(auto_temperature=True)),
+    ],
+)
+def test_what_is_learned_goes_on_with_the_same_argument(cls: Any, name: str, same: Any, needs: dict[str, Any]) -> None:
+    model = make(cls, **needs).learn(60)
+    ((optimizer, variable),) = model._learned_variables().items()
+    before = getattr(model, variable), getattr(model, variable).detach().clone(), getattr(model, optimizer)
+    setattr(model, name, same)
+    assert getattr(model, name) == same
+    assert getattr(model, variable) is before[0] and th.equal(before[0].detach(), before[1]) and before[1] != 0.0
+    assert getattr(model, optimizer) is before[2]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_arguments_of_a_buffer_that_exists_warn(cls: Any) -> None:
+    model = make(cls)
+    for name, value in (("buffer_size", 77), ("replay_buffer_class", DeviceReplayBuffer), ("optimize_memory_usage", 1)):
+        setattr(model, name, getattr(model, name))
+        with pytest.warns(UserWarning, match=rf"{name}=.* has no effect on the present replay buffer"):
+            setattr(model, name, value)
+    model.replay_buffer, model.optimize_memory_usage = None, False
+    model._setup_model()
+    assert isinstance(model.replay_buffer, DeviceReplayBuffer) and model.replay_buffer.buffer_size == 77
 
 
 def test_both_arguments_of_a_risk_measure_change_together() -> None:

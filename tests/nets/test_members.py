@@ -77,6 +77,63 @@ def test_freezing_the_ensemble_freezes_every_critic() -> None:
     assert all(th.equal(value, weights[name]) for name, value in model.critic.ensemble.state_dict().items())
 
 
+def outputs(policy: Any) -> list[th.Tensor]:
+    networks = policy.critic, policy.critic_target
+    return [value for network in networks for value in network(th.ones(2, 3), th.full((2, 1), 0.3))]
+
+
+def test_functions_for_torchs_layers_are_applied_as_by_sac() -> None:
+    stock = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8], n_critics=3), buffer_size=1, device="cpu")
+    policies = stock.policy, make(REDQSAC).policy
+
+    def init(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.orthogonal_(module.weight)
+            nn.init.uniform_(module.bias)
+
+    for policy in policies:
+        th.manual_seed(0)
+        assert policy.apply(init) is policy
+    th.testing.assert_close(*map(outputs, policies))
+
+    def shrink(module: nn.Module) -> None:
+        if hasattr(module, "weight"):
+            module.weight.data.mul_(0.5)
+
+    for policy in policies:
+        policy.critic.apply(shrink)
+    th.testing.assert_close(*map(outputs, policies))
+
+    def freeze(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            module.weight.requires_grad_(False)
+
+    ensemble = policies[1].critic.ensemble
+    ensemble.apply(freeze)
+    assert {name.rpartition(".")[2]: p.requires_grad for name, p in ensemble.named_parameters()} == {
+        "weight": False,
+        "bias": True,
+    }
+    with pytest.raises(ValueError, match=r"network has parameters of shapes .*weight_orig"):
+        ensemble.apply(lambda module: nn.utils.spectral_norm(module) if isinstance(module, nn.Linear) else module)
+
+
+@pytest.mark.parametrize("kwargs", VARIANTS)
+def test_layers_can_be_reset(kwargs: dict[str, Any]) -> None:
+    ensemble = make_policy(**kwargs).critic.ensemble
+    before = {name: p.detach().clone() for name, p in ensemble.named_parameters()}
+    with th.no_grad():
+        for parameter in ensemble.parameters():
+            parameter.fill_(7.0)
+    for module in ensemble.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    for name, parameter in ensemble.named_parameters():
+        assert parameter.abs().max() <= 2 * before[name].abs().max()
+        # Critics that began with other numbers than each other do so again
+        assert (parameter[0] == parameter[1]).all() == (before[name][0] == before[name][1]).all()
+
+
 @pytest.mark.parametrize("name", ["q_networks", "qf0", "qf1", "qf9"])
 def test_attributes_of_separate_critics_name_the_ensemble(name: str) -> None:
     critic = make_policy().critic

@@ -59,6 +59,7 @@ from tests.support.models import make
         ),
         (dict(actor_gradient="reinforce", use_sde=True), r"use_sde=True with actor_gradient='reinforce'"),
         (dict(n_actor_samples=2, use_sde=True), r"use_sde=True with n_actor_samples=2"),
+        (dict(target_update_interval=2.5), r"target_update_interval=2.5 must be an integer of at least 1"),
         (dict(target_update_interval=0), r"target_update_interval=0 must be an integer of at least 1"),
         (dict(gradient_steps=-2), r"gradient_steps=-2 must be an integer of at least -1"),
         (dict(tau=1.5), r"tau=1.5 must be in \[0, 1\]"),

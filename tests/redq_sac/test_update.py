@@ -37,8 +37,10 @@ def test_a_batch_normalization_in_the_targets_moves_no_statistics() -> None:
     assert online.num_batches_tracked > 10 and online.running_mean.abs().max() > 1e-3
     assert th.equal(target.running_mean, online.running_mean) and th.equal(target.running_var, online.running_var)
     kept = target.running_mean.clone()
-    model.target_update_interval = 10**6
+    model.target_update_interval = 1e6
+    model.batch_norm_stats = []
     model.train(4, 8)
+    assert model.batch_norm_stats[0] is online.running_mean and model.batch_norm_stats_target[0] is target.running_mean
     assert th.equal(target.running_mean, kept) and not th.equal(online.running_mean, kept)
 
 
@@ -88,7 +90,7 @@ def test_a_block_returns_what_it_says() -> None:
     )
     assert result.errors.shape == (3, 8) and np.isfinite(result.errors.numpy()).all()
     without_actor = model.updater.run(Plan(moves_targets=(False,), updates_actor=False), samples)
-    assert set(without_actor.metrics) == {"ent_coef", "critic_loss"}
+    assert set(without_actor.metrics) == {"ent_coef", "critic_loss", "critic_grad_norm"}
 
 
 class ScaledHead(ScalarHead):

@@ -49,9 +49,10 @@ def check_compatibility(model: Any, buffer_class: type[ReplayBuffer] | None) -> 
     has_actor = issubclass(model.policy_class, SACPolicy)
     check_policy_arguments(model.policy_kwargs, has_actor)
     check_model_kwargs(model)
+    # First, because it explains where a space that does not fit comes from
+    check_normalized_images(model._vec_normalize_env, model.policy_class, model.policy_kwargs)
     check_policy_fits(model.observation_space, model.policy_class, model.policy_kwargs)
     check_buffer_fits(model.observation_space, buffer_class, model.n_steps)
-    check_normalized_images(model._vec_normalize_env, model.policy_class, model.policy_kwargs)
 
 
 def check_policy_fits(observation_space: spaces.Space, policy_class: type, policy_kwargs: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ Arguments from which the set-up of a model derives something, such as a schedule
 SB3 derives it once. A later ``model.learning_rate = 1e-4`` changes nothing there, but is saved with the model.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,10 @@ from sb3_ext.common.arguments.types import prepared
 
 #: Derives something anew from the present arguments of a model
 Derivation = Callable[[Any], None]
+
+
+def nothing(model: Any) -> None:
+    """Derive nothing."""
 
 
 def derive_learning_rate(model: Any) -> None:
@@ -63,3 +68,17 @@ def change_arguments(model: Any, values: Mapping[str, Any], derive: Derivation) 
         if is_checked:
             derive(model)
         raise
+
+
+#: Arguments of the replay buffer, which is built once
+BUILT_ONCE = ("buffer_size", "replay_buffer_class", "optimize_memory_usage")
+
+
+def warn_without_effect(model: Any, name: str, value: Any) -> None:
+    """Warn about a new value of an argument of the replay buffer while there is one."""
+    if model.replay_buffer is not None and value != getattr(model, name):
+        warnings.warn(
+            f"{name}={value!r} has no effect on the present replay buffer. For a new and empty one first set "
+            "model.replay_buffer=None, then the argument, and call model._setup_model(), which makes new networks, too",
+            stacklevel=3,
+        )
