@@ -88,7 +88,7 @@ def test_a_block_returns_what_it_says() -> None:
     )
     assert result.errors.shape == (3, 8) and np.isfinite(result.errors.numpy()).all()
     without_actor = model.updater.run(Plan(moves_targets=(False,), updates_actor=False), samples)
-    assert set(without_actor.metrics) == {"ent_coef", "critic_loss"}
+    assert set(without_actor.metrics) == {"ent_coef", "critic_loss", "critic_grad_norm"}
 
 
 class ScaledHead(ScalarHead):
