@@ -107,9 +107,12 @@ class DivergenceCheck:
 
     def _spoiled(self) -> str:
         """Name the first parameter or buffer of the networks that is not finite, with its value, or return nothing."""
-        for name, tensor in () if self._policy is None else self._policy.state_dict().items():
-            if not th.isfinite(tensor).all():
-                return f"{name} has become {tensor[~th.isfinite(tensor)][0].item()}"
+        for name, tensor in () if self._policy is None else self._policy.state_dict(keep_vars=True).items():
+            # An infinity that nothing changes is a mask
+            is_changed = tensor.requires_grad or "running_" in name
+            is_wrong = ~th.isfinite(tensor) if is_changed else th.isnan(tensor)
+            if is_wrong.any():
+                return f"{name} has become {tensor[is_wrong][0].item()}"
         return ""
 
     def _culprit(self) -> str:

@@ -7,6 +7,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from sb3_ext.nets.modes import named_tensors
+
 
 def check_networks(
     model: BaseAlgorithm,
@@ -22,12 +24,19 @@ def check_networks(
     :param optimizers: those of the networks, ``None`` for one that is missing
     :param networks: names of the trained networks, the same in model and policy
     :param targets: names of the target networks, which have no optimizer
-    :raises ValueError: if model and policy have different networks, if a network is on another device than the model,
-        if a layer was replaced and its optimizer still has the old one, or if nothing is trained
+    :raises ValueError: if model and policy have different networks, if a network is not one of SB3's or on another
+        device than the model, if a layer was replaced and its optimizer still has the old one, or if nothing is trained
     """
     policy = model.policy
     for name in (*networks, *targets):
-        if getattr(model, name) is not getattr(policy, name):
+        network, other = getattr(model, name), getattr(policy, name)
+        if not hasattr(other, "set_training_mode"):
+            raise ValueError(
+                f"model.policy.{name} is a {type(other).__name__}, which cannot be trained: it was exported, traced or "
+                "wrapped. Keep the original network for training"
+            )
+        # What `torch.compile` returns is another module with the same parameters
+        if network is not other and not _same_parameters(network, other):
             raise ValueError(
                 f"model.{name} and model.policy.{name} are two networks: only the first is trained, only the second "
                 "acts and is saved. Assign one network to both"
@@ -36,26 +45,31 @@ def check_networks(
     for optimizer in optimizers:
         if optimizer is None:
             raise ValueError(f"one of the networks {', '.join(networks)} has no optimizer: set its attribute optimizer")
-        in_optimizers.update(id(p) for group in optimizer.param_groups for p in group["params"])
+        for group in optimizer.param_groups:
+            in_optimizers.update(map(id, group["params"]))
     device = th.device(model.device).type
-    trained, missing, n_found = {}, "", 0
-    for key, parameter in policy.named_parameters():
-        if parameter.device.type != device:
-            raise ValueError(f"{key} is on the device {parameter.device}, but only networks on {device} are trained")
-        is_in_optimizer = id(parameter) in in_optimizers
-        n_found += is_in_optimizer
-        if is_in_optimizer and parameter.requires_grad:
-            trained[key] = parameter
-        elif not missing and parameter.requires_grad and key.partition(".")[0] in networks:
-            missing = key
-    if missing and n_found < len(in_optimizers):
-        raise ValueError(
-            f"no optimizer has {missing}, but one has parameters that are in no network. Was a layer replaced? Then "
-            "make a new optimizer, too, or freeze the layer by requires_grad_(False)"
-        )
+    named = named_tensors(policy)[0]
+    for wrong in {parameter.device for parameter in named.values()}:
+        if wrong.type != device:
+            key = next(key for key, parameter in named.items() if parameter.device == wrong)
+            raise ValueError(f"{key} is on the device {wrong}, but only networks on {device} are trained")
+    found = {key: parameter for key, parameter in named.items() if id(parameter) in in_optimizers}
+    trained = {key: parameter for key, parameter in found.items() if parameter.requires_grad}
+    if len(found) < len(in_optimizers):
+        for key, parameter in named.items():
+            if key not in found and parameter.requires_grad and key.partition(".")[0] in networks:
+                raise ValueError(
+                    f"no optimizer has {key}, but one has parameters that are in no network. Was a layer replaced? "
+                    "Then make a new optimizer, too, or freeze the layer by requires_grad_(False)"
+                )
     if not trained:
         raise ValueError("there is nothing to train: every parameter of the policy is frozen, or in no optimizer")
     return trained
+
+
+def _same_parameters(network: nn.Module, other: nn.Module) -> bool:
+    first, second = ({id(parameter) for parameter in module.parameters()} for module in (network, other))
+    return first == second
 
 
 def check_temperature(name: str, tensor: th.Tensor | None, optimizer: th.optim.Optimizer | None) -> None:

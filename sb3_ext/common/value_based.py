@@ -178,7 +178,6 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
 
     def _trained_parameters(self) -> dict[str, th.nn.Parameter]:
         trained = check_networks(self, [self.policy.optimizer], networks=["q_net"], targets=["q_net_target"])
-        self._create_aliases()  # a network that is new gets the algorithm's settings
         # SB3 collects these once, and copies them whenever the target network moves
         self.batch_norm_stats = running_statistics(self.q_net)
         self.batch_norm_stats_target = running_statistics(self.q_net_target)

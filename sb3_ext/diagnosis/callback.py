@@ -234,6 +234,7 @@ class DiagnosisCallback(BaseCallback):
         sequence = np.random.SeedSequence(None if self.seed is None else [self.seed, self._n_measurements])
         seed = int(sequence.generate_state(1)[0]) % 2**31
         self._n_measurements += 1
+        self._probe = probe_for(self.model)  # a user may have replaced networks or optimizers
         with undisturbed(self.model, seed):
             measurements.update(self._measure_minibatch())
             if self._rollout_env is not None:
@@ -241,6 +242,7 @@ class DiagnosisCallback(BaseCallback):
         assert self._gradient_norms is not None
         for name in ("critic", "actor"):
             measurements[f"{name}_grad_norm"] = self._gradient_norms.pop(name)
+        self._gradient_norms.follow(self._probe.optimizers)
         measurements["timesteps"] = self.num_timesteps
         return {name: finite_or_none(value) for name, value in measurements.items()}
 

@@ -111,6 +111,13 @@ class GradientNorms:
         for optimizer in self._optimizers.values():
             self._handles.append(optimizer.register_step_pre_hook(self._see_gradients))
 
+    def follow(self, optimizers: Mapping[str, th.optim.Optimizer]) -> None:
+        """Look at these optimizers from now on, by name."""
+        if dict(optimizers) != dict(self._optimizers):
+            self.detach()
+            self._optimizers = optimizers
+            self.attach()
+
     def detach(self) -> None:
         """Stop, and leave the optimizers as they were."""
         for handle in self._handles:

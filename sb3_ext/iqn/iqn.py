@@ -212,6 +212,11 @@ class IQN(ValueBasedAlgorithm):
         super()._create_aliases()
         derive_choice_of_actions(self)
 
+    def _trained_parameters(self) -> dict[str, th.nn.Parameter]:
+        trained = super()._trained_parameters()
+        derive_choice_of_actions(self)  # for a network that is new
+        return trained
+
     def set_risk(self, risk_measure: RiskMeasure, risk_eta: float) -> None:
         """
         Change both arguments of the constructor at once. Often one of them does not fit the other's old value.

@@ -6,7 +6,7 @@ import torch as th
 from torch import nn
 
 from sb3_ext.nets import EnsembleCritic
-from sb3_ext.nets.modes import running_statistics
+from sb3_ext.nets.modes import named_tensors, select_statistics
 
 
 class CriticParameters(NamedTuple):
@@ -37,13 +37,14 @@ def critic_parameters(critic: EnsembleCritic, critic_target: EnsembleCritic) -> 
     :raises ValueError: if the target critics have other shapes than the critics
     """
     in_optimizer = {id(p) for group in critic.optimizer.param_groups for p in group["params"]}
-    named = dict(critic.named_parameters(prefix="critic"))
+    named, buffers = named_tensors(critic)
+    named_targets, target_buffers = named_tensors(critic_target)
     online: list[th.Tensor] = list(named.values())
-    targets: list[th.Tensor] = list(critic_target.parameters())
-    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (online, targets)]
-    if shapes[0] != shapes[1]:
+    targets: list[th.Tensor] = list(named_targets.values())
+    if [tensor.shape for tensor in online] != [tensor.shape for tensor in targets]:
+        shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (online, targets)]
         raise ValueError(
             f"critic_target has parameters of the shapes {shapes[1]}, critic {shapes[0]}: replace layers in both"
         )
-    trained = {name: p for name, p in named.items() if id(p) in in_optimizer and p.requires_grad}
-    return CriticParameters(trained, online, targets, running_statistics(critic), running_statistics(critic_target))
+    trained = {f"critic.{name}": p for name, p in named.items() if id(p) in in_optimizer and p.requires_grad}
+    return CriticParameters(trained, online, targets, select_statistics(buffers), select_statistics(target_buffers))

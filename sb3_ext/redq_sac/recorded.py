@@ -7,6 +7,7 @@ from functools import partial
 import torch as th
 
 from sb3_ext.buffers.samples import AnySamples
+from sb3_ext.nets.modes import named_tensors
 from sb3_ext.redq_sac.update import BlockResult, Plan, REDQUpdate
 from sb3_ext.speed.recording import GraphedWork, Recorder
 
@@ -25,24 +26,27 @@ class RecordedUpdate:
 
     def run(self, plan: Plan, replay_data: AnySamples) -> BlockResult:
         """Do the same as :meth:`~sb3_ext.redq_sac.update.REDQUpdate.run`."""
-        key = (plan, self._update.settings, self._optimizer_settings(), self._frozen_parameters(), self._modules())
-        return self._work.run(key, self._addresses(), partial(self._update.run, plan), replay_data)
+        parameters, buffers = (list(named.values()) for named in named_tensors(self._update.policy))
+        frozen = tuple(not parameter.requires_grad for parameter in parameters)
+        key = (plan, self._update.settings, self._optimizer_settings(), frozen, self._modules())
+        addresses = self._addresses([*parameters, *buffers])
+        return self._work.run(key, addresses, partial(self._update.run, plan), replay_data)
 
     def _optimizer_settings(self) -> tuple[tuple[str, object], ...]:
         groups = [group for optimizer in self._update.optimizers() for group in optimizer.param_groups]
         return tuple((name, value) for group in groups for name, value in group.items() if name not in ("params", "lr"))
 
-    def _frozen_parameters(self) -> tuple[bool, ...]:
-        return tuple(not parameter.requires_grad for parameter in self._update.policy.parameters())
-
     def _modules(self) -> tuple[tuple[th.nn.Module, str], ...]:
         """Return all modules with what they print, such as a dropout rate: an activation has no address to change."""
         return tuple((module, module.extra_repr()) for module in self._update.policy.modules())
 
-    def _addresses(self) -> tuple[int, ...]:
-        """Return the addresses of all tensors that an update reads or changes, except its samples."""
+    def _addresses(self, tensors: list[th.Tensor]) -> tuple[int, ...]:
+        """
+        Return the addresses of all tensors that an update reads or changes, except its samples.
+
+        :param tensors: those of the policy
+        """
         update = self._update
-        tensors = [*update.policy.parameters(), *update.policy.buffers()]
         tensors += [
             tensor for tensor in (update.temperature.log_ent_coef, update.temperature.fixed) if tensor is not None
         ]

@@ -427,7 +427,7 @@ class REDQSAC(OffPolicyExtension, SAC):
             self._divergence.next_updates(self._n_updates, replay_data)
             result = run(plan, replay_data)
             if result.errors is not None:
-                self._check_divergence({name: [values] for name, values in result.metrics.items()})
+                self._check_divergence(result.metrics)
                 # Minibatches are processed in order. If a transition was drawn twice, the later error counts
                 minibatches = split_minibatches(replay_data, plan.n_updates)
                 update_priorities(self.replay_buffer, minibatches, list(result.errors))
@@ -438,14 +438,15 @@ class REDQSAC(OffPolicyExtension, SAC):
         self.critic_target.set_training_mode(False)
 
         # Only here, and for priorities, the host waits for the device
-        self._check_divergence(metrics)
+        joined = {name: th.cat(parts) for name, parts in metrics.items()}
+        self._check_divergence(joined)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, parts in metrics.items():
-            self.logger.record(f"train/{name}", th.cat(parts).mean().item())
+        for name, values in joined.items():
+            self.logger.record(f"train/{name}", values.mean().item())
         self._divergence.finish(trained)
 
-    def _check_divergence(self, metrics: dict[str, list[th.Tensor]]) -> None:
-        values = {name: th.cat(parts).cpu().numpy() for name, parts in metrics.items()}
+    def _check_divergence(self, metrics: dict[str, th.Tensor]) -> None:
+        values = {name: parts.cpu().numpy() for name, parts in metrics.items()}
         self._divergence.check_metrics(values, ["critic_loss", "actor_loss", "ent_coef_loss", "ent_coef"])
 
     def _plan_block(self, remaining: int, batch_size: int) -> Plan:

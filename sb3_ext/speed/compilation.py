@@ -59,8 +59,6 @@ class LossGradients:
             return tuple(self.loss(*args))
         with th.enable_grad():
             results = self.loss(*args)
-        if not parameters:
-            return tuple(result.detach() for result in results)
         with th.autocast(results[0].device.type, enabled=False):
             results[0].backward(inputs=[*parameters.values()])
         gradients = (th.zeros_like(p) if p.grad is None else p.grad for p in parameters.values())

@@ -173,8 +173,12 @@ def test_a_learning_rate_that_is_no_number(cls: Any, rate: float) -> None:
 def test_divergence_at_the_first_update_names_what_was_drawn(cls: Any) -> None:
     model = make(cls, learning_starts=10**6).learn(40)
     model.replay_buffer.rewards[:] = np.inf
+    model.policy.register_buffer("mask", th.tensor([0.0, -math.inf]))  # which did not become -inf
     before = state(model)
-    expected = "at time step 40, about update 0; none before it was finite. The minibatch's rewards contain inf"
+    expected = (
+        "at time step 40, about update 0; none before it was finite. The minibatch's rewards contain inf, as the "
+        "replay buffer gave them. Checkpoints and networks are intact"
+    )
     with pytest.raises(ValueError, match=f"loss=inf, .* {expected}"):
         model.train(1, batch_size=8)
     assert model._n_updates == 0

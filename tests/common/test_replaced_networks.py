@@ -163,6 +163,18 @@ def test_another_policy_is_trained(cls: Any) -> None:
 
 
 @each
+def test_a_compiled_network_in_place_of_the_original(cls: Any) -> None:
+    """Two modules, but the same parameters."""
+    model = trained_model(cls)
+    name = names_of(model)[0]
+    compiled = th.compile(getattr(model, name))
+    setattr(model, name, compiled)
+    with th.compiler.set_stance("force_eager"):
+        assert {name, names_of(model)[1]} <= moved(model)
+    assert getattr(model, name) is compiled
+
+
+@each
 def test_a_layer_that_nothing_trains_is_refused(cls: Any) -> None:
     model = trained_model(cls)
     layer = replace_first_layer(getattr(model, names_of(model)[0]))
@@ -240,9 +252,13 @@ def test_an_exported_network_is_refused() -> None:
     model = trained_model(DoubleDQN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        whole = th.export.export(model.q_net, (th.zeros(16, 4),)).module()
         model.q_net.q_net = th.export.export(model.q_net.q_net, (th.zeros(16, 4),)).module()
     with_new_optimizers(model)
     with pytest.raises(ValueError, match="cannot be trained, because it was exported"):
+        model.train(1, 8)
+    model.q_net = model.policy.q_net = whole
+    with pytest.raises(ValueError, match=r"model\.policy\.q_net is a GraphModule, which cannot be trained"):
         model.train(1, 8)
 
 

@@ -1,5 +1,6 @@
 """The callback: its arguments, its file and log, and a training that does not notice it."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch as th
 from sb3_contrib import CrossQ
 from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -17,6 +19,7 @@ from sb3_ext import IQN, REDQSAC, DoubleDQN, PrioritizedReplayBuffer, SoftDQN
 from sb3_ext.diagnosis import DiagnosisCallback
 from sb3_ext.diagnosis.callback import COLUMNS
 from sb3_ext.diagnosis.probes import probe_for
+from tests.support.models import make
 
 from .helpers import VALUE_BASED, EndlessReward, make_model, rows_of
 
@@ -127,6 +130,28 @@ def test_measurements_are_reproducible_and_logged(tmp_path: Path) -> None:
     for name in set(COLUMNS) - {"timesteps"}:
         logged = [(event.step, event.value) for event in events.Scalars(f"diagnosis/{name}")]
         assert logged == [(row["timesteps"], pytest.approx(row[name])) for row in rows if row[name] is not None]
+
+
+@pytest.mark.parametrize("cls", [REDQSAC, DoubleDQN])
+def test_new_networks_and_optimizers_are_measured(cls: Any, tmp_path: Path) -> None:
+    callback = DiagnosisCallback(eval_freq=40, n_episodes=0, csv_path=tmp_path / "diagnosis.csv")
+
+    def replace(local_variables: dict[str, Any], _: dict[str, Any]) -> bool:
+        model = local_variables["self"]
+        if model.num_timesteps == 65:
+            name = "critic" if cls is REDQSAC else "q_net"
+            network = copy.deepcopy(getattr(model, name))
+            setattr(model, name, network)
+            setattr(model.policy, name, network)
+            owner = network if cls is REDQSAC else model.policy
+            owner.optimizer = th.optim.Adam(network.parameters(), lr=1e-3)
+        return True
+
+    model = make(cls).learn(160, callback=[callback, ConvertCallback(replace)])
+    assert callback._probe.network is (model.critic if cls is REDQSAC else model.q_net)
+    # Those of the interval with the replacement are the old optimizer's
+    assert all(row["critic_grad_norm"] is not None for row in rows_of(tmp_path / "diagnosis.csv"))
+    assert len(rows_of(tmp_path / "diagnosis.csv")) == 4
 
 
 def test_rl_zoo3_makes_the_callback() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_ext.nets.modes import evaluation_mode, has_batch_statistics, set_dropout_mode
+from sb3_ext.nets.modes import evaluation_mode, has_batch_statistics, named_tensors, set_dropout_mode
 
 
 def network() -> nn.Sequential:
@@ -28,6 +28,18 @@ def test_each_module_gets_its_mode_back() -> None:
         net(th.randn(5, 4))
     assert modes(net) == before
     assert net[1].num_batches_tracked == 0
+
+
+def test_one_walk_finds_what_torch_finds() -> None:
+    net = network()
+    net.append(net[0])  # the same layer at two places
+    net[3][0].bias = None
+    net.tied = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Module())
+    net.tied[0].weight = net[0].weight
+    net.register_buffer("own", th.zeros(2))
+    net.register_module("none", None)
+    for found, expected in zip(named_tensors(net), (net.named_parameters(), net.named_buffers()), strict=True):
+        assert [(name, id(tensor)) for name, tensor in found.items()] == [(n, id(tensor)) for n, tensor in expected]
 
 
 def test_also_after_an_exception() -> None:
