@@ -17,27 +17,25 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.samples import sample_replay, single_precision, split_minibatches, update_priorities
-from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.arguments.derived import Derivation
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.networks import check_networks, check_temperature
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.saved.state import Parameters
-from sb3_ext.functional.ensemble import ACTOR_QS, TARGET_BACKUPS, ActorQ, TargetBackup
-from sb3_ext.functional.policy_gradient import ACTOR_GRADIENTS, BASELINES, ActorGradient, Baseline
+from sb3_ext.functional.ensemble import ActorQ, TargetBackup
+from sb3_ext.functional.policy_gradient import ActorGradient, Baseline
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import EnsembleCritic
-from sb3_ext.nets.modes import has_batch_statistics, running_statistics, set_dropout_mode
+from sb3_ext.nets.modes import has_batch_statistics, set_dropout_mode
+from sb3_ext.redq_sac.arguments import check_arguments, check_ensemble, effective_baseline
 from sb3_ext.redq_sac.derived import REDQ_DERIVATIONS
 from sb3_ext.redq_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQSACPolicy
 from sb3_ext.redq_sac.probe import REDQSACProbe
 from sb3_ext.redq_sac.recorded import recorded_where_possible, set_learning_rates
 from sb3_ext.redq_sac.temperature import (
     automatic_target_entropy,
-    check_target_entropy,
     continues_learning,
-    starting_temperature,
 )
 from sb3_ext.redq_sac.update import Plan, REDQUpdate, Temperature, UpdateSettings
 from sb3_ext.speed.precision import AutocastDtype
@@ -246,33 +244,7 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        if not issubclass(self.policy_class, REDQSACPolicy):
-            raise ValueError(
-                f"policy={self.policy_class.__name__} must be a subclass of {REDQSACPolicy.__name__}: give "
-                "'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy'. A file of SB3's SAC can be converted: "
-                "sb3_ext.redq_sac.from_sac(SAC.load(path))"
-            )
-        check_choice("target_backup", self.target_backup, TARGET_BACKUPS)
-        check_choice("actor_gradient", self.actor_gradient, ACTOR_GRADIENTS)
-        check_choice("actor_q", self.actor_q, ACTOR_QS)
-        check_choice("reinforce_baseline", self.reinforce_baseline, (None, *BASELINES))
-        check_choice("cuda_graphs", self.cuda_graphs, (True, False))
-        check_choice("buffer_device", self.buffer_device, ("auto", "cpu"))
-        check_integer("n_actor_samples", self.n_actor_samples, minimum=1)
-        interval: float = self.target_update_interval
-        if isinstance(interval, float) and interval.is_integer():  # 1e3 in a YAML file is a float
-            interval = int(interval)
-        check_integer("target_update_interval", interval, minimum=1)
-        if self.policy_delay is not None:
-            check_integer("policy_delay", self.policy_delay, minimum=1)
-        check_interval("tau", self.tau, 0.0, 1.0, "in [0, 1]")
-        if self.random_steps is not None:
-            check_integer("random_steps", self.random_steps, minimum=0)
-            acts_at_random = not (self.use_sde and self.use_sde_at_warmup)
-            self._require_effect("random_steps", acts_at_random, needs="use_sde_at_warmup=False")
-        starting_temperature(self.ent_coef)
-        check_target_entropy(self.target_entropy)
-        self._check_actor_gradient()
+        check_arguments(self)
 
     def _default_buffer_class(self) -> type[ReplayBuffer] | None:
         is_plain = self.n_steps == 1 and not self.optimize_memory_usage and not self.replay_buffer_kwargs
@@ -290,7 +262,7 @@ class REDQSAC(OffPolicyExtension, SAC):
             self.target_entropy = automatic_target_entropy(self.action_space)
         super()._setup_model()
         # The policy decides how many critics there are by default, so this check has to wait for it
-        self._check_ensemble(self.critic.n_critics)
+        check_ensemble(self)
         # A compiled actor assigns new statistics of batch normalization. Autograd then refuses to differentiate earlier
         # results of the plain one ("modified by an inplace operation")
         if self.compile and has_batch_statistics(self.policy):
@@ -302,12 +274,6 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "updater", "_recorded"]
-
-    @property
-    def _baseline(self) -> Baseline:
-        if self.reinforce_baseline is not None:
-            return self.reinforce_baseline
-        return "loo" if self.n_actor_samples >= 2 else "mean_action"
 
     @property
     def update_to_data_ratio(self) -> float:
@@ -333,7 +299,7 @@ class REDQSAC(OffPolicyExtension, SAC):
             backup_entropy=self.backup_entropy,
             actor_gradient=self.actor_gradient,
             n_actor_samples=self.n_actor_samples,
-            reinforce_baseline=self._baseline,
+            reinforce_baseline=effective_baseline(self),
             actor_q=self.actor_q,
             target_entropy=self.target_entropy,
             use_sde=self.use_sde,
@@ -343,29 +309,6 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     def _temperature(self) -> Temperature:
         return Temperature(self.log_ent_coef, self.ent_coef_optimizer, getattr(self, "ent_coef_tensor", None))
-
-    def _check_ensemble(self, n_critics: int) -> None:
-        if self.subset_size is not None:
-            self._require_effect("subset_size", has_effect=self.target_backup == "redq", needs="target_backup='redq'")
-            check_interval("subset_size", self.subset_size, 1, n_critics, f"in [1, n_critics={n_critics}]")
-        if self.target_backup == "doubleq" and n_critics < 2:
-            raise ValueError(f"target_backup='doubleq' with n_critics={n_critics}: it needs n_critics >= 2")
-
-    def _check_actor_gradient(self) -> None:
-        if self.reinforce_baseline is not None:
-            has_effect = self.actor_gradient == "reinforce"
-            self._require_effect("reinforce_baseline", has_effect=has_effect, needs="actor_gradient='reinforce'")
-        if self._baseline == "loo" and self.n_actor_samples < 2:
-            raise ValueError(
-                f"reinforce_baseline='loo' with n_actor_samples={self.n_actor_samples}: it needs n_actor_samples >= 2"
-            )
-        if self.use_sde and self.actor_gradient == "reinforce":
-            raise ValueError("use_sde=True with actor_gradient='reinforce': gSDE is allowed with 'reparam' only")
-        if self.use_sde and self.n_actor_samples > 1:
-            raise ValueError(
-                f"use_sde=True with n_actor_samples={self.n_actor_samples}: gSDE has one noise matrix for all samples "
-                "of a state, so only n_actor_samples=1 is allowed"
-            )
 
     def _learned_variables(self) -> dict[str, str]:
         return {} if self.ent_coef_optimizer is None else {"ent_coef_optimizer": "log_ent_coef"}
@@ -408,7 +351,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         check_temperature("log_ent_coef", self.log_ent_coef, self.ent_coef_optimizer)
         self.updater.configure(self._update_settings(), self._temperature(), self.policy)
         # SB3 collects these once. A layer may have been replaced since
-        self.batch_norm_stats, self.batch_norm_stats_target = map(running_statistics, (self.critic, self.critic_target))
+        self.batch_norm_stats = self.updater.parameters.online_statistics
+        self.batch_norm_stats_target = self.updater.parameters.target_statistics
         self._begin_updates(self.updater.optimizers())
         # DroQ's targets include dropout, but SB3 keeps the target network in evaluation mode
         set_dropout_mode(self.critic_target.ensemble, True)

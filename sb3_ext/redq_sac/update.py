@@ -216,7 +216,7 @@ class REDQUpdate:
             self.critic, self.critic_target = self._networks = networks
             self._loss_gradients = LossGradients(CriticLoss(self.critic))
             self._loss_gradients_with_targets = LossGradients(CriticLossWithTargets(self.critic, self.critic_target))
-        self._parameters = critic_parameters(self.critic, self.critic_target)
+        self.parameters = critic_parameters(self.critic, self.critic_target)
 
     def optimizers(self) -> list[th.optim.Optimizer]:
         """Return the optimizers of actor, critics and, if it is learned, the temperature."""
@@ -294,7 +294,7 @@ class REDQUpdate:
         if settings.target_backup == "redq":
             return random_subset(n_critics, settings.subset_size, self.critic.device), None
         if settings.target_backup == "rem":
-            dtype = self._parameters.online[0].dtype
+            dtype = self.parameters.online[0].dtype
             return None, random_mixture_weights(n_critics, batch_size, dtype, self.critic.device)
         return None, None
 
@@ -355,14 +355,14 @@ class REDQUpdate:
 
     def _begin_critic_step(self) -> dict[str, nn.Parameter]:
         """Forget old gradients, and return the parameters that get new ones."""
-        for parameter in self._parameters.online:
+        for parameter in self.parameters.online:
             parameter.grad = None  # `zero_grad()` does the same, more slowly
-        return self._parameters.trained
+        return self.parameters.trained
 
     def _end_critic_step(self, results: tuple[th.Tensor, ...]) -> tuple[th.Tensor, ...]:
         """Let the optimizer use the gradients, which come first in the results, and return the other results."""
-        n_trained = len(self._parameters.trained)
-        for parameter, gradient in zip(self._parameters.trained.values(), results[:n_trained], strict=True):
+        n_trained = len(self.parameters.trained)
+        for parameter, gradient in zip(self.parameters.trained.values(), results[:n_trained], strict=True):
             parameter.grad = gradient
         self._check("critic", results[n_trained], results[:n_trained])
         self.critic.optimizer.step()
@@ -378,9 +378,9 @@ class REDQUpdate:
     def step_target_critics(self) -> None:
         """Move the target critics by ``tau`` towards the critics."""
         with th.no_grad():
-            th._foreach_lerp_(self._parameters.targets, self._parameters.online, self.settings.tau)
+            th._foreach_lerp_(self.parameters.targets, self.parameters.online, self.settings.tau)
         # Running statistics of batch normalization are copied, see SB3's GH issue #996
-        polyak_update(self._parameters.online_statistics, self._parameters.target_statistics, 1.0)
+        polyak_update(self.parameters.online_statistics, self.parameters.target_statistics, 1.0)
 
     def sample_policy(self, obs: PyTorchObs) -> PolicySample:
         """Sample the current policy's actions in B states for the gradient that ``actor_gradient`` names."""
