@@ -66,10 +66,6 @@ def change_arguments(model: Any, values: Mapping[str, Any], derive: Derivation) 
     :raises ValueError: if the model cannot have these values; nothing is changed
     """
     values = {name: prepared(name, value) for name, value in values.items()}
-    if values.keys() <= set(model._starting_arguments) and all(
-        model._continues_from(name, value) for name, value in values.items()
-    ):
-        return  # what has been learned from these goes on
     before = {name: getattr(model, name) for name in values}
     is_checked = False
     # Not by `setattr`, which calls this function

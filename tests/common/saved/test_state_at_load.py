@@ -161,18 +161,6 @@ def test_what_is_derived_cannot_be_given(learned: Any) -> None:
     assert SoftDQN.load(path, custom_objects=dict(lr_schedule=abs, learning_rate=0.1)).lr_schedule(1.0) == 0.1
 
 
-def test_assigning_what_learning_started_from_changes_nothing(learned: Any) -> None:
-    for cls, settings, start in (
-        (REDQSAC, dict(ent_coef="auto"), dict(ent_coef="auto_1.0")),
-        (SoftDQN, LEARNED, dict(temperature_initial=1.0)),
-    ):
-        loaded: Any = cls.load(learned(cls, **settings)[1])
-        before = state(loaded)
-        for name, value in start.items():
-            setattr(loaded, name, value)
-        assert_equal(state(loaded), before)
-
-
 @pytest.mark.parametrize("cls", [REDQSAC, SoftDQN])
 def test_optimizers_follow_policy_kwargs(cls: Any, learned: Any) -> None:
     model, path = learned(cls)
