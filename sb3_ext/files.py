@@ -34,13 +34,17 @@ def replaced_when_complete(path: pathlib.Path) -> Iterator[IO[bytes]]:
     Several threads, processes and machines may write the same path at once. Each writes a partial file of its own next
     to it, and the last to finish wins. Partial files whose writers are dead are removed.
 
-    :param path: of the file; its folder is created
+    :param path: of the file; its folder is created. A pipe or a device is written to as it is
     :return: the open file to write to
     :raises IsADirectoryError: if ``path`` is a folder
     """
     path = pathlib.Path(os.path.realpath(path))  # the target of a link is replaced, not the link itself
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a file is to be written here, and this is a folder", str(path))
+    if path.exists() and not path.is_file():  # a pipe or a device, which must not become a file
+        with path.open("wb") as special:
+            yield special
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     partial, file = _open_partial(path)

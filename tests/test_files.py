@@ -59,6 +59,16 @@ def test_links_and_permissions_stay(tmp_path: Path) -> None:
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a named pipe")
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = subprocess.Popen(["cat", path], stdout=subprocess.PIPE)
+    write(path, b"new")
+    assert reader.communicate()[0] == b"new"
+    assert path.is_fifo() and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match="a file is to be written here"):
         write(tmp_path, b"")

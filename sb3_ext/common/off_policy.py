@@ -85,7 +85,13 @@ class OffPolicyExtension(SavedModel):
         if env is not None and not isinstance(env, str):
             check_env(env)
         kwargs = {name: prepared(name, value) for name, value in kwargs.items()}
+        # A file of SB3 does not say who chose. There this constructor, which `load` calls without a class, has the word
+        self._chose_buffer_class = kwargs.get("replay_buffer_class") is None
         super().__init__(policy, env, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For `pickle`, which takes no weak reference, and `copy`. A copy is in no `learn()`
+        return {name: value for name, value in vars(self).items() if name != "_callback"}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:

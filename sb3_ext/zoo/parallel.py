@@ -58,6 +58,8 @@ def _start(callback: Any, init_callback: FunctionType) -> None:
     names = {**init_callback.__globals__, "SAC": type(model)}
     code, defaults, closure = init_callback.__code__, init_callback.__defaults__, init_callback.__closure__
     FunctionType(code, names, init_callback.__name__, defaults, closure)(callback)
+    # The model is loaded without an environment, and would train on what is not normalized
+    callback._model._vec_normalize_env = model._vec_normalize_env
 
     save = model.save  # rl_zoo3's, which saves the model that is trained
 

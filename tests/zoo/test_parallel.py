@@ -9,7 +9,9 @@ import torch as th
 from rl_zoo3.callbacks import ParallelTrainCallback
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext import REDQSAC
 from sb3_ext.zoo import register
@@ -79,6 +81,12 @@ def test_it_trains_a_model_of_the_class_that_it_was_given(tmp_path: Path) -> Non
 
 def test_a_subclass_is_trained_as_what_it_is(tmp_path: Path) -> None:
     assert type(learn(MyREDQ, tmp_path, 1)[1]._model) is MyREDQ
+
+
+def test_it_trains_on_normalized_observations(tmp_path: Path) -> None:
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    model, callback = learn(REDQSAC, tmp_path, 1, env=env)
+    assert callback._model.get_vec_normalize_env() is model.get_vec_normalize_env() is env
 
 
 def test_other_models_are_trained_as_ever(tmp_path: Path) -> None:

@@ -47,6 +47,17 @@ EXPLORATION_DERIVATIONS: Mapping[str, Derivation] = dict.fromkeys(
 )
 
 
+#: Attributes that the set-up of a model makes, and the arguments that it makes them from
+DERIVED: Mapping[str, str] = {
+    "lr_schedule": "learning_rate",
+    "exploration_schedule": "exploration_initial_eps, exploration_final_eps and exploration_fraction",
+    "temperature_schedule": "temperature_initial, temperature_final and temperature_fraction",
+    "log_temperature": "temperature_initial",
+    "log_ent_coef": "ent_coef",
+    "ent_coef_tensor": "ent_coef",
+}
+
+
 def change_arguments(model: Any, values: Mapping[str, Any], derive: Derivation) -> None:
     """
     Set arguments of a model that is set up, check them, and derive what depends on them.

@@ -6,6 +6,7 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from gymnasium import spaces
@@ -14,6 +15,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 
+from sb3_ext.common.arguments.derived import DERIVED
 from sb3_ext.keywords import Place, accepted_names, default_of, nearest_names, public_classes, show, unknown_keywords
 
 # What a policy gives to its parts itself, and SB3 to policy and replay buffer
@@ -158,7 +160,12 @@ def check_names_of_load(
 
     :param path: the saved model
     :raises TypeError: if one is neither an argument of the constructor nor an attribute of the model
+    :raises ValueError: if the set-up of the model would write over one
     """
+    for name in given.keys() & DERIVED.keys():
+        raise ValueError(
+            f"{name}={given[name]!r} cannot be given to load(): it is derived from {DERIVED[name]}, so give that"
+        )
     names = [name for name in nearest_names(algorithm) if name != "_init_setup_model"]
     names.append("replay_buffer")
     unknown = {name: value for name, value in given.items() if name not in names and not _is_setting(algorithm, name)}
@@ -180,7 +187,7 @@ def _saved_names(path: str | pathlib.Path | io.BufferedIOBase) -> set[str] | Non
     position = path.tell() if isinstance(path, io.IOBase) else 0
     try:
         file = open_path(path, "r", verbose=0, suffix="zip")
-        with zipfile.ZipFile(file) as archive:
+        with nullcontext() if file is path else file, zipfile.ZipFile(file) as archive:
             return set(json.loads(archive.read("data")))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None

@@ -147,14 +147,27 @@ def load_with_arguments(
         given["_chose_buffer_class"] = False
     restarts_optimizers = "policy_kwargs" in custom and _has_other_optimizer(path, custom)
 
-    model = _load_with_reason(load, path, custom, given)
+    starting = {name: held_back[name] for name in cls._starting_arguments if name in held_back}
+    try:
+        model = _load_with_reason(load, path, custom, given)
+        changed = {name for name, value in starting.items() if not model._continues_from(name, value)}
+    except ValueError:
+        if not starting:
+            raise
+        # An earlier version may have saved what is refused by now, such as an epsilon that rises
+        model = _load_with_reason(load, path, custom, given | starting)
+        changed = set(starting)
     check_networks(model, held_back)
+    if model.replay_buffer is not None and model.replay_buffer.size() > 0:  # saved with the model, or given
+        model.replay_buffer = model.replay_buffer  # which passes `gamma` and `n_steps` on
+        check_replay_buffer(model, given)
     if "stats_window_size" in held_back:
         _set_window(model, held_back["stats_window_size"])
-    starting = {name: held_back[name] for name in cls._starting_arguments if name in held_back}
-    changed = {name for name, value in starting.items() if not model._continues_from(name, value)}
     vars(model).update(starting)
-    if changed or "policy_kwargs" in custom:
+    has_other_code = isinstance(held_back.get("policy"), type) and held_back["policy"] is not model.policy_class
+    if has_other_code:  # of a script, as a file contains it
+        model.policy_class = held_back["policy"]
+    if changed or has_other_code or "policy_kwargs" in custom:
         _start_again(model, changed, "policy_kwargs" in custom, restarts_optimizers)
     for name in _COUNTERS:
         if name in given:
@@ -188,7 +201,11 @@ def check_networks(model: "SavedModel", given: Mapping[str, Any]) -> None:
     remedy = "networks cannot be changed when a model is loaded"
     if "policy" in given:
         policy = given["policy"]
-        if (model._get_policy_from_name(policy) if isinstance(policy, str) else policy) is not model.policy_class:
+        allowed = [policy]
+        if isinstance(policy, str):  # also as the parent from SB3 means it, whose files may be loaded
+            aliases = [vars(base).get("policy_aliases", {}) for base in type(model).__mro__]
+            allowed = [names[policy] for names in aliases if policy in names]
+        if not any(_is_same(model.policy_class, policy_class) for policy_class in allowed):
             raise ValueError(f"policy={policy!r} is not the saved one, {model.policy_class.__name__}: {remedy}")
     if "use_sde" in given and bool(given["use_sde"]) != model.use_sde:
         raise ValueError(f"use_sde={given['use_sde']!r} is not the saved one, {model.use_sde}: {remedy}")
@@ -198,18 +215,27 @@ def check_networks(model: "SavedModel", given: Mapping[str, Any]) -> None:
             {name: value for name, value in (kwargs or {}).items() if name not in ("use_sde", "device")}
             for kwargs in (model.policy_kwargs, given["policy_kwargs"])
         )
-        if saved != wanted:
+        if not _is_same(saved, wanted):
             raise ValueError(
                 f"policy_kwargs={wanted!r} are not the saved ones, {saved!r}: {remedy}. What does not change the shape "
                 "of the networks, such as optimizer_kwargs, can be replaced by custom_objects={'policy_kwargs': ...}"
             )
 
 
+def _is_same(saved: Any, given: Any) -> bool:
+    """Compare arguments, classes in them by name: a file contains the classes of a script with their code."""
+    if isinstance(saved, type) and isinstance(given, type):
+        return (saved.__module__, saved.__qualname__) == (given.__module__, given.__qualname__)
+    if isinstance(saved, dict) and isinstance(given, dict):
+        return saved.keys() == given.keys() and all(_is_same(saved[name], given[name]) for name in saved)
+    return bool(saved == given)
+
+
 def check_replay_buffer(model: "SavedModel", given: Mapping[str, Any]) -> None:
     """
     Check that a loaded replay buffer is the one that arguments ask for.
 
-    :param given: of these, ``buffer_size`` and the arguments that begin with ``replay_buffer`` are checked
+    :param given: of these, ``buffer_size``, ``n_steps`` and the arguments that begin with ``replay_buffer`` are checked
     :raises ValueError: if the buffer differs
     """
     replay_buffer = model.replay_buffer
@@ -218,6 +244,9 @@ def check_replay_buffer(model: "SavedModel", given: Mapping[str, Any]) -> None:
     if buffer_class is not None and type(replay_buffer) is not buffer_class:
         saved = type(replay_buffer).__name__
         raise ValueError(f"replay_buffer_class={buffer_class.__name__} is not the saved one, {saved}: {remedy}")
+    if given.get("n_steps", 1) > getattr(replay_buffer, "n_steps", 1):
+        name = type(replay_buffer).__name__
+        raise ValueError(f"n_steps={given['n_steps']!r}: the saved {name} has no n-step returns: {remedy}")
     wanted = dict(given.get("replay_buffer_kwargs") or {})
     if "buffer_size" in given:
         wanted["buffer_size"] = max(given["buffer_size"] // model.n_envs, 1)  # SB3 counts per environment

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from sb3_ext import REDQSAC, DoubleDQN, SoftDQN
-from tests.support.models import VALUE_BASED, make
+from sb3_ext import REDQSAC, DeviceReplayBuffer, DoubleDQN, PrioritizedReplayBuffer, SoftDQN
+from sb3_ext.redq_sac import MlpPolicy
+from tests.support.models import CLASSES, VALUE_BASED, make
 from tests.support.states import assert_equal, state
 
 NETWORKS = dict(net_arch=[8], n_critics=3)
@@ -115,8 +118,47 @@ def test_the_given_exploration_holds_at_once(cls: Any, as_objects: bool, learned
 
 def test_a_file_of_sb3_takes_arguments_too(tmp_path: Path) -> None:
     DQN("MlpPolicy", "CartPole-v1", learning_starts=10, buffer_size=100, device="cpu").learn(30).save(tmp_path / "dqn")
-    loaded = DoubleDQN.load(tmp_path / "dqn", exploration_final_eps=0.4, double_q=False)
+    arguments: Any = dict(exploration_final_eps=0.4, double_q=False, policy="MlpPolicy", n_steps=3)
+    loaded = DoubleDQN.load(tmp_path / "dqn", **arguments)
     assert (loaded.exploration_rate, loaded.double_q) == (0.4, False)
+    assert type(loaded.replay_buffer) is NStepReplayBuffer and loaded.replay_buffer.n_steps == 3
+
+
+@by_name_or_as_objects
+def test_what_an_earlier_version_saved_can_be_replaced(as_objects: bool, tmp_path: Path) -> None:
+    model = make(SoftDQN).learn(30)
+    vars(model).update(exploration_initial_eps=0.0, exploration_final_eps=0.05)  # then the default
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="epsilon would rise: give both arguments"):
+        SoftDQN.load(tmp_path / "model")
+    loaded = load(SoftDQN, tmp_path / "model", as_objects, exploration_initial_eps=0.3, exploration_final_eps=0.3)
+    assert loaded.exploration_rate == 0.3
+    assert_equal(state(loaded), state(model))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_replay_buffer_in_the_file_follows_or_refuses(cls: Any, tmp_path: Path) -> None:
+    for buffer_class in (None, PrioritizedReplayBuffer):
+        make(cls, replay_buffer_class=buffer_class).learn(10).save(tmp_path / "model", include=["replay_buffer"])
+        refused: list[dict[str, Any]] = [dict(buffer_size=50), dict(replay_buffer_class=DeviceReplayBuffer)]
+        if buffer_class is None:
+            refused.append(dict(n_steps=3))
+        else:
+            loaded = cls.load(tmp_path / "model", n_steps=3, gamma=0.5)
+            assert (loaded.replay_buffer.n_steps, loaded.replay_buffer.gamma) == (3, 0.5)
+            assert loaded.replay_buffer.size() == 10
+        for arguments in refused:
+            with pytest.raises(ValueError, match=f"(?s){next(iter(arguments))}.*saved"):
+                cls.load(tmp_path / "model", **arguments)
+
+
+def test_what_is_derived_cannot_be_given(learned: Any) -> None:
+    _, path = learned(SoftDQN)
+    for name, argument in (("lr_schedule", "learning_rate"), ("temperature_schedule", "temperature_initial")):
+        with pytest.raises(ValueError, match=f"{name}=.* derived from {argument}"):
+            SoftDQN.load(path, **{name: abs})
+    # rl_zoo3 replaces it in every file, because an old Python may have pickled it
+    assert SoftDQN.load(path, custom_objects=dict(lr_schedule=abs, learning_rate=0.1)).lr_schedule(1.0) == 0.1
 
 
 @pytest.mark.parametrize("cls", [REDQSAC, SoftDQN])
@@ -165,3 +207,18 @@ def test_saved_arguments_may_be_repeated(learned: Any) -> None:
     assert_equal(state(loaded), state(model))
     assert loaded.replay_buffer_kwargs == {}
     assert REDQSAC.load(path, target_entropy="auto").target_entropy == model.target_entropy
+
+
+def test_classes_of_a_script_may_be_repeated(tmp_path: Path) -> None:
+    """A file contains them with their code, so that another run of the script has others of the same name."""
+
+    def define() -> Any:
+        return [type(base.__name__, (base,), {"__module__": "__main__"}) for base in (MlpPolicy, FlattenExtractor)]
+
+    (policy, extractor), (policy_again, extractor_again) = define(), define()
+    model = make(REDQSAC, policy=policy, policy_kwargs=dict(features_extractor_class=extractor))
+    model.save(tmp_path / "model")
+    kwargs = NETWORKS | dict(features_extractor_class=extractor_again)
+    loaded = REDQSAC.load(tmp_path / "model", policy=policy_again, policy_kwargs=kwargs)
+    assert type(loaded.policy) is policy_again is loaded.policy_class
+    assert_equal(state(loaded), state(model))

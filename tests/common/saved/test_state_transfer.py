@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ext import IQN, REDQSAC, DoubleDQN, PrioritizedReplayBuffer, SoftDQN
-from tests.support.models import make
+from tests.support.models import CLASSES, make
 from tests.support.states import assert_equal, state
 
 VARIANTS: list[tuple[Any, dict[str, Any]]] = [
@@ -105,6 +106,22 @@ def test_what_is_transferred_goes_on(
     assert_equal(state(heir), state(model))
     assert any(not th.equal(value, before[name]) for name, value in state(model).items())
     assert heir._n_updates == model._n_updates
+
+
+@pytest.mark.parametrize("way", [by_deepcopy, by_pickle])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_model_in_the_midst_of_learning(cls: Any, way: Any, tmp_path: Path) -> None:
+    class Copy(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.n_calls == 25:
+                self.heir = way(self.model, None, tmp_path)
+                self.expected = state(self.model)
+            return True
+
+    callback = Copy()
+    make(cls, gradient_steps=1, train_freq=1).learn(30, callback)
+    assert_equal(state(callback.heir), callback.expected)
+    assert callback.heir.learn(5, reset_num_timesteps=False).num_timesteps == 30
 
 
 @each_variant
