@@ -23,13 +23,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
-from sb3_ext.checks import check_choice, check_integer, check_interval
+from sb3_ext.checks import check_choice, check_device, check_integer, check_interval, check_mapping
 from sb3_ext.common.arguments.compatibility import check_compatibility
 from sb3_ext.common.arguments.derived import DERIVATIONS, Derivation, change_arguments
-from sb3_ext.common.arguments.keywords import check_names_of_load
+from sb3_ext.common.arguments.keywords import check_names_of_load, explain_model_keywords
 from sb3_ext.common.arguments.normalization import check_original_observations
 from sb3_ext.common.arguments.spaces import check_spaces
-from sb3_ext.common.arguments.types import check_env, check_policy, prepare_attributes, prepared
+from sb3_ext.common.arguments.types import check_env, check_learn, check_policy, prepare_attributes, prepared
 from sb3_ext.common.divergence import DivergenceCheck
 from sb3_ext.common.finite import check_action, check_first_observation, check_transition
 from sb3_ext.common.networks import check_learning_rates, set_training_mode
@@ -37,6 +37,7 @@ from sb3_ext.common.progress import close_progress_bars
 from sb3_ext.common.saved.complete import complete_file, model_path
 from sb3_ext.common.saved.state import Parameters, load_with_arguments, restore_parameters, with_learned_values
 from sb3_ext.common.saved.writer import WrittenBy
+from sb3_ext.keywords import checks_keywords
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
@@ -227,6 +228,7 @@ class OffPolicyExtension(OffPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "evaluator", "_callback", "_divergence"]
 
+    @checks_keywords(explain_model_keywords)
     def save(
         self,
         path: str | pathlib.Path | io.BufferedIOBase,
@@ -266,6 +268,9 @@ class OffPolicyExtension(OffPolicyAlgorithm):
 
         The other parameters are those of SB3.
         """
+        check_device("device", device)
+        if custom_objects is not None:
+            check_mapping("custom_objects", custom_objects)
         check_names_of_load(cls, path, kwargs)
         load = partial(
             super().load, env=env, device=device, print_system_info=print_system_info, force_reset=force_reset
@@ -366,6 +371,11 @@ class OffPolicyExtension(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfOffPolicy:
+        check_learn(total_timesteps, callback, log_interval)
+        # Attributes may have been set since the model was made
+        self._check_arguments()
+        for name in ("learning_starts", "action_noise"):
+            prepared(name, getattr(self, name))
         try:
             return super().learn(
                 total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
