@@ -16,9 +16,11 @@ _LONGEST_VALUE = 60
 _NEAR = 0.8
 
 #: What arguments are called elsewhere, with their names here. Text with ``{}`` is what to write instead of an argument
-#: of that value. From SBX and JaxRL, CleanRL, Tianshou, Dopamine, SB2, sb3-contrib and rl_zoo3
+#: of that value. From SBX and JaxRL, CleanRL, Tianshou, Dopamine, Spinning Up, SB2, sb3-contrib and rl_zoo3
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
-    "lr": ("learning_rate",),
+    **dict.fromkeys(
+        ("lr", "policy_lr", "pi_lr", "actor_lr", "critic_lr", "q_lr", "qf_learning_rate"), ("learning_rate",)
+    ),
     "discount": ("gamma",),
     "discount_factor": ("gamma",),
     "polyak": ("tau=1 - {}",),
@@ -29,9 +31,16 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "replay_size": ("buffer_size",),
     "replay_buffer_size": ("buffer_size",),
     "warmup_steps": ("learning_starts",),
+    "start_steps": ("learning_starts",),
+    "update_after": ("learning_starts",),
+    "update_every": ("train_freq",),
     "utd": ("train_freq=1, gradient_steps={}",),
     "utd_ratio": ("train_freq=1, gradient_steps={}",),
     "env_fns": ("env_id",),
+    "frame_stack": ("env=VecFrameStack(..., {})",),
+    "normalize": ("env=VecNormalize(...)",),
+    "env_wrapper": ("env=make_vec_env(..., wrapper_class=...)",),
+    "wrapper_class": ("env=make_vec_env(..., wrapper_class={})",),
     "num_envs": ("env=make_vec_env(..., n_envs={})",),
     "n_envs": ("env=make_vec_env(..., n_envs={})",),
     "n_timesteps": ("total_timesteps",),
@@ -54,6 +63,8 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "alpha": ("ent_coef", "temperature_initial"),
     "temperature": ("ent_coef", "temperature_initial"),
     "ent_coef": ("temperature_initial",),
+    "init_temperature": ("temperature_initial", "ent_coef='auto_{}'"),
+    "initial_temperature": ("temperature_initial", "ent_coef='auto_{}'"),
     "autotune": ("ent_coef='auto'", "auto_temperature"),
     "actor_delay": ("policy_delay",),
     "policy_frequency": ("policy_delay",),
@@ -64,6 +75,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "dropout_rate": ("dropout",),
     "hidden_sizes": ("net_arch",),
     "hidden_dims": ("net_arch",),
+    "layers": ("net_arch",),
     "n_quantiles": ("n_quantile_samples",),
     "num_tau_samples": ("n_quantile_samples",),
     "num_tau_prime_samples": ("n_target_quantile_samples",),
@@ -119,14 +131,21 @@ def _names_of_constructors(target: type, beyond: Callable[..., Any] | None) -> l
         names.update(dict.fromkeys(_keywords_of(constructor)[1:]))
         if not _takes_any(constructor):
             break
-        if base.__module__.split(".")[0] not in _PASS_ON:
+        if not _is_known(base):
             return None
     return list(names)
 
 
 def nearest_names(cls: type) -> list[str]:
-    """Return the names that a class takes, or, where only a call can tell, those that its nearest known base takes."""
-    return next((names for base in cls.__mro__ if (names := accepted_names(base)) is not None), [])
+    """Return the names that a class takes; where only a call can tell, its own and those of the nearest known base."""
+    own: dict[str, None] = {}
+    for base in cls.__mro__:
+        names = accepted_names(base)
+        if names is not None:
+            return list(own | dict.fromkeys(names))
+        if "__init__" in vars(base) and base is not object:
+            own |= dict.fromkeys(_keywords_of(vars(base)["__init__"])[1:])
+    return []
 
 
 @functools.lru_cache(maxsize=512)
@@ -145,13 +164,28 @@ def _takes_any(function: Callable[..., Any]) -> bool:
 
 
 def default_of(cls: type, name: str) -> Any:
-    """Return the default of an argument of a class, from the first of its constructors that has it; else ``None``."""
+    """
+    Return the default of an argument of a class, from the first of its constructors that has it; else ``None``.
+
+    Somebody else's constructor that does not have it may pass on another value, so the search ends there.
+    """
     for base in cls.__mro__:
         if "__init__" in vars(base) and base is not object:
             parameter = _parameters_of(vars(base)["__init__"]).get(name)
             if parameter is not None:
                 return None if parameter.default is parameter.empty else parameter.default
+            if not _is_known(base):
+                return None
     return None
+
+
+def known_base(cls: type) -> type:
+    """Return the class itself, or the nearest base that does not belong to somebody else."""
+    return next((base for base in cls.__mro__ if _is_known(base)), cls)
+
+
+def _is_known(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in _PASS_ON
 
 
 def public_classes(base: type) -> list[type]:

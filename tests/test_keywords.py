@@ -11,7 +11,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_ext import IQN, REDQSAC, AtariVecEnv, DoubleDQN, PrioritizedReplayBuffer, SoftDQN
 from sb3_ext.keywords import OTHER_NAMES, Place, accepted_names, hint, public_classes, show
-from tests.support.models import CLASSES
+from tests.support.models import CLASSES, make
 
 PLACES = [Place(["buffer_size", "tau"]), Place(["net_arch", "dropout"], "policy_kwargs=dict({})")]
 
@@ -54,6 +54,22 @@ class PassesOn(Closed):
     def __init__(self, third: int, **kwargs: Any) -> None: ...
 
 
+def test_the_arguments_of_a_user_s_class_are_near_too() -> None:
+    class Own(DoubleDQN):
+        def __init__(self, *args: Any, sharpness: int = 0, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
+    with pytest.raises(TypeError, match=r"Own has no argument sharpnes=3: did you mean sharpness=3\?"):
+        Own("MlpPolicy", "CartPole-v1", sharpnes=3)
+
+
+@pytest.mark.parametrize(("method", "allowed"), [("learn", "total_timesteps"), ("save", "path"), ("predict", "observ")])
+def test_methods(method: str, allowed: str) -> None:
+    model = make(DoubleDQN)
+    with pytest.raises(TypeError, match=rf"DoubleDQN.{method}\(\) has no argument zzz=1, allowed are {allowed}"):
+        getattr(model, method)(zzz=1)
+
+
 def test_only_the_constructors_of_known_packages_pass_everything_on() -> None:
     assert accepted_names(Closed) == ["first", "second"]
     assert accepted_names(PassesOn) is None
@@ -85,6 +101,10 @@ def test_other_names_lead_to_names_that_exist() -> None:
         (REDQSAC, "ensemble_size", "policy_kwargs=dict(n_critics=0.5)?"),
         (REDQSAC, "utd_ratio", "train_freq=1, gradient_steps=0.5?"),
         (DoubleDQN, "lr", "learning_rate=0.5?"),
+        (REDQSAC, "critic_lr", "learning_rate=0.5?"),
+        (REDQSAC, "init_temperature", "ent_coef='auto_0.5'?"),
+        (SoftDQN, "init_temperature", "temperature_initial=0.5?"),
+        (IQN, "wrapper_class", "env=make_vec_env(..., wrapper_class=0.5)?"),
         (DoubleDQN, "epsilon", "exploration_final_eps=0.5?"),
         (IQN, "num_tau_prime_samples", "n_target_quantile_samples=0.5?"),
         (IQN, "weight_decay", "policy_kwargs=dict(optimizer_kwargs=dict(weight_decay=0.5))?"),

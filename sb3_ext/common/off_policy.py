@@ -30,7 +30,7 @@ from sb3_ext.common.arguments.derived import (
 )
 from sb3_ext.common.arguments.normalization import check_original_observations
 from sb3_ext.common.arguments.spaces import check_spaces
-from sb3_ext.common.arguments.types import check_env, check_policy, prepare_attributes, prepared
+from sb3_ext.common.arguments.types import check_env, check_learn, check_policy, prepare_attributes, prepared
 from sb3_ext.common.divergence import DivergenceCheck
 from sb3_ext.common.finite import check_action, check_first_observation, check_transition
 from sb3_ext.common.networks import check_learning_rates, set_training_mode
@@ -269,6 +269,11 @@ class OffPolicyExtension(SavedModel):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfOffPolicy:
+        check_learn(total_timesteps, callback, log_interval)
+        # Attributes may have been set since the model was made
+        self._check_arguments()
+        for name in ("learning_starts", "action_noise"):
+            prepared(name, getattr(self, name))
         try:
             return super().learn(
                 total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar

@@ -212,6 +212,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         targets = soft_td_target(rewards, replay_data.dones.flatten(), discounts, next_values)
         return targets if self.target_clip is None else targets.clamp(-self.target_clip, self.target_clip)
 
+    @checks_keywords(explain_model_keywords)
     def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],

@@ -11,10 +11,11 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from sb3_ext.checks import check_choice
+from sb3_ext.common.arguments.compatibility import check_policy_fits
 from sb3_ext.common.arguments.keywords import check_policy_kwargs, explain_policy_keywords
 from sb3_ext.common.arguments.policies import check_policy_arguments
 from sb3_ext.common.saved.complete import CompletelySaved
-from sb3_ext.keywords import checks_keywords
+from sb3_ext.keywords import checks_keywords, known_base
 from sb3_ext.nets import LayerKind, build_action_values, declare_output
 
 
@@ -129,6 +130,8 @@ class ValuePolicy(CompletelySaved, DQNPolicy):
     ) -> None:
         check_policy_arguments({"dueling": dueling, "network_kwargs": network_kwargs, **kwargs}, has_actor=False)
         check_policy_kwargs(type(self), {"network_kwargs": network_kwargs, **kwargs})
+        if not args:  # among which a features extractor may be
+            check_policy_fits(observation_space, known_base(type(self)), kwargs)
         self.network_kwargs: dict[str, Any] = {"dueling": dueling, **(network_kwargs or {})}
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 

@@ -12,11 +12,12 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.common.arguments.compatibility import check_policy_fits
 from sb3_ext.common.arguments.keywords import check_policy_kwargs, explain_policy_keywords
 from sb3_ext.common.arguments.policies import check_policy_arguments
 from sb3_ext.common.arguments.positional import positional_as_in
 from sb3_ext.common.saved.complete import CompletelySaved
-from sb3_ext.keywords import checks_keywords
+from sb3_ext.keywords import checks_keywords, known_base
 from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
 from sb3_ext.speed.optimizers import with_fused_adam
 
@@ -87,6 +88,7 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
         own = {"head_kwargs": head_kwargs, "optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
         check_policy_arguments({"layer_norm": layer_norm, **own, **kwargs}, has_actor=True)
         check_policy_kwargs(type(self), {**own, **kwargs})
+        check_policy_fits(observation_space, known_base(type(self)), kwargs)
         self.regularization: dict[str, Any] = {"layer_norm": layer_norm, "dropout": dropout}
         self.head_kwargs: dict[str, Any] = dict(head_kwargs or {})
         super().__init__(

@@ -15,10 +15,10 @@ from torch import nn
 
 from sb3_ext.buffers.spaces import UnsupportedSpaceError
 from sb3_ext.common.arguments.keywords import check_model_kwargs
-from sb3_ext.common.arguments.normalization import check_normalized_images
+from sb3_ext.common.arguments.normalization import check_normalized_images, known_extractor
 from sb3_ext.common.arguments.policies import check_policy_arguments
-from sb3_ext.common.arguments.spaces import check_spaces
-from sb3_ext.keywords import default_of
+from sb3_ext.common.arguments.spaces import check_spaces, transformed
+from sb3_ext.common.arguments.types import check_buffer_arguments
 
 _GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 
@@ -51,6 +51,7 @@ def check_compatibility(model: Any, buffer_class: type[ReplayBuffer] | None) -> 
     check_model_kwargs(model)
     # First, because it explains where a space that does not fit comes from
     check_normalized_images(model._vec_normalize_env, model.policy_class, model.policy_kwargs)
+    check_buffer_arguments(buffer_class, model.replay_buffer_kwargs)
     check_policy_fits(model.observation_space, model.policy_class, model.policy_kwargs)
     check_buffer_fits(model.observation_space, buffer_class, model.n_steps)
 
@@ -62,8 +63,8 @@ def check_policy_fits(observation_space: spaces.Space, policy_class: type, polic
     :param observation_space: of the wrapped environment, so with images that have their channels first
     :raises UnsupportedSpaceError: naming the space, or its key, and what helps
     """
-    extractor = policy_kwargs.get("features_extractor_class") or default_of(policy_class, "features_extractor_class")
-    if not isinstance(extractor, type):
+    extractor = known_extractor(policy_class, policy_kwargs)
+    if extractor is None:
         return
     is_normalized = not policy_kwargs.get("normalize_images", True) or bool(
         (policy_kwargs.get("features_extractor_kwargs") or {}).get("normalized_image", False)
@@ -79,7 +80,7 @@ def check_policy_fits(observation_space: spaces.Space, policy_class: type, polic
         for key, space in observation_space.spaces.items():
             _check_key(key)
             if is_image_space(space, normalized_image=is_normalized):
-                _check_image_size(f"observation_space[{key!r}]", space)
+                _check_image_size(f"observation_space[{key!r}]", space, key)
     elif issubclass(extractor, NatureCNN):
         if not is_image_space(observation_space, normalized_image=is_normalized):
             raise UnsupportedSpaceError(
@@ -89,17 +90,38 @@ def check_policy_fits(observation_space: spaces.Space, policy_class: type, polic
         _check_image_size("observation_space", observation_space)
 
 
-def _check_image_size(name: str, space: spaces.Space) -> None:
-    assert space.shape is not None
+def _check_image_size(name: str, space: spaces.Space, key: str | None = None) -> None:
+    """
+    Check that the convolutions can process images.
+
+    :param key: of the images in a ``Dict``; ``None``: there is none
+    """
+    assert isinstance(space, spaces.Box)
     channels, height, width = space.shape
     smallest = smallest_image()
-    if min(height, width) < smallest:
+    if min(height, width) >= smallest:
+        return
+    size = f"{name}={space} has images of {height}x{width} with {channels} channels"
+    if width < min(channels, height) and min(channels, height) >= smallest:
+        moved = "np.moveaxis({}, -1, 0)"
+        target = f"spaces.Box({space.low.min()}, {space.high.max()}, {(width, channels, height)}, np.{space.dtype})"
         raise UnsupportedSpaceError(
-            f"{name}={space} has images of {height}x{width} with {channels} channels, and the convolutions need at "
-            f"least {smallest}x{smallest}. gymnasium.wrappers.ResizeObservation(env, ({smallest}, {smallest})) makes "
-            "them larger. MlpPolicy takes images of any size, and gymnasium.wrappers.FlattenObservation(env) makes a "
-            "vector of a Dict for it"
+            f"{size}, but channels must be first, and SB3 moves only those of uint8 from 0 to 255: wrap each "
+            f"environment in gymnasium.wrappers.{transformed(key, moved, target)}"
         )
+    factor = -(-smallest // min(height, width))
+    larger = (
+        f"gymnasium.wrappers.ResizeObservation(env, ({smallest}, {smallest})) makes them larger, where an environment "
+        "has its channels last"
+        if key is None and space.dtype == np.uint8
+        else f"gymnasium.wrappers.TransformObservation(env, function, space) can make them larger, such as with "
+        f"np.repeat(image, {factor}, axis) for height and width"
+    )
+    raise UnsupportedSpaceError(
+        f"{size}, and the convolutions need at least {smallest}x{smallest}. {larger}. "
+        "policy_kwargs=dict(features_extractor_class=...) takes a network with smaller kernels. MlpPolicy takes "
+        "images of any size, and gymnasium.wrappers.FlattenObservation(env) makes a vector of a Dict for it"
+    )
 
 
 def _check_key(key: Any) -> None:

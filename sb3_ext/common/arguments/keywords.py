@@ -16,7 +16,16 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 
 from sb3_ext.common.arguments.derived import DERIVED
-from sb3_ext.keywords import Place, accepted_names, default_of, nearest_names, public_classes, show, unknown_keywords
+from sb3_ext.keywords import (
+    Place,
+    accepted_names,
+    default_of,
+    known_base,
+    nearest_names,
+    public_classes,
+    show,
+    unknown_keywords,
+)
 
 # What a policy gives to its parts itself, and SB3 to policy and replay buffer
 _OF_POLICY = ("observation_space", "action_space", "lr_schedule")
@@ -119,9 +128,13 @@ def check_policy_kwargs(policy_class: type, kwargs: Mapping[str, Any]) -> None:
     """
     Check the dictionaries among the arguments of a policy.
 
+    :param kwargs: those that reach the constructors of this package, after those of a user
     :raises TypeError: if one has an argument that does not exist, or that is passed by the policy itself
     """
-    for part in policy_parts(policy_class, kwargs):
+    defaults = {
+        name: default_of(known_base(policy_class), name) for name in ("features_extractor_class", "optimizer_class")
+    }
+    for part in policy_parts(policy_class, defaults | dict(kwargs)):
         _check_part(part, policy_class, lambda: _places_of_policy(policy_class, kwargs))
 
 
@@ -207,7 +220,7 @@ def explain_model_keywords(
         places, others = _places_of_model(algorithm, arguments, "{}")
         return unknown_keywords(f"{algorithm.__name__} has no argument {{}}", unknown, places, others)
     places, others = _places_of_model(algorithm, arguments, f"{algorithm.__name__}(..., {{}})")
-    places = _distinct([Place(accepted_names(function) or []), *places])
+    places = _distinct([Place(_names_of_method(function)), *places])
     return unknown_keywords(f"{algorithm.__name__}.{method}() has no argument {{}}", unknown, places, others)
 
 
@@ -228,7 +241,7 @@ def _places_of_model(algorithm: type, arguments: Mapping[str, Any], form: str) -
     :param form: how to write an argument of the algorithm
     """
     parts = [part.place for part in model_parts(algorithm, arguments)]
-    learn = Place(accepted_names(getattr(algorithm, "learn", None)) or [], "learn({})")
+    learn = Place(_names_of_method(getattr(algorithm, "learn", None)), "learn({})")
     buffers = sorted([HerReplayBuffer, *public_classes(ReplayBuffer)], key=lambda buffer: len(buffer.__name__))
     others = [
         Part(
@@ -239,6 +252,10 @@ def _places_of_model(algorithm: type, arguments: Mapping[str, Any], form: str) -
     algorithms = [other for other in public_classes(OffPolicyAlgorithm) if not issubclass(algorithm, other)]
     others += [place for other in algorithms for place in _places_at(other)]
     return _distinct([Place(nearest_names(algorithm), form), *parts, learn]), _distinct(others)
+
+
+def _names_of_method(method: Any) -> list[str]:
+    return (accepted_names(method) or [])[1:]
 
 
 def _places_of_policy(policy_class: type, arguments: Mapping[str, Any]) -> tuple[list[Place], list[Place]]:

@@ -5,7 +5,7 @@ from typing import Any
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext.keywords import default_of
@@ -21,7 +21,10 @@ def check_normalized_images(
 
     :raises ValueError: if ``VecNormalize`` makes something else of them
     """
-    if vec_normalize is None or not vec_normalize.norm_obs or not _has_convolutions(policy_class, policy_kwargs):
+    if vec_normalize is None or not vec_normalize.norm_obs:
+        return
+    extractor = known_extractor(policy_class, policy_kwargs)
+    if extractor is None or not issubclass(extractor, NatureCNN):
         return
     images = vec_normalize.venv.observation_space
     if not isinstance(images, spaces.Box) or not is_image_space(images):
@@ -57,7 +60,17 @@ def _shapes(space: spaces.Space) -> Any:
     return {name: part.shape for name, part in space.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
-def _has_convolutions(policy_class: type[BasePolicy], policy_kwargs: dict[str, Any]) -> bool:
+def known_extractor(
+    policy_class: type[BasePolicy], policy_kwargs: dict[str, Any]
+) -> type[BaseFeaturesExtractor] | None:
+    """
+    Return the class of the features extractor, or ``None`` if the user's own constructor makes its layers.
+
+    Such a class may extend SB3's, and still process what SB3's layers cannot.
+    """
     name = "features_extractor_class"
     extractor = policy_kwargs.get(name) or default_of(policy_class, name)
-    return isinstance(extractor, type) and issubclass(extractor, NatureCNN)
+    if not isinstance(extractor, type):
+        return None
+    maker = next(base for base in extractor.__mro__ if "__init__" in vars(base))
+    return extractor if maker.__module__.partition(".")[0] in ("stable_baselines3", "sb3_ext") else None

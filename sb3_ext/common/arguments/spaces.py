@@ -63,16 +63,16 @@ def _check_observation(name: str, space: spaces.Space, key: Any, whole: spaces.S
             raise _refuse(name, space, "has no elements", _constant_observation(key))
         if isinstance(space, spaces.Box) and space.shape == ():
             target = f"spaces.Box({_number(space.low)}, {_number(space.high)}, (1,), np.{space.dtype})"
-            raise _refuse(name, space, "has no axis", _transformed(key, "np.reshape({}, (1,))", target))
+            raise _refuse(name, space, "has no axis", transformed(key, "np.reshape({}, (1,))", target))
         if isinstance(space, spaces.Discrete) and space.start != 0:
             expression = f"{{}} - {int(space.start)}"
             raise _refuse(
-                name, space, "must start at 0", _transformed(key, expression, f"spaces.Discrete({int(space.n)})")
+                name, space, "must start at 0", transformed(key, expression, f"spaces.Discrete({int(space.n)})")
             )
         if isinstance(space, spaces.MultiDiscrete) and (np.any(space.start != 0) or space.nvec.ndim != 1):
             target = f"spaces.MultiDiscrete({space.nvec.ravel().tolist()})"
             expression = f"np.ravel({{}} - np.array({space.start.tolist()}))"
-            raise _refuse(name, space, "must start at 0 and have one axis", _transformed(key, expression, target))
+            raise _refuse(name, space, "must start at 0 and have one axis", transformed(key, expression, target))
     elif whole.is_np_flattenable:
         raise _refuse(name, space, "cannot be handled", "FlattenObservation(env)", " (MlpPolicy takes what this makes)")
     else:
@@ -87,7 +87,7 @@ def _number(value: np.ndarray) -> str:
     return repr(value.item()).replace("inf", "np.inf")
 
 
-def _transformed(key: Any, expression: str, space: str) -> str:
+def transformed(key: Any, expression: str, space: str) -> str:
     """
     Return Python code of a wrapper that changes the observations.
 
@@ -105,7 +105,7 @@ def _transformed(key: Any, expression: str, space: str) -> str:
 
 
 def _constant_observation(key: Any) -> str:
-    return _transformed(key, "np.zeros(1, np.float32)", "spaces.Box(0, 1, (1,))")
+    return transformed(key, "np.zeros(1, np.float32)", "spaces.Box(0, 1, (1,))")
 
 
 def _check_discrete(space: spaces.Space) -> None:

@@ -1,16 +1,18 @@
 """Arguments of algorithms that SB3 takes unseen: their types, checked before anything is built from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, GoalSelectionStrategy
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext.buffers import (
@@ -67,12 +69,55 @@ def check_policy(value: Any, aliases: dict[str, type[BasePolicy]]) -> None:
 
 
 def check_env(value: Any) -> None:
-    """Raise a ValueError if ``env`` is no environment of gymnasium, gym or SB3, and no id of one."""
+    """Raise a ValueError if ``env`` is no environment of gymnasium, gym or SB3."""
     if isinstance(value, gym.vector.VectorEnv):
         raise ValueError(f"env={value} is a VectorEnv of gymnasium: SB3 has its own, from make_vec_env")
+    if isinstance(value, str):
+        raise ValueError(f"env={value!r} is an id, which only constructors take: give gymnasium.make({value!r})")
     is_env = isinstance(value, (gym.Env, VecEnv)) or callable(getattr(value, "step", None))
     if isinstance(value, type) or not is_env:
         raise ValueError(f"env={value!r} must be an environment (not its class), a VecEnv of SB3, or an id")
+
+
+def check_learn(total_timesteps: Any, callback: Any, log_interval: Any) -> None:
+    """
+    Check the types of arguments of ``learn()``.
+
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+    check_interval("total_timesteps", total_timesteps, -np.inf, np.inf, "a number of time steps")
+    is_class = isinstance(callback, type)
+    is_list = isinstance(callback, list) and all(isinstance(entry, BaseCallback) for entry in callback)
+    if (
+        callback is not None
+        and not is_list
+        and (is_class or not (isinstance(callback, BaseCallback) or callable(callback)))
+    ):
+        raise ValueError(
+            f"callback={callback!r} must be None, a function, an instance of BaseCallback (not its class), or a list "
+            "of such instances"
+        )
+    if log_interval is not None:
+        check_interval("log_interval", log_interval, -np.inf, np.inf, "None or a number of episodes")
+        if log_interval == 0:
+            raise ValueError("log_interval=0 must be None, to log nothing, or a number of episodes of at least 1")
+
+
+def check_buffer_arguments(buffer_class: type[ReplayBuffer] | None, kwargs: Mapping[str, Any]) -> None:
+    """Check those arguments of SB3's replay buffers that SB3 takes unseen. A ValueError names the wrong one."""
+    if buffer_class is not None and buffer_class.__module__.partition(".")[0] != "stable_baselines3":
+        return
+    for name in ("handle_timeout_termination", "copy_info_dict"):
+        if name in kwargs:
+            check_choice(name, kwargs[name], (True, False))
+    if "n_sampled_goal" in kwargs:
+        check_integer("n_sampled_goal", kwargs["n_sampled_goal"], minimum=0)
+    strategy = kwargs.get("goal_selection_strategy", "future")
+    if not isinstance(strategy, GoalSelectionStrategy):
+        name = strategy.lower() if isinstance(strategy, str) else strategy  # as SB3 reads it
+        if not isinstance(name, str) or name not in KEY_TO_GOAL_STRATEGY:
+            allowed = ", ".join(map(repr, KEY_TO_GOAL_STRATEGY))
+            raise ValueError(f"goal_selection_strategy={strategy!r} is not one of {allowed}")
 
 
 def nearest_first(value: str, names: Any) -> str:

@@ -11,10 +11,12 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
-from sb3_ext.common.arguments.keywords import check_names_of_load
+from sb3_ext.checks import check_device, check_mapping
+from sb3_ext.common.arguments.keywords import check_names_of_load, explain_model_keywords
 from sb3_ext.common.saved.complete import complete_file, model_path
 from sb3_ext.common.saved.state import Parameters, load_with_arguments, restore_parameters, with_learned_values
 from sb3_ext.common.saved.writer import WrittenBy
+from sb3_ext.keywords import checks_keywords
 
 SelfSavedModel = TypeVar("SelfSavedModel", bound="SavedModel")
 
@@ -32,6 +34,7 @@ class SavedModel(OffPolicyAlgorithm):
     # Saved with the model, so that no other algorithm loads it
     _written_by: WrittenBy | None = None
 
+    @checks_keywords(explain_model_keywords)
     def save(
         self,
         path: str | pathlib.Path | io.BufferedIOBase,
@@ -71,6 +74,9 @@ class SavedModel(OffPolicyAlgorithm):
 
         The other parameters are those of SB3.
         """
+        check_device("device", device)
+        if custom_objects is not None:
+            check_mapping("custom_objects", custom_objects)
         check_names_of_load(cls, path, kwargs)
         load = partial(
             super().load, env=env, device=device, print_system_info=print_system_info, force_reset=force_reset

@@ -8,9 +8,10 @@ import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import ResizeObservation
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+from torch import nn
 
 from sb3_ext import (
     REDQSAC,
@@ -162,7 +163,7 @@ def test_images_too_small_for_the_convolutions(cls: Any, as_dict: bool, shape: t
     image = box(0, 255, shape, np.uint8)
     space, policy = (in_dict(image), "MultiInputPolicy") if as_dict else (image, "CnnPolicy")
     message = refusal(cls, space, policy=policy)
-    assert "at least 36x36" in message
+    assert "at least 36x36" in message and ("ResizeObservation" in message) is not as_dict  # which takes no Dict
     assert message.startswith("observation_space['b']=Box" if as_dict else "observation_space=Box")
 
 
@@ -179,6 +180,72 @@ def test_small_images_are_learned_from_as_the_message_says(cls: Any) -> None:
     for policy, wrapped in (("CnnPolicy", ResizeObservation(env, (36, 36))), ("MlpPolicy", env)):
         model = make(cls, wrapped, policy, learning_starts=8, batch_size=2, gradient_steps=1).learn(10)
         assert model._n_updates > 0
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_images_of_floats_with_channels_last(cls: Any, as_dict: bool) -> None:
+    image = box(0, 1, (36, 40, 3))
+    space, policy = (in_dict(image), "MultiInputPolicy") if as_dict else (image, "CnnPolicy")
+    kwargs: dict[str, Any] = dict(policy_kwargs=dict(normalize_images=False))
+    wrapped = wrapper_in(refusal(cls, space, policy=policy, **kwargs), Emitting(space, actions_of(cls)))
+    assert make(cls, wrapped, policy, **kwargs).observation_space == wrapped.observation_space
+
+
+class SmallCNN(NatureCNN):
+    def __init__(self, observation_space: spaces.Box, features_dim: int = 4) -> None:
+        BaseFeaturesExtractor.__init__(self, observation_space, features_dim)
+        self.cnn = nn.Sequential(nn.Conv2d(3, 2, 5), nn.Flatten())
+        self.linear = nn.Linear(2 * 16 * 16, features_dim)
+
+
+class SmallImages(CombinedExtractor):
+    def __init__(self, observation_space: spaces.Dict) -> None:
+        BaseFeaturesExtractor.__init__(self, observation_space, 8)
+        self.extractors = nn.ModuleDict({key: SmallCNN(space) for key, space in observation_space.spaces.items()})
+
+
+@pytest.mark.parametrize("gives_extractor", [False, True])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_user_s_own_layers_process_small_images(cls: Any, gives_extractor: bool) -> None:
+    image = box(0, 255, (20, 20, 3), np.uint8)
+    policies: Any = cls.policy_aliases
+    cases: list[tuple[str, spaces.Space, Any]] = [
+        ("CnnPolicy", image, SmallCNN),
+        ("MultiInputPolicy", spaces.Dict({"a": image, "b": image}), SmallImages),
+    ]
+    for name, space, extractor in cases:
+        policy: Any = name
+        policy_kwargs: dict[str, Any] = dict(features_extractor_class=extractor)
+        if gives_extractor:
+
+            class OwnPolicy(policies[name]):  # type: ignore[misc]
+                def __init__(self, *args: Any, **kwargs: Any) -> None:
+                    super().__init__(*args, **kwargs, features_extractor_class=extractor)  # noqa: B023
+
+            policy = OwnPolicy
+            policy_kwargs = dict(features_extractor_kwargs=dict(features_dim=3)) if extractor is SmallCNN else {}
+        model = make_with(cls, space, policy=policy, policy_kwargs=policy_kwargs, learning_starts=8).learn(10)
+        assert model._n_updates > 0
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_layers_of_sb3_are_looked_at_in_classes_of_users_too(cls: Any) -> None:
+    def own_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        super(type(self), self).__init__(*args, **kwargs)
+
+    extractor = dict(features_extractor_class=type("OwnExtractor", (NatureCNN,), {}))
+    policies: Any = cls.policy_aliases
+    own_cnn, own_mlp = (
+        type("Own", (policies[name],), {"__init__": own_init, "__module__": "own"})
+        for name in ("CnnPolicy", "MlpPolicy")
+    )
+    space = box(0, 255, (20, 20, 3), np.uint8)
+    assert "at least 36x36" in refusal(cls, space, policy="CnnPolicy", policy_kwargs=extractor)
+    assert "at least 36x36" in refusal(cls, space, policy=own_cnn)
+    assert "MultiInputPolicy" in refusal(cls, in_dict(box()), policy=own_mlp)
+    with pytest.raises(TypeError, match=r"did you mean .*weight_decay=1"):
+        make_with(cls, box(), policy=own_mlp, policy_kwargs=dict(optimizer_kwargs=dict(wight_decay=1)))
 
 
 @pytest.mark.parametrize("key", ["a.b", "", "keys", "type", 1])

@@ -11,7 +11,10 @@ import pytest
 import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from torch import nn
 
 from sb3_ext import (
@@ -159,6 +162,66 @@ def test_wrong_arguments(cls: Any, arguments: dict[str, Any], message: str) -> N
     ((name, value),) = arguments.items()
     with pytest.raises(ValueError, match=message):
         make_with(cls, name, value)
+
+
+@each_class
+def test_what_no_argument_of_learn_takes_is_refused_by_name(cls: Any) -> None:
+    model = make(cls)
+    wrong: dict[str, list[Any]] = dict(
+        total_timesteps=[*JUNK, "100", None],
+        callback=[*JUNK, "x", 3, DiagnosisCallback, ["x"]],
+        log_interval=[*JUNK, "4", 0],
+    )
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(ValueError, match=rf"^{name}="):
+                model.learn(**{"total_timesteps": 2, name: value})
+    for callback in (None, [], lambda local_variables, global_variables: True, CheckpointCallback(10, "x")):
+        model.learn(np.int64(1), callback, log_interval=-1)
+    model.learn(1e0, log_interval=None)
+
+
+@each_class
+def test_what_is_refused_is_refused_when_an_attribute_is_set(cls: Any) -> None:
+    model = make(cls)
+    names = {"batch_size", "gradient_steps", "tau", "learning_starts", "target_update_interval"}
+    for name in names | ({"action_noise", "policy_delay"} if cls is REDQSAC else {"max_grad_norm", "double_q"}):
+        right = getattr(model, name)
+        with pytest.raises(ValueError, match=rf"^{name}='x'"):
+            setattr(model, name, "x")
+            model.learn(2)
+        setattr(model, name, right)
+    model.learn(2)
+
+
+@each_class
+def test_what_no_argument_of_load_takes_is_refused_by_name(cls: Any, tmp_path: Path) -> None:
+    make(cls).save(tmp_path / "model")
+    wrong: dict[str, Any] = dict(device="gpu", custom_objects=[1], env=ENVS[cls])
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=rf"^{name}="):
+            cls.load(tmp_path / "model", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("handle_timeout_termination", "yes"),
+        ("copy_info_dict", None),
+        ("n_sampled_goal", "4"),
+        ("goal_selection_strategy", "futur"),
+        ("goal_selection_strategy", 1),
+    ],
+)
+def test_arguments_of_sb3_s_buffers(name: str, value: Any) -> None:
+    def make_her(**kwargs: Any) -> Any:
+        settings: dict[str, Any] = dict(replay_buffer_class=HerReplayBuffer, replay_buffer_kwargs=kwargs)
+        return make(DoubleDQN, BitFlippingEnv(3), "MultiInputPolicy", **settings)
+
+    with pytest.raises(ValueError, match=f"^{name}="):
+        make_her(**{name: value})
+    for strategy in ("FUTURE", *GoalSelectionStrategy):
+        make_her(goal_selection_strategy=strategy, n_sampled_goal=np.int64(2), copy_info_dict=False)
 
 
 @pytest.mark.parametrize("value", [NormalActionNoise, "normal", 0.1])
