@@ -236,11 +236,13 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 def test_calls_end_as_those_of_the_parent(cls: Any, call: Callable[[Any], Any]) -> None:
     parent, env = (SAC, "Pendulum-v1") if cls is REDQSAC else (DQN, "CartPole-v1")
     stock = parent("MlpPolicy", env, policy_kwargs=dict(net_arch=[8]), buffer_size=99, learning_starts=20, device="cpu")
-    ends = []
+    ends: list[Any] = []
     for model in (stock, make(cls, gradient_steps=1)):
         try:
             result = call(model)
             ends.append("the model" if result is model else type(result).__name__)
         except Exception as error:
-            ends.append(repr(type(error)))
-    assert ends[0] == ends[1]
+            ends.append(type(error))
+    expected, end = ends
+    # An error may be a more special one
+    assert end == expected or issubclass(end, expected)
