@@ -101,7 +101,7 @@ def walk() -> list[Any]:
 
 
 def given(cls: Any, name: str) -> dict[str, Any]:
-    value = VALUES.get(name)
+    value = VALUES[name]
     if name == "target_backup":
         value = "mean" if cls is REDQSAC else "boltzmann"
     if name == "double_q":
