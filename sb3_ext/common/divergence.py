@@ -30,6 +30,7 @@ class DivergenceCheck:
         self.remedies = remedies
         self._last_finite: dict[str, tuple[float, ...]] = {}
         self._policy: nn.Module | None = None
+        self._learned: Mapping[str, th.Tensor] = {}
         self.num_timesteps = 0
         self.reads_back = False
         #: Number of updates so far
@@ -37,14 +38,16 @@ class DivergenceCheck:
         #: The data of the next updates. The message names values in it that are not finite
         self.samples: AnySamples | None = None
 
-    def start(self, policy: nn.Module, num_timesteps: int, reads_back: bool) -> None:
+    def start(self, policy: nn.Module, num_timesteps: int, reads_back: bool, learned: Mapping[str, th.Tensor]) -> None:
         """
         Prepare for one call of ``train()``.
 
+        :param learned: what is learned outside the policy, by name
         :param reads_back: whether values are read before each step of an optimizer. Where the host would have to wait
             for the device, only :meth:`check_metrics` reads them
         """
         self._policy = policy
+        self._learned = learned
         self.num_timesteps = num_timesteps
         self.reads_back = reads_back
 
@@ -92,7 +95,7 @@ class DivergenceCheck:
         :raises ValueError: if a parameter is not finite
         """
         # The norm may also be infinite because a square overflows
-        norm = total_norm([parameter.detach() for parameter in parameters.values()]).item()
+        norm = total_norm([p.detach() for p in (*parameters.values(), *self._learned.values())]).item()
         if not math.isfinite(norm) and self._spoiled():
             self._stop("a parameter is not finite", "its gradient was finite")
         self.samples = None
@@ -106,8 +109,9 @@ class DivergenceCheck:
         )
 
     def _spoiled(self) -> str:
-        """Name the first parameter or buffer of the networks that is not finite, with its value, or return nothing."""
-        for name, tensor in () if self._policy is None else self._policy.state_dict(keep_vars=True).items():
+        """Name the first number of the networks or learned outside them that is not finite, or return nothing."""
+        of_policy = {} if self._policy is None else self._policy.state_dict(keep_vars=True)
+        for name, tensor in (*of_policy.items(), *self._learned.items()):
             # An infinity that nothing changes is a mask
             is_changed = tensor.requires_grad or "running_" in name
             is_wrong = ~th.isfinite(tensor) if is_changed else th.isnan(tensor)

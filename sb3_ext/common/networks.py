@@ -24,8 +24,8 @@ def check_networks(
     :param optimizers: those of the networks, ``None`` for one that is missing
     :param networks: names of the trained networks, the same in model and policy
     :param targets: names of the target networks, which have no optimizer
-    :raises ValueError: if model and policy have different networks, if a network is not one of SB3's or on another
-        device than the model, if a layer was replaced and its optimizer still has the old one, or if nothing is trained
+    :raises ValueError: if training would not reach a network: model and policy have different ones, it is not SB3's, it
+        is on another device, or its optimizer has a replaced layer's parameters. Also if nothing is trained
     """
     policy = model.policy
     for name in (*networks, *targets):

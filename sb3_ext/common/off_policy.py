@@ -28,6 +28,7 @@ from sb3_ext.common.arguments.derived import (
     nothing,
     warn_without_effect,
 )
+from sb3_ext.common.arguments.keywords import RETURN_SETTINGS
 from sb3_ext.common.arguments.normalization import check_original_observations
 from sb3_ext.common.arguments.spaces import check_spaces
 from sb3_ext.common.arguments.types import check_env, check_learn, check_policy, prepare_attributes, prepared
@@ -44,8 +45,6 @@ SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicyExtension")
 
 # Buffers that SB3 or this package chooses when the user names none
 _AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, DeviceReplayBuffer)
-# Settings of the algorithm from which a replay buffer computes returns
-_RETURN_SETTINGS = ("n_steps", "gamma")
 
 
 class OffPolicyExtension(SavedModel):
@@ -94,7 +93,7 @@ class OffPolicyExtension(SavedModel):
         return {name: value for name, value in vars(self).items() if name != "_callback"}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
+        if name in RETURN_SETTINGS and self.__dict__.get("replay_buffer") is not None:
             self._change_returns(name, value)
             return
         if name in self.derivations and "evaluator" in self.__dict__:  # which the set-up makes last
@@ -108,7 +107,7 @@ class OffPolicyExtension(SavedModel):
                 self._chose_buffer_class = False
         super().__setattr__(name, value)
         if name == "replay_buffer" and value is not None:
-            for setting in _RETURN_SETTINGS:
+            for setting in RETURN_SETTINGS:
                 self._pass_to_buffer(setting)
         elif name == "policy" and value is not None and hasattr(self, "_create_aliases"):
             self._create_aliases()  # else training would go on with the networks of the old policy
@@ -218,7 +217,7 @@ class OffPolicyExtension(SavedModel):
         belongs to the caller. Arguments that contradict the algorithm's raise a ValueError.
         """
         kwargs = dict(self.replay_buffer_kwargs)
-        for name in _RETURN_SETTINGS:
+        for name in RETURN_SETTINGS:
             value = getattr(self, name)
             given = kwargs.pop(name, value)
             if given != value:

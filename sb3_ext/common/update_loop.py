@@ -84,7 +84,7 @@ class UpdateLoop(OffPolicyExtension):
         # anyway. The network is then still intact when training stops. Elsewhere the host waits for the device once a
         # call.
         reads_back = self.device.type == "cpu" or isinstance(self.replay_buffer, SupportsPriorities)
-        self._divergence.start(self.policy, self.num_timesteps, reads_back)
+        self._divergence.start(self.policy, self.num_timesteps, reads_back, self._learned_tensors())
 
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         for _ in range(gradient_steps):
@@ -122,7 +122,7 @@ class UpdateLoop(OffPolicyExtension):
 
     def _log_metrics(self, metrics: dict[str, list[th.Tensor]]) -> None:
         values = {name: th.stack(parts).cpu().numpy() for name, parts in metrics.items()}
-        self._divergence.check_metrics(values, ["loss"])
+        self._divergence.check_metrics(values, ["loss", "temperature"])
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, array in values.items():
             self.logger.record(f"train/{name}", float(np.mean(array, dtype=np.float64)))

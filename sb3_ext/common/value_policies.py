@@ -53,7 +53,8 @@ class ValueNetwork(QNetwork):
 
     def build_networks(self, features_dim: int, n_actions: int) -> None:
         """
-        Hook: set the networks that follow the features extractor. SB3's constructor, which calls it, has set ``q_net``.
+        Hook: set the networks that follow the features extractor. The constructor calls it after SB3's, which has set
+        ``q_net``.
 
         Attributes of a subclass that it reads must be plain values, set before the constructor of this class.
         """

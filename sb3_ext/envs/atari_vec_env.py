@@ -6,6 +6,7 @@ An agent sees what SB3's ``AtariWrapper`` in a ``DummyVecEnv`` would show it; ``
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -68,31 +69,32 @@ class AtariVecEnv(VecEnv):
         monitor_dir: str | Path | None = None,
         **settings: Any,
     ) -> None:
-        replaced = None
-        if not isinstance(env_id, (str, EnvSpec)):
+        with ExitStack() as stack:
+            originals = None
+            if not isinstance(env_id, (str, EnvSpec)):
+                if monitor_dir is not None:
+                    raise ValueError(
+                        f"monitor_dir={monitor_dir!r} has no effect on functions in env_id: give it to make_vec_env"
+                    )
+                replaced, originals = make_originals(env_id, n_envs)
+                stack.callback(replaced.close)
+                env_id, n_envs, settings = originals.spec, replaced.num_envs, {**originals.settings, **settings}
+            check_integer("n_envs", n_envs, 1)
             if monitor_dir is not None:
-                raise ValueError(
-                    f"monitor_dir={monitor_dir!r} has no effect on functions in env_id: give it to make_vec_env"
-                )
-            replaced, originals = make_originals(env_id, n_envs)
-            env_id, n_envs, settings = originals.spec, replaced.num_envs, {**originals.settings, **settings}
-        check_integer("n_envs", n_envs, 1)
-        if monitor_dir is not None:
-            check_path("monitor_dir", monitor_dir)
-        #: How the games are played
-        self.settings = AtariSettings(**settings)
-        self._env_id = env_id
-        self._rules = make_rules(env_id, self.settings)
-        self._games = [AtariGame(self._rules) for _ in range(n_envs)]
-        self._n_at_once = min(self.settings.num_threads, n_envs) or n_envs
-        self._actions: list[int] | None = None
-        size = self.settings.screen_size
-        observation_space = spaces.Box(0, 255, (size, size, 1), np.uint8)
-        super().__init__(n_envs, observation_space, spaces.Discrete(len(self._rules.action_meanings)))
-        self.metadata = self._games[0].metadata
-        if replaced is not None:
-            self.take_over(originals)
-            replaced.close()
+                check_path("monitor_dir", monitor_dir)
+            #: How the games are played
+            self.settings = AtariSettings(**settings)
+            self._env_id = env_id
+            self._rules = make_rules(env_id, self.settings)
+            self._games = [AtariGame(self._rules) for _ in range(n_envs)]
+            self._n_at_once = min(self.settings.num_threads, n_envs) or n_envs
+            self._actions: list[int] | None = None
+            size = self.settings.screen_size
+            observation_space = spaces.Box(0, 255, (size, size, 1), np.uint8)
+            super().__init__(n_envs, observation_space, spaces.Discrete(len(self._rules.action_meanings)))
+            self.metadata = self._games[0].metadata
+            if originals is not None:
+                self.take_over(originals)
         if monitor_dir is not None:
             for index, game in enumerate(self._games):
                 game.log.open_file(Path(monitor_dir) / str(index), self._rules.spec.id)

@@ -70,4 +70,4 @@ def is_masked(values: th.Tensor, q_values: th.Tensor) -> th.Tensor:
         possible
     """
     best = q_values.detach().max(dim=1).values
-    return values.detach() - best <= _largest_masked_gap(best)
+    return (best < math.inf) & (values.detach() - best <= _largest_masked_gap(best))

@@ -359,7 +359,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         run = self.updater.run if self._recorded is None else self._recorded.run
         # On a GPU the host would wait for the device, and a recording cannot read values at all
         reads_back = self.device.type == "cpu" and self._recorded is None
-        self._divergence.start(self.policy, self.num_timesteps, reads_back)
+        self._divergence.start(self.policy, self.num_timesteps, reads_back, self._learned_tensors())
 
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         remaining = gradient_steps

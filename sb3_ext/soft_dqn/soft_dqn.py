@@ -407,7 +407,7 @@ class SoftDQN(ValueBasedAlgorithm):
         start = self.temperature_initial
         if not self.auto_temperature:
             start = self.temperature_schedule(self._current_progress_remaining)
-        state["policy"] |= {name: th.full((1,), start) for name in state["policy"] if name.endswith(".temperature")}
+        state["policy"] |= {f"{name}.temperature": th.full((1,), start) for name in ("q_net", "q_net_target")}
         return state
 
 

@@ -24,6 +24,7 @@ def complete_parallel_training(callback_class: Any) -> None:
     :param callback_class: ``rl_zoo3.callbacks.ParallelTrainCallback``
     """
     init_callback, on_rollout_end = callback_class._init_callback, callback_class._on_rollout_end
+    train_thread, on_training_end = callback_class._train_thread, callback_class._on_training_end
     if getattr(init_callback, "_knows_sb3_ext", False):
         return
 
@@ -37,17 +38,42 @@ def complete_parallel_training(callback_class: Any) -> None:
     @functools.wraps(on_rollout_end)
     def on_rollout_end_with_progress(self: Any) -> None:
         if isinstance(self.model, OffPolicyExtension):
+            _raise_error(self)
             _copy_progress(self.model, self._model)
         on_rollout_end(self)
+
+    @functools.wraps(train_thread)
+    def train_thread_with_error(self: Any) -> None:
+        if not isinstance(self.model, OffPolicyExtension):
+            train_thread(self)
+            return
+        try:
+            train_thread(self)
+        except Exception as error:
+            self._error = error  # for the thread that acts: an error in this one would end nothing
+
+    @functools.wraps(on_training_end)
+    def on_training_end_with_error(self: Any) -> None:
+        on_training_end(self)
+        if isinstance(self.model, OffPolicyExtension):
+            _raise_error(self)
 
     init_callback_as_own_class._knows_sb3_ext = True  # type: ignore[attr-defined]
     callback_class._init_callback = init_callback_as_own_class
     callback_class._on_rollout_end = on_rollout_end_with_progress
+    callback_class._train_thread = train_thread_with_error
+    callback_class._on_training_end = on_training_end_with_error
+
+
+def _raise_error(callback: Any) -> None:
+    if callback._error is not None:
+        raise callback._error
 
 
 def _start(callback: Any, init_callback: FunctionType) -> None:
     model = callback.model
     callback.process = None  # rl_zoo3 reads it at the end, even if no thread was started
+    callback._error = None
     if not isinstance(model, SAC):
         raise ValueError(
             f"ParallelTrainCallback with a {type(model).__name__}: of this package only REDQSAC and its subclasses are "

@@ -2,8 +2,8 @@
 Add the algorithms of this package to rl_zoo3, in place.
 
 :data:`ZOO_ALGORITHMS` is the whole table. One line in it, and a YAML file named after its id, make an algorithm known
-    to ``python -m rl_zoo3.train --algo ...``. The start-up shim calls :func:`patch_module` for each module of rl_zoo3
-    as it is imported. :func:`register` does the same in an interpreter without the shim.
+to ``python -m rl_zoo3.train --algo ...``. The start-up shim calls :func:`patch_module` for each module of rl_zoo3
+as it is imported. :func:`register` does the same in an interpreter without the shim.
 """
 
 import functools
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_ext
-from sb3_ext.common.saved.state import check_networks, check_replay_buffer
+from sb3_ext.common.arguments.types import BUFFERS
+from sb3_ext.common.saved.state import check_saved_buffer, check_saved_networks
 from sb3_ext.zoo import samplers
 from sb3_ext.zoo.parallel import complete_parallel_training
 
@@ -47,15 +48,6 @@ ZOO_ALGORITHMS: Mapping[str, ZooAlgorithm] = MappingProxyType(
 )
 
 
-#: Buffers that ``replay_buffer_class`` may name in a YAML file or after ``-params``, besides rl_zoo3's own
-ZOO_BUFFERS = (
-    sb3_ext.DeviceReplayBuffer,
-    sb3_ext.FrameDedupReplayBuffer,
-    sb3_ext.PrioritizedReplayBuffer,
-    sb3_ext.PrioritizedFrameDedupReplayBuffer,
-)
-
-
 def hyperparams_path(algo: str) -> Path:
     """Find the YAML file of an algorithm, inside the installed package or, if that is editable, in the repository."""
     package_folder = Path(sb3_ext.__file__).resolve().parent
@@ -78,9 +70,9 @@ def _patch_hyperparams_opt(module: ModuleType) -> None:
 
 def _patch_exp_manager(module: ModuleType) -> None:
     """Let ``ExperimentManager`` read our YAML files, as it reads those of rl_zoo3, and know our buffers."""
-    for buffer_class in ZOO_BUFFERS:
+    for name, buffer_class in BUFFERS.items():
         # The namespace in which it evaluates the strings given as `replay_buffer_class`
-        vars(module).setdefault(buffer_class.__name__, buffer_class)
+        vars(module).setdefault(name, buffer_class)
     manager_class = module.ExperimentManager
     original = manager_class.__init__
     if getattr(original, "_reads_sb3_ext_hyperparams", False):
@@ -128,9 +120,9 @@ def _patch_continuation(module: ModuleType) -> None:
         given = {name: hyperparams[name] for name in names if name in hyperparams}
         model: Any = original(self, hyperparams, env)
         if given:
-            check_networks(model, given)
+            check_saved_networks(model, given)
         if given and Path(self.trained_agent).with_name("replay_buffer.pkl").is_file():
-            check_replay_buffer(model, given)
+            check_saved_buffer(model, given)
         return model
 
     manager_class._load_pretrained_agent = load_pretrained_agent

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import rl_zoo3.callbacks
 import torch as th
@@ -116,3 +117,14 @@ def test_registering_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert dict(vars(ParallelTrainCallback)) == before
     monkeypatch.delattr(rl_zoo3.callbacks, "ParallelTrainCallback")  # as a later rl_zoo3 may
     patch_module(rl_zoo3.callbacks)
+
+
+class HugeRewards(gym.RewardWrapper):
+    def reward(self, reward: Any) -> float:
+        return 1e20 * float(reward)
+
+
+def test_a_divergence_ends_the_run(tmp_path: Path) -> None:
+    env = make_vec_env("Pendulum-v1", wrapper_class=HugeRewards)
+    with pytest.raises(ValueError, match="the training has diverged"):
+        learn(REDQSAC, tmp_path, n_episodes=3, env=env)

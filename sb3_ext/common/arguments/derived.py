@@ -82,7 +82,7 @@ def change_arguments(model: Any, values: Mapping[str, Any], derive: Derivation) 
 
 
 #: Arguments of the replay buffer, which is built once
-BUILT_ONCE = ("buffer_size", "replay_buffer_class", "optimize_memory_usage")
+BUILT_ONCE = ("buffer_size", "replay_buffer_class", "replay_buffer_kwargs", "optimize_memory_usage", "buffer_device")
 
 
 def warn_without_effect(model: Any, name: str, value: Any) -> None:

@@ -35,7 +35,7 @@ _OF_NETWORK = (
     *("net_arch", "activation_fn", "normalize_images"),
 )
 # The algorithm passes them on to whatever buffer accepts them, see `OffPolicyExtension._buffer_kwargs_with_returns`
-_RETURN_SETTINGS = ("n_steps", "gamma")
+RETURN_SETTINGS = ("n_steps", "gamma")
 
 
 class Part(NamedTuple):
@@ -118,7 +118,7 @@ def check_model_kwargs(model: OffPolicyAlgorithm) -> None:
     of_both = set(nearest_names(algorithm)) & set(nearest_names(model.policy_class))
     for part in model_parts(algorithm, arguments):
         own = of_both if part.name == "network_kwargs" else ()
-        allowed = _RETURN_SETTINGS if part.name == "replay_buffer_kwargs" else ()
+        allowed = RETURN_SETTINGS if part.name == "replay_buffer_kwargs" else ()
         form = f"{algorithm.__name__}(..., {{}})"
         complete = part._replace(taken=(*part.taken, *own))
         _check_part(complete, algorithm, lambda: _places_of_model(algorithm, arguments, form), allowed)  # noqa: B023

@@ -125,6 +125,10 @@ class SavedModel(OffPolicyAlgorithm):
         """Hook: return the names of learned variables outside the networks, by the names of their optimizers."""
         return {}
 
+    def _learned_tensors(self) -> dict[str, th.Tensor]:
+        """Return the learned variables by their names."""
+        return {name: getattr(self, name) for name in self._learned_variables().values()}
+
     def _after_parameters(self, params: Mapping[str, Any]) -> None:
         """Hook: set what depends on parameters that have just been set."""
 

@@ -22,6 +22,8 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 
+from sb3_ext.common.arguments.types import prepared
+
 if TYPE_CHECKING:
     from sb3_ext.common.saved.model import SavedModel
 
@@ -134,8 +136,7 @@ def load_with_arguments(
     # SB3 ignores custom objects that the file lacks
     names = _constructor_arguments(cls) - {"policy_kwargs"}
     given = {name: value for name, value in custom.items() if name in names} | kwargs
-    if "replay_buffer_kwargs" in given:
-        given["replay_buffer_kwargs"] = dict(given["replay_buffer_kwargs"] or {})  # as in SB3's constructor
+    given = {name: prepared(name, value) for name, value in given.items()}
     held_back = {
         name: given.pop(name)
         for name in (*cls._starting_arguments, *_NETWORK_ARGUMENTS, "stats_window_size")
@@ -148,19 +149,11 @@ def load_with_arguments(
     restarts_optimizers = "policy_kwargs" in custom and _has_other_optimizer(path, custom)
 
     starting = {name: held_back[name] for name in cls._starting_arguments if name in held_back}
-    try:
-        model = _load_with_reason(load, path, custom, given)
-        changed = {name for name, value in starting.items() if not model._continues_from(name, value)}
-    except ValueError:
-        if not starting:
-            raise
-        # An earlier version may have saved what is refused by now, such as an epsilon that rises
-        model = _load_with_reason(load, path, custom, given | starting)
-        changed = set(starting)
-    check_networks(model, held_back)
+    model, changed = _load_as_saved(load, path, custom, given, starting)
+    check_saved_networks(model, held_back)
     if model.replay_buffer is not None and model.replay_buffer.size() > 0:  # saved with the model, or given
         model.replay_buffer = model.replay_buffer  # which passes `gamma` and `n_steps` on
-        check_replay_buffer(model, given)
+        check_saved_buffer(model, given)
     if "stats_window_size" in held_back:
         _set_window(model, held_back["stats_window_size"])
     vars(model).update(starting)
@@ -169,10 +162,33 @@ def load_with_arguments(
         model.policy_class = held_back["policy"]
     if changed or has_other_code or "policy_kwargs" in custom:
         _start_again(model, changed, "policy_kwargs" in custom, restarts_optimizers)
+    replaced = custom | given
     for name in _COUNTERS:
-        if name in given:
-            setattr(model, name, given[name])
+        if name in replaced:
+            setattr(model, name, replaced[name])
     return model
+
+
+def _load_as_saved(
+    load: Callable[..., Model], path: Path, custom: dict[str, Any], given: dict[str, Any], starting: dict[str, Any]
+) -> tuple[Model, set[str]]:
+    """
+    Load a model without the arguments that something learned or scheduled starts from.
+
+    :param starting: these arguments
+    :return: the model, and the names of those that differ from the saved ones
+    """
+    try:
+        model = _load_with_reason(load, path, custom, given)
+    except ValueError as refused:
+        if not starting:
+            raise
+        # An earlier version may have saved what is refused by now, such as an epsilon that rises
+        try:
+            return _load_with_reason(load, path, custom, given | starting), set(starting)
+        except ValueError:
+            raise refused from None
+    return model, {name for name, value in starting.items() if not model._continues_from(name, value)}
 
 
 def _constructor_arguments(cls: type) -> set[str]:
@@ -191,7 +207,7 @@ def _load_with_reason(load: Callable[..., Model], path: Path, custom: dict[str, 
         raise
 
 
-def check_networks(model: "SavedModel", given: Mapping[str, Any]) -> None:
+def check_saved_networks(model: "SavedModel", given: Mapping[str, Any]) -> None:
     """
     Check that arguments which determine the networks are those of a loaded model.
 
@@ -231,7 +247,7 @@ def _is_same(saved: Any, given: Any) -> bool:
     return bool(saved == given)
 
 
-def check_replay_buffer(model: "SavedModel", given: Mapping[str, Any]) -> None:
+def check_saved_buffer(model: "SavedModel", given: Mapping[str, Any]) -> None:
     """
     Check that a loaded replay buffer is the one that arguments ask for.
 

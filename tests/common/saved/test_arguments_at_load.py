@@ -101,11 +101,12 @@ def walk() -> list[Any]:
 
 
 def given(cls: Any, name: str) -> dict[str, Any]:
-    value = VALUES[name]
     if name == "target_backup":
         value = "mean" if cls is REDQSAC else "boltzmann"
-    if name == "double_q":
+    elif name == "double_q":
         value = not inspect.signature(cls.__init__).parameters[name].default
+    else:
+        value = VALUES[name]
     return value if isinstance(value, dict) and name in value else {name: value}
 
 
