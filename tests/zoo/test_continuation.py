@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import rl_zoo3.train
+import torch as th
 import yaml
 
-from sb3_ext import REDQSAC, PrioritizedReplayBuffer, SoftDQN
+from sb3_ext import IQN, REDQSAC, PrioritizedReplayBuffer, SoftDQN
 from sb3_ext.zoo import ZOO_ALGORITHMS, register
-from tests.support.models import make
+from tests.support.models import CLASSES, make
 
 SMALL = ("learning_starts:5", "batch_size:4", "gradient_steps:1", "buffer_size:100")
 SAME_POLICY = "policy_kwargs:dict(n_critics=3, net_arch=[8])"
@@ -63,6 +64,31 @@ def test_a_temperature_is_learned_from_the_given_one(go_on: Any) -> None:
     )
     result = go_on(make(SoftDQN).learn(30), *learned, "learning_rate:0.0")
     assert result.temperature == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_given_schedules_hold_and_the_rest_goes_on(cls: Any, go_on: Any) -> None:
+    model = make(cls, learning_rate=1e-3).learn(30)
+    given = ["learning_rate:0.0", "learning_rate_final:0.0"]
+    if cls is not REDQSAC:
+        given += ["exploration_initial_eps:0.5", "exploration_final_eps:0.25", "exploration_fraction:1e-9"]
+    if cls is SoftDQN:
+        given += ["temperature_initial:0.4", "temperature_final:0.2", "temperature_fraction:1e-9"]
+    if cls is IQN:
+        given += ["risk_measure:'cvar'", "risk_eta:0.25"]
+    result = go_on(model, *given)
+    assert result._n_updates > model._n_updates
+    # With no learning rate the weights are those that were saved
+    before_and_after = [getattr(m, "critic" if cls is REDQSAC else "q_net").parameters() for m in (model, result)]
+    for before, after in zip(*before_and_after, strict=True):
+        assert th.equal(before, after)
+    assert result.lr_schedule(1.0) == result.lr_schedule(0.0) == 0.0
+    if cls is not REDQSAC:
+        assert result.exploration_rate == 0.25
+    if cls is SoftDQN:
+        assert result.temperature == pytest.approx(0.2)
+    if cls is IQN:
+        assert (result.q_net.risk_measure, result.q_net.risk_eta) == ("cvar", 0.25)
 
 
 def test_other_networks_are_refused(go_on: Any, tmp_path: Path) -> None:

@@ -89,16 +89,18 @@ def learns_with_wrapper(cls: Any, message: str, observation_space: spaces.Space,
 
 @pytest.mark.parametrize("space", OBSERVATIONS, ids=str)
 def test_observations_are_learned_from_saved_and_loaded(space: spaces.Space, tmp_path: Path) -> None:
-    of_ours = OURS[OBSERVATIONS.index(space) % 3]
+    index = OBSERVATIONS.index(space)
+    of_ours, cls = OURS[index % 3], CLASSES[index % 4]
+    actions = actions_of(cls)
     for buffer_class in [of_ours] if isinstance(space, spaces.Dict) else [None, of_ours]:
-        model = make_with(DoubleDQN, space, learning_starts=8, replay_buffer_class=buffer_class).learn(12)
+        model = make_with(cls, space, learning_starts=8, replay_buffer_class=buffer_class).learn(12)
         assert model._n_updates > 0
         model.save(tmp_path / "model")
         model.save_replay_buffer(tmp_path / "buffer")
-        loaded = DoubleDQN.load(tmp_path / "model", env=Emitting(space, DISCRETE))
+        loaded = cls.load(tmp_path / "model", env=Emitting(space, actions))
         loaded.load_replay_buffer(tmp_path / "buffer")
         loaded.learn(4, reset_num_timesteps=False)
-        assert loaded.predict(space.sample(), deterministic=True)[0] in DISCRETE
+        assert loaded.predict(space.sample(), deterministic=True)[0] in actions
 
 
 @pytest.mark.parametrize("space", REFUSED, ids=str)

@@ -222,3 +222,29 @@ def test_classes_of_a_script_may_be_repeated(tmp_path: Path) -> None:
     loaded = REDQSAC.load(tmp_path / "model", policy=policy_again, policy_kwargs=kwargs)
     assert type(loaded.policy) is policy_again is loaded.policy_class
     assert_equal(state(loaded), state(model))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_counters_in_custom_objects_hold(cls: Any, learned: Any) -> None:
+    _, path = learned(cls)
+    assert cls.load(path, custom_objects=dict(_n_updates=7))._n_updates == 7
+    if cls is not REDQSAC:
+        assert cls.load(path, custom_objects=dict(exploration_rate=0.125)).exploration_rate == 0.125
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_window_is_checked(cls: Any, learned: Any) -> None:
+    _, path = learned(cls)
+    for wrong in (-1, "10"):
+        with pytest.raises(ValueError, match=f"stats_window_size={wrong!r} must be an integer"):
+            cls.load(path, stats_window_size=wrong)
+
+
+def test_a_saved_buffer_is_compared_with_the_named_class(tmp_path: Path) -> None:
+    make(DoubleDQN, replay_buffer_class=PrioritizedReplayBuffer).learn(30).save(
+        tmp_path / "model", include=["replay_buffer"]
+    )
+    loaded = DoubleDQN.load(tmp_path / "model", replay_buffer_class="PrioritizedReplayBuffer")
+    assert type(loaded.replay_buffer) is PrioritizedReplayBuffer and loaded.replay_buffer.size() == 30
+    with pytest.raises(ValueError, match="replay_buffer_class=FrameDedupReplayBuffer is not the saved one"):
+        DoubleDQN.load(tmp_path / "model", replay_buffer_class="FrameDedupReplayBuffer")
