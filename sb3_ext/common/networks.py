@@ -15,15 +15,14 @@ def check_networks(
     optimizers: Sequence[th.optim.Optimizer | None],
     networks: Sequence[str] = (),
     targets: Sequence[str] = (),
-) -> dict[str, nn.Parameter]:
+) -> tuple[dict[str, nn.Parameter], dict[str, th.Tensor]]:
     """
-    Check that training reaches all networks, and return the parameters that it changes, by their names in the policy.
-
-    It changes a parameter that an optimizer has and that is not frozen.
+    Check that training reaches all networks. It changes a parameter that an optimizer has and that is not frozen.
 
     :param optimizers: those of the networks, ``None`` for one that is missing
     :param networks: names of the trained networks, the same in model and policy
     :param targets: names of the target networks, which have no optimizer
+    :return: the parameters that training changes, and all buffers, by their names in the policy
     :raises ValueError: if training would not reach a network: model and policy have different ones, it is not SB3's, it
         is on another device, or its optimizer has a replaced layer's parameters. Also if nothing is trained
     """
@@ -48,7 +47,7 @@ def check_networks(
         for group in optimizer.param_groups:
             in_optimizers.update(map(id, group["params"]))
     device = th.device(model.device).type
-    named = named_tensors(policy)[0]
+    named, buffers = named_tensors(policy)
     for wrong in {parameter.device for parameter in named.values()}:
         if wrong.type != device:
             key = next(key for key, parameter in named.items() if parameter.device == wrong)
@@ -64,7 +63,7 @@ def check_networks(
                 )
     if not trained:
         raise ValueError("there is nothing to train: every parameter of the policy is frozen, or in no optimizer")
-    return trained
+    return trained, buffers
 
 
 def _same_parameters(network: nn.Module, other: nn.Module) -> bool:

@@ -112,7 +112,7 @@ class UpdateLoop(OffPolicyExtension):
 
     def _trained_parameters(self) -> dict[str, th.nn.Parameter]:
         """Hook: check networks and optimizer, and return the parameters that are trained, by name."""
-        return check_networks(self, [self.policy.optimizer])
+        return check_networks(self, [self.policy.optimizer])[0]
 
     def _clip_gradients(self, parameters: list[th.nn.Parameter], grad_norm: th.Tensor, reads_back: bool) -> None:
         """Scale the gradients down to ``max_grad_norm``. Where the norm is cheap to read, a scale of 1 is skipped."""

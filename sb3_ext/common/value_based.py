@@ -29,7 +29,7 @@ from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.bellman import soft_td_target
 from sb3_ext.keywords import checks_keywords
-from sb3_ext.nets.modes import evaluation_mode, running_statistics
+from sb3_ext.nets.modes import evaluation_mode, select_statistics
 
 SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")
 
@@ -177,10 +177,10 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         return ValueProbe(self, self.q_net)
 
     def _trained_parameters(self) -> dict[str, th.nn.Parameter]:
-        trained = check_networks(self, [self.policy.optimizer], networks=["q_net"], targets=["q_net_target"])
+        trained, buffers = check_networks(self, [self.policy.optimizer], networks=["q_net"], targets=["q_net_target"])
         # SB3 collects these once, and copies them whenever the target network moves
-        self.batch_norm_stats = running_statistics(self.q_net)
-        self.batch_norm_stats_target = running_statistics(self.q_net_target)
+        self.batch_norm_stats = select_statistics(buffers, "q_net.")
+        self.batch_norm_stats_target = select_statistics(buffers, "q_net_target.")
         return trained
 
     def next_q_values(self, replay_data: AnySamples) -> tuple[th.Tensor, th.Tensor | None]:

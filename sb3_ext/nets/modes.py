@@ -51,9 +51,10 @@ def running_statistics(network: nn.Module) -> list[th.Tensor]:
     return select_statistics(named_tensors(network)[1])
 
 
-def select_statistics(buffers: Mapping[str, th.Tensor]) -> list[th.Tensor]:
-    """Select running statistics from named buffers."""
-    return [buffer for name, buffer in buffers.items() if "running_" in name]  # SB3 knows them by these names
+def select_statistics(buffers: Mapping[str, th.Tensor], prefix: str = "") -> list[th.Tensor]:
+    """Select running statistics from named buffers, those of one network by the prefix of their names."""
+    # SB3 knows them by these names
+    return [buffer for name, buffer in buffers.items() if "running_" in name and name.startswith(prefix)]
 
 
 def has_batch_statistics(network: nn.Module) -> bool:

@@ -347,7 +347,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         """
         assert self.replay_buffer is not None
         optimizers = [getattr(network, "optimizer", None) for network in (self.actor, self.critic)]
-        trained = check_networks(self, optimizers, ["actor", "critic"], ["critic_target"])
+        trained, _ = check_networks(self, optimizers, ["actor", "critic"], ["critic_target"])
         check_temperature("log_ent_coef", self.log_ent_coef, self.ent_coef_optimizer)
         self.updater.configure(self._update_settings(), self._temperature(), self.policy)
         # SB3 collects these once. A layer may have been replaced since
