@@ -56,7 +56,7 @@ class LossGradients:
         The parameters' ``grad`` must be ``None`` before, because ``backward`` is faster than ``th.autograd.grad``.
         """
         if not parameters:  # all are frozen
-            return tuple(self.loss(*args))
+            return tuple(result.detach() for result in self.loss(*args))
         with th.enable_grad():
             results = self.loss(*args)
         with th.autocast(results[0].device.type, enabled=False):
