@@ -83,6 +83,7 @@ def test_training_returns_are_collected_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_updates_per_second_are_measured(tmp_path: Path) -> None:
     script = REPOSITORY / "benchmarks" / "updates_per_second.py"
     small = (
@@ -109,6 +110,7 @@ def test_updates_per_second_are_measured(tmp_path: Path) -> None:
     assert all(float(row["updates_per_s"]) > 0 and float(row["steps_per_s"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_start_up_is_measured(tmp_path: Path) -> None:
     script = REPOSITORY / "benchmarks" / "start_up.py"
     output = run(script, "--output", "raw.csv", "--repeats", 1, "--contestants", "SB3 SAC", "REDQSAC", cwd=tmp_path)

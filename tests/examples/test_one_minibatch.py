@@ -80,7 +80,7 @@ def test_redqsac_trains_with_it():
     assert not th.equal(train(4), train(1))
 
 
-@pytest.mark.parametrize("name", [FILES[0], pytest.param(FILES[1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in FILES])
 def test_experiments_find_it_from_the_root_of_a_clone(name, tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     # Whatever else is installed, it is this copy that is imported

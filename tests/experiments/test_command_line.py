@@ -47,7 +47,9 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGKILL, signal.SIGTERM)), signal.SIGINT]
+)
 def test_a_killed_grid_goes_on_and_no_run_is_done_twice(tmp_path, write_experiment, how):
     file = write_experiment()
     if how is not signal.SIGKILL:  # the shorter half of the test

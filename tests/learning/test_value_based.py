@@ -14,8 +14,8 @@ from tests.support.significance import improvement_p_value, returns
     ("algorithm", "options"),
     [
         (DoubleDQN, {}),
-        (DoubleDQN, dict(n_steps=3, policy_kwargs=dict(dueling=True))),
-        (SoftDQN, dict(temperature_initial=0.5, temperature_final=0.1)),
+        pytest.param(DoubleDQN, dict(n_steps=3, policy_kwargs=dict(dueling=True)), marks=pytest.mark.slow),
+        pytest.param(SoftDQN, dict(temperature_initial=0.5, temperature_final=0.1), marks=pytest.mark.slow),
         (SoftDQN, dict(temperature_initial=0.03, temperature_final=0.03, double_q=False, munchausen_coef=0.9)),
         (IQN, dict(n_quantile_samples=8, n_target_quantile_samples=8, n_action_quantile_samples=8)),
     ],
