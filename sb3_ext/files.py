@@ -2,15 +2,17 @@
 
 import errno
 import glob
+import io
 import os
 import pathlib
 import platform
 import secrets
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
@@ -63,6 +65,40 @@ def replaced_when_complete(path: pathlib.Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def complete_file(path: str | pathlib.Path | io.BufferedIOBase) -> Iterator[Any]:
+    """
+    Open a file by :func:`replaced_when_complete`.
+
+    :param path: file name, or an open file, which is passed on
+    """
+    if not isinstance(path, (str, pathlib.Path)):
+        yield path
+        return
+    with replaced_when_complete(pathlib.Path(path)) as file:
+        yield file
+
+
+def beside_folders(path: Any, suffix: str, stack_level: int = 1) -> Any:
+    """
+    Apply SB3's rules for file names, with its warning.
+
+    :param path: file name, or an open file, which is passed on
+    :param suffix: what is added to a name without one
+    :param stack_level: frames between the caller and the function that the warning is for
+    :return: a name that is not that of a folder
+    """
+    if not isinstance(path, (str, pathlib.Path)):
+        return path
+    path = pathlib.Path(path)
+    if not path.suffix:
+        path = pathlib.Path(f"{path}{suffix}")
+    while path.is_dir():
+        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2", stacklevel=stack_level + 1)
+        path = pathlib.Path(f"{path}_2")
+    return path
 
 
 def _stem(path: pathlib.Path) -> str:

@@ -117,17 +117,25 @@ def _names_of_function(function: Any) -> list[str] | None:
     return None if _takes_any(function) else _keywords_of(function)
 
 
+def _constructors(cls: type) -> list[tuple[type, Callable[..., Any]]]:
+    """Return the bases of a class that have a constructor of their own, with it, in the method resolution order."""
+    return [(base, vars(base)["__init__"]) for base in cls.__mro__ if "__init__" in vars(base) and base is not object]
+
+
+def declared_names(cls: type) -> set[str]:
+    """Return the names of all arguments in the constructors of a class and its bases, ``self`` included."""
+    return {name for _, constructor in _constructors(cls) for name in _parameters_of(constructor)}
+
+
 def _names_of_constructors(target: type, beyond: Callable[..., Any] | None) -> list[str] | None:
-    constructors = [(base, vars(base)["__init__"]) for base in target.__mro__ if "__init__" in vars(base)]
+    constructors = _constructors(target)
     if beyond is not None:
         own = [constructor for _, constructor in constructors]
         constructors = constructors[own.index(beyond) :] if beyond in own else []
-    if not constructors or constructors[0][0] is object:
+    if not constructors:
         return None  # wrapped by somebody else, or a class that takes its arguments by `__new__`
     names: dict[str, None] = {}
     for base, constructor in constructors:
-        if base is object:
-            break
         names.update(dict.fromkeys(_keywords_of(constructor)[1:]))
         if not _takes_any(constructor):
             break
@@ -169,13 +177,12 @@ def default_of(cls: type, name: str) -> Any:
 
     Somebody else's constructor that does not have it may pass on another value, so the search ends there.
     """
-    for base in cls.__mro__:
-        if "__init__" in vars(base) and base is not object:
-            parameter = _parameters_of(vars(base)["__init__"]).get(name)
-            if parameter is not None:
-                return None if parameter.default is parameter.empty else parameter.default
-            if not _is_known(base):
-                return None
+    for base, constructor in _constructors(cls):
+        parameter = _parameters_of(constructor).get(name)
+        if parameter is not None:
+            return None if parameter.default is parameter.empty else parameter.default
+        if not _is_known(base):
+            return None
     return None
 
 

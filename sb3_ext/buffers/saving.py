@@ -20,7 +20,7 @@ from stable_baselines3.common.save_util import open_path
 from tqdm import tqdm
 
 from sb3_ext.buffers.base import LazyReplayBuffer
-from sb3_ext.files import replaced_when_complete
+from sb3_ext.files import beside_folders, complete_file
 
 # From this number of bytes on, a progress bar is shown
 _LARGE = 10**9
@@ -86,17 +86,9 @@ def save_replay_buffer(model: OffPolicyAlgorithm, path: str | pathlib.Path | io.
     """
     if model.replay_buffer is None:
         raise ValueError(f"this {type(model).__name__} has no replay buffer to save")
-    if not isinstance(path, (str, pathlib.Path)):
-        if not hasattr(path, "write"):
-            raise TypeError(f"path={path!r} must be a file name, as a string or a pathlib.Path, or an open file")
-        _pickle(model.replay_buffer, path)  # type: ignore[arg-type]
-        return
-    target = pathlib.Path(path)
-    target = target if target.suffix else target.with_suffix(".pkl")
-    while target.is_dir():  # as SB3 does
-        warnings.warn(f"Path '{target}' is a folder. Will save instead to {target}_2", stacklevel=3)
-        target = pathlib.Path(f"{target}_2")
-    with replaced_when_complete(target) as file:
+    if not isinstance(path, (str, pathlib.Path)) and not hasattr(path, "write"):
+        raise TypeError(f"path={path!r} must be a file name, as a string or a pathlib.Path, or an open file")
+    with complete_file(beside_folders(path, ".pkl", stack_level=3)) as file:
         _pickle(model.replay_buffer, file)
 
 

@@ -12,7 +12,10 @@ from sb3_ext.buffers.samples import AnySamples
 
 def total_norm(tensors: list[th.Tensor] | tuple[th.Tensor, ...]) -> th.Tensor:
     """
-    Return the norm of all numbers in tensors of one device, shape ().
+    Return the norm of all numbers in tensors of one device and type, shape ().
+
+    The result is that of ``torch.nn.utils.get_total_norm``, which first groups the tensors by device and type. That
+    takes longer than the norm itself in small networks.
 
     It is also infinite where only a square overflows. Adam stores such a square, and that parameter never moves again.
     """

@@ -1,6 +1,5 @@
 """What every algorithm of this package adds to its parent from SB3."""
 
-import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -37,6 +36,7 @@ from sb3_ext.common.finite import check_action, check_first_observation, check_t
 from sb3_ext.common.networks import check_learning_rates, set_training_mode
 from sb3_ext.common.progress import close_progress_bars
 from sb3_ext.common.saved.model import SavedModel
+from sb3_ext.keywords import declared_names
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
@@ -81,8 +81,6 @@ class OffPolicyExtension(SavedModel):
 
     def __init__(self, policy: str | type[BasePolicy], env: GymEnv | str, *args: Any, **kwargs: Any) -> None:
         check_policy(policy, self.policy_aliases)
-        if env is not None and not isinstance(env, str):
-            check_env(env)
         kwargs = {name: prepared(name, value) for name, value in kwargs.items()}
         # A file of SB3 does not say who chose. There this constructor, which `load` calls without a class, has the word
         self._chose_buffer_class = kwargs.get("replay_buffer_class") is None
@@ -185,13 +183,12 @@ class OffPolicyExtension(SavedModel):
         vars(self).pop("evaluator", None)  # while it is absent, attributes are set without deriving anything
         prepare_attributes(self)
         self._check_arguments()
-        is_chosen = self._chose_buffer_class and self.replay_buffer_class in _AUTOMATIC_BUFFER_CLASSES
-        check_compatibility(self, None if is_chosen else self.replay_buffer_class)
+        if self._chose_buffer_class and self.replay_buffer_class in _AUTOMATIC_BUFFER_CLASSES:
+            self.replay_buffer_class = None
+        check_compatibility(self)
         # A saved model must contain what was asked for, not what SB3 or the lines below derive from it. Otherwise
         # `load(n_steps=...)` and `load(gamma=...)` could not change it.
         requested_kwargs = self.replay_buffer_kwargs
-        if self._chose_buffer_class and self.replay_buffer_class in _AUTOMATIC_BUFFER_CLASSES:
-            self.replay_buffer_class = None
         self._chose_buffer_class = self.replay_buffer_class is None
         if self._chose_buffer_class:
             self.replay_buffer_class = self._default_buffer_class()
@@ -320,7 +317,4 @@ class OffPolicyExtension(SavedModel):
 
 def _accepts(buffer_class: type | None, name: str) -> bool:
     """Tell whether a constructor of the class or its bases has an argument of this name."""
-    if buffer_class is None:
-        return False
-    constructors = (vars(base).get("__init__") for base in buffer_class.__mro__ if base is not object)
-    return any(init is not None and name in inspect.signature(init).parameters for init in constructors)
+    return buffer_class is not None and name in declared_names(buffer_class)

@@ -21,6 +21,7 @@ from sb3_ext.buffers.samples import (
     transition_discounts,
     update_priorities,
 )
+from sb3_ext.common.divergence import total_norm
 from sb3_ext.common.networks import check_networks
 from sb3_ext.common.off_policy import OffPolicyExtension
 
@@ -95,7 +96,7 @@ class UpdateLoop(OffPolicyExtension):
 
             self.policy.optimizer.zero_grad()
             loss.backward()
-            grad_norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            grad_norm = total_norm([p.grad for p in parameters if p.grad is not None])
             self._divergence.next_updates(self._n_updates, replay_data)
             self._divergence.before_step("loss", loss, grad_norm)
             self._clip_gradients(parameters, grad_norm, reads_back)

@@ -7,7 +7,7 @@ import torch as th
 
 from sb3_ext.common.arguments.derived import DERIVATIONS, Derivation
 from sb3_ext.redq_sac.recorded import recorded_where_possible
-from sb3_ext.redq_sac.temperature import automatic_target_entropy, starting_temperature
+from sb3_ext.redq_sac.temperature import automatic_target_entropy, is_automatic, starting_temperature
 
 
 def derive_temperature(model: Any) -> None:
@@ -22,7 +22,7 @@ def derive_temperature(model: Any) -> None:
 
 
 def derive_target_entropy(model: Any) -> None:
-    if model.target_entropy == "auto":
+    if is_automatic(model.target_entropy):
         model.__dict__["target_entropy"] = automatic_target_entropy(model.action_space)
     else:
         model.__dict__["target_entropy"] = float(model.target_entropy)

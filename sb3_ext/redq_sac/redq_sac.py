@@ -33,10 +33,7 @@ from sb3_ext.redq_sac.derived import REDQ_DERIVATIONS
 from sb3_ext.redq_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQSACPolicy
 from sb3_ext.redq_sac.probe import REDQSACProbe
 from sb3_ext.redq_sac.recorded import recorded_where_possible, set_learning_rates
-from sb3_ext.redq_sac.temperature import (
-    automatic_target_entropy,
-    continues_learning,
-)
+from sb3_ext.redq_sac.temperature import automatic_target_entropy, continues_learning, is_automatic
 from sb3_ext.redq_sac.update import Plan, REDQUpdate, Temperature, UpdateSettings
 from sb3_ext.speed.precision import AutocastDtype
 from sb3_ext.speed.recording import CudaRecorder, Recorder
@@ -257,8 +254,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         self.log_ent_coef = self.ent_coef_optimizer = None
         vars(self).pop("ent_coef_tensor", None)
         self.policy_kwargs.setdefault("use_sde", self.use_sde)  # which custom_objects may lack
-        is_auto = isinstance(self.target_entropy, str) and self.target_entropy == "auto"
-        if is_auto and isinstance(getattr(self, "action_space", None), spaces.Box):
+        if is_automatic(self.target_entropy) and isinstance(getattr(self, "action_space", None), spaces.Box):
             self.target_entropy = automatic_target_entropy(self.action_space)
         super()._setup_model()
         # The policy decides how many critics there are by default, so this check has to wait for it

@@ -28,10 +28,14 @@ def continues_learning(saved: str | float, given: str | float) -> bool:
     return starts[0] == starts[1] and starts[0][0]
 
 
+def is_automatic(target_entropy: str | float) -> bool:
+    # An array is compared element by element
+    return isinstance(target_entropy, str) and target_entropy == "auto"
+
+
 def check_target_entropy(target_entropy: str | float) -> None:
     """Raise a ValueError if the target is neither a number nor ``"auto"``."""
-    is_auto = isinstance(target_entropy, str) and target_entropy == "auto"
-    if not is_auto and finite_number(target_entropy) is None:
+    if not is_automatic(target_entropy) and finite_number(target_entropy) is None:
         raise ValueError(f"target_entropy={target_entropy!r} must be a number or 'auto'")
 
 

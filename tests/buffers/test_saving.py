@@ -2,11 +2,11 @@
 
 import os
 import pickle
-import platform
 import subprocess
 import sys
 import time
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,21 +147,29 @@ def test_kill_9_while_saving_leaves_a_whole_file(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", _KILLED, __file__, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "saved\n"
-    partial = tmp_path / f".buffer.pkl.{platform.node()}-{process.pid}.partial"
+
+    def partial_files() -> list[Path]:
+        return list(tmp_path.glob(f".buffer.pkl.*.{process.pid}.*.partial"))
+
+    def is_half_written() -> bool:
+        with suppress(FileNotFoundError):  # it has become the file since it was listed
+            return any(0 < partial.stat().st_size < size for partial in partial_files())
+        return False
+
     size = path.stat().st_size
     deadline = time.monotonic() + 120
     # In the midst of it: something is written, and it is not all
-    while not (partial.exists() and 0 < partial.stat().st_size < size) and time.monotonic() < deadline:
+    while not is_half_written() and time.monotonic() < deadline:
         pass
     process.kill()
     process.wait()
-    assert partial.exists(), "it was not killed while it was saving"
+    assert partial_files(), "it was not killed while it was saving"
     model = image_model()
     model.load_replay_buffer(path)
     assert model.replay_buffer.size() == 20_000
     model.replay_buffer.check_valid()
     model.save_replay_buffer(path)  # and what was left behind is in nobody's way
-    assert not partial.exists()
+    assert not partial_files()
 
 
 @pytest.mark.parametrize("n_steps", [400, 900])

@@ -34,12 +34,12 @@ def smallest_image() -> int:
     return size
 
 
-def check_compatibility(model: Any, buffer_class: type[ReplayBuffer] | None) -> None:
+def check_compatibility(model: Any) -> None:
     """
     Check spaces, the dictionaries of arguments, and that policy and replay buffer of an algorithm fit the spaces.
 
-    :param model: an algorithm that is about to build its networks
-    :param buffer_class: the class of its replay buffer, ``None`` for SB3's choice
+    :param model: an algorithm that is about to build its networks. Its ``replay_buffer_class`` is ``None`` for SB3's
+        choice
     :raises ValueError: naming the argument, its value and what is allowed or helps
     :raises TypeError: if a dictionary has an argument that does not exist
     """
@@ -51,9 +51,9 @@ def check_compatibility(model: Any, buffer_class: type[ReplayBuffer] | None) -> 
     check_model_kwargs(model)
     # First, because it explains where a space that does not fit comes from
     check_normalized_images(model._vec_normalize_env, model.policy_class, model.policy_kwargs)
-    check_buffer_arguments(buffer_class, model.replay_buffer_kwargs)
+    check_buffer_arguments(model.replay_buffer_class, model.replay_buffer_kwargs)
     check_policy_fits(model.observation_space, model.policy_class, model.policy_kwargs)
-    check_buffer_fits(model.observation_space, buffer_class, model.n_steps)
+    check_buffer_fits(model.observation_space, model.replay_buffer_class, model.n_steps)
 
 
 def check_policy_fits(observation_space: spaces.Space, policy_class: type, policy_kwargs: dict[str, Any]) -> None:

@@ -13,9 +13,10 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from sb3_ext.buffers.saving import load_replay_buffer, save_replay_buffer
 from sb3_ext.checks import check_device, check_mapping
 from sb3_ext.common.arguments.keywords import check_names_of_load, explain_model_keywords
-from sb3_ext.common.saved.complete import complete_file, model_path
+from sb3_ext.common.saved.complete import model_path
 from sb3_ext.common.saved.state import Parameters, load_with_arguments, restore_parameters, with_learned_values
 from sb3_ext.common.saved.writer import WrittenBy
+from sb3_ext.files import complete_file
 from sb3_ext.keywords import checks_keywords
 
 SelfSavedModel = TypeVar("SelfSavedModel", bound="SavedModel")

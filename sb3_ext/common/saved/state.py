@@ -10,7 +10,6 @@ the first optimizer. So dictionaries and files without them stay valid, and so d
 """
 
 import copy
-import inspect
 import io
 import pathlib
 import warnings
@@ -23,6 +22,7 @@ import torch as th
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 
 from sb3_ext.common.arguments.types import prepared
+from sb3_ext.keywords import declared_names
 
 if TYPE_CHECKING:
     from sb3_ext.common.saved.model import SavedModel
@@ -134,7 +134,7 @@ def load_with_arguments(
     if "policy_kwargs" in custom:
         custom["policy_kwargs"] = dict(custom["policy_kwargs"] or {})  # SB3 changes it, and it belongs to the caller
     # SB3 ignores custom objects that the file lacks
-    names = _constructor_arguments(cls) - {"policy_kwargs"}
+    names = declared_names(cls) - _NOT_SAVED - {"policy_kwargs"}
     given = {name: value for name, value in custom.items() if name in names} | kwargs
     given = {name: prepared(name, value) for name, value in given.items()}
     held_back = {
@@ -189,12 +189,6 @@ def _load_as_saved(
         except ValueError:
             raise refused from None
     return model, {name for name, value in starting.items() if not model._continues_from(name, value)}
-
-
-def _constructor_arguments(cls: type) -> set[str]:
-    constructors = (vars(base).get("__init__") for base in cls.__mro__ if base is not object)
-    names = {name for init in constructors if init is not None for name in inspect.signature(init).parameters}
-    return names - _NOT_SAVED
 
 
 def _load_with_reason(load: Callable[..., Model], path: Path, custom: dict[str, Any], given: dict[str, Any]) -> Model:

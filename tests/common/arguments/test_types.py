@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import HerReplayBuffer
+from stable_baselines3 import DQN, SAC, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.envs import BitFlippingEnv
@@ -242,7 +242,11 @@ def test_action_noise_of_another_type(value: Any) -> None:
     ],
 )
 def test_what_sb3_takes_is_taken(cls: Any, policy_kwargs: dict[str, Any]) -> None:
-    make(cls, policy_kwargs=policy_kwargs)
+    stock = SAC if cls is REDQSAC else DQN
+    stock("MlpPolicy", ENVS[cls], policy_kwargs=dict(policy_kwargs), buffer_size=10, device="cpu")
+    model = make(cls, policy_kwargs=policy_kwargs)
+    action, _ = model.predict(model.observation_space.sample(), deterministic=True)
+    assert action in model.action_space
 
 
 def test_architectures_that_differ_between_kinds_of_algorithms() -> None:
