@@ -13,6 +13,7 @@ from sb3_ext.envs import AtariVecEnv
 from sb3_ext.iqn import IQN
 from sb3_ext.redq_sac import REDQSAC
 from sb3_ext.soft_dqn import SoftDQN
+from sb3_ext.speed.float32 import float32_matmul_precision
 
 __version__ = "0.1.0"
 
@@ -29,4 +30,5 @@ __all__ = [
     "SoftDQN",
     "__version__",
     "estimate_memory",
+    "float32_matmul_precision",
 ]

@@ -39,6 +39,7 @@ from sb3_ext.common.saved.model import SavedModel
 from sb3_ext.keywords import declared_names
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
+from sb3_ext.speed.float32 import FLOAT32_MATMUL_PRECISIONS
 from sb3_ext.speed.precision import AUTOCAST_DTYPES
 
 SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicyExtension")
@@ -65,6 +66,7 @@ class OffPolicyExtension(SavedModel):
     learning_rate_fraction: float | None = None
     compile: bool = False
     autocast_dtype: str | None = None
+    float32_matmul_precision: str | None = "auto"
     #: The kind of action space that the algorithm takes; ``None``: any. Checked like the observations' space
     action_space_type: ClassVar[type[spaces.Space] | None] = None
     #: Evaluates networks as training does: ``self.evaluator(self.q_net, observations)``
@@ -159,6 +161,7 @@ class OffPolicyExtension(SavedModel):
         check_integer("gradient_steps", self.gradient_steps, minimum=-1)
         check_choice("compile", self.compile, (True, False))
         check_choice("autocast_dtype", self.autocast_dtype, (None, "auto", *AUTOCAST_DTYPES))
+        check_choice("float32_matmul_precision", self.float32_matmul_precision, FLOAT32_MATMUL_PRECISIONS)
 
     def _require_effect(self, name: str, has_effect: bool, needs: str, otherwise: Any = None) -> None:
         """

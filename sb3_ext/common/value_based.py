@@ -99,6 +99,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         learning_rate_fraction: float | None = None,
         compile: bool = False,
         autocast_dtype: str | None = None,
+        float32_matmul_precision: str | None = "auto",
     ) -> None:
         super().__init__(
             policy,
@@ -134,6 +135,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         self.learning_rate_fraction = learning_rate_fraction
         self.compile = compile
         self.autocast_dtype = autocast_dtype
+        self.float32_matmul_precision = float32_matmul_precision
         if _init_setup_model:
             self._setup_model()
 

@@ -16,6 +16,7 @@ from sb3_ext.double_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.functional.bellman import huber_value_loss
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
 from sb3_ext.keywords import checks_keywords
+from sb3_ext.speed.float32 import Float32MatmulPrecision
 from sb3_ext.speed.precision import AutocastDtype
 
 
@@ -66,6 +67,9 @@ class DoubleDQN(ValueBasedAlgorithm):
         without a gradient, which measured no faster
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
         layers. It is faster on CPUs with AVX512-BF16 or AMX, where ``"auto"`` selects it. ``None``: float32
+    :param float32_matmul_precision: which library computes float32 products on a CPU while training. ``"auto"``: oneDNN
+        where it is as exact as torch's default. ``"medium"``: also where it rounds to bfloat16, as on CPUs with AMX.
+        ``None``: as torch is set, see :func:`~sb3_ext.speed.float32.float32_matmul_precision`
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -111,6 +115,7 @@ class DoubleDQN(ValueBasedAlgorithm):
         learning_rate_fraction: float | None = None,
         compile: bool = False,
         autocast_dtype: AutocastDtype | None = None,
+        float32_matmul_precision: Float32MatmulPrecision | None = "auto",
     ) -> None:
         super().__init__(
             policy,
@@ -145,6 +150,7 @@ class DoubleDQN(ValueBasedAlgorithm):
             learning_rate_fraction=learning_rate_fraction,
             compile=compile,
             autocast_dtype=autocast_dtype,
+            float32_matmul_precision=float32_matmul_precision,
         )
         if _init_setup_model:
             self._setup_model()

@@ -23,6 +23,7 @@ from sb3_ext.iqn.policies import CnnPolicy, ImplicitQuantileNetwork, IQNPolicy, 
 from sb3_ext.iqn.probe import IQNProbe
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode
+from sb3_ext.speed.float32 import Float32MatmulPrecision
 from sb3_ext.speed.precision import AutocastDtype
 
 
@@ -89,6 +90,9 @@ class IQN(ValueBasedAlgorithm):
         without a gradient, which measured no faster
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
         layers. It is faster on CPUs with AVX512-BF16 or AMX, where ``"auto"`` selects it. ``None``: float32
+    :param float32_matmul_precision: which library computes float32 products on a CPU while training. ``"auto"``: oneDNN
+        where it is as exact as torch's default. ``"medium"``: also where it rounds to bfloat16, as on CPUs with AMX.
+        ``None``: as torch is set, see :func:`~sb3_ext.speed.float32.float32_matmul_precision`
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -148,6 +152,7 @@ class IQN(ValueBasedAlgorithm):
         learning_rate_fraction: float | None = None,
         compile: bool = False,
         autocast_dtype: AutocastDtype | None = None,
+        float32_matmul_precision: Float32MatmulPrecision | None = "auto",
     ) -> None:
         super().__init__(
             policy,
@@ -182,6 +187,7 @@ class IQN(ValueBasedAlgorithm):
             learning_rate_fraction=learning_rate_fraction,
             compile=compile,
             autocast_dtype=autocast_dtype,
+            float32_matmul_precision=float32_matmul_precision,
         )
         self.n_quantile_samples = n_quantile_samples
         self.n_target_quantile_samples = n_target_quantile_samples

@@ -35,6 +35,7 @@ from sb3_ext.redq_sac.probe import REDQSACProbe
 from sb3_ext.redq_sac.recorded import recorded_where_possible, set_learning_rates
 from sb3_ext.redq_sac.temperature import automatic_target_entropy, continues_learning, is_automatic
 from sb3_ext.redq_sac.update import Plan, REDQUpdate, Temperature, UpdateSettings
+from sb3_ext.speed.float32 import Float32MatmulPrecision, with_float32_matmul_precision
 from sb3_ext.speed.precision import AutocastDtype
 from sb3_ext.speed.recording import CudaRecorder, Recorder
 
@@ -119,6 +120,9 @@ class REDQSAC(OffPolicyExtension, SAC):
         networks with batch normalization
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
         layers. It is faster on CPUs with AVX512-BF16 or AMX, where ``"auto"`` selects it. ``None``: float32
+    :param float32_matmul_precision: which library computes float32 products on a CPU while training. ``"auto"``: oneDNN
+        where it is as exact as torch's default. ``"medium"``: also where it rounds to bfloat16, as on CPUs with AMX.
+        ``None``: as torch is set, see :func:`~sb3_ext.speed.float32.float32_matmul_precision`
     :param cuda_graphs: on a GPU, record the updates between two rollouts once, and then launch them all at once. Where
         that is not possible there is a warning. No effect on a CPU. Not yet tried on a GPU
     :param buffer_device: where minibatches are gathered. ``"cpu"``: on the host. ``"auto"``: on a GPU with a copy of
@@ -188,6 +192,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         learning_rate_fraction: float | None = None,
         compile: bool = False,
         autocast_dtype: AutocastDtype | None = None,
+        float32_matmul_precision: Float32MatmulPrecision | None = "auto",
         cuda_graphs: bool = False,
         buffer_device: Literal["auto", "cpu"] = "cpu",
     ) -> None:
@@ -234,6 +239,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         self.learning_rate_fraction = learning_rate_fraction
         self.compile = compile
         self.autocast_dtype = autocast_dtype
+        self.float32_matmul_precision = float32_matmul_precision
         self.cuda_graphs = cuda_graphs
         self.buffer_device = buffer_device
         if _init_setup_model:
@@ -333,6 +339,7 @@ class REDQSAC(OffPolicyExtension, SAC):
         random_steps = learning_starts if self.random_steps is None else self.random_steps
         return super()._sample_action(random_steps, action_noise, n_envs)
 
+    @with_float32_matmul_precision
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
         Update the critics ``gradient_steps`` times, each time on a fresh minibatch.

@@ -36,6 +36,7 @@ from sb3_ext.functional.soft_value import (
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.soft_dqn.policies import BoltzmannNetwork, CnnPolicy, MlpPolicy, MultiInputPolicy, SoftDQNPolicy
 from sb3_ext.soft_dqn.probe import SoftDQNProbe
+from sb3_ext.speed.float32 import Float32MatmulPrecision
 from sb3_ext.speed.precision import AutocastDtype
 
 # Values of 1e6 divided by this temperature stay finite, as do their exponentials
@@ -117,6 +118,9 @@ class SoftDQN(ValueBasedAlgorithm):
         without a gradient, which measured no faster
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
         layers. It is faster on CPUs with AVX512-BF16 or AMX, where ``"auto"`` selects it. ``None``: float32
+    :param float32_matmul_precision: which library computes float32 products on a CPU while training. ``"auto"``: oneDNN
+        where it is as exact as torch's default. ``"medium"``: also where it rounds to bfloat16, as on CPUs with AMX.
+        ``None``: as torch is set, see :func:`~sb3_ext.speed.float32.float32_matmul_precision`
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -183,6 +187,7 @@ class SoftDQN(ValueBasedAlgorithm):
         learning_rate_fraction: float | None = None,
         compile: bool = False,
         autocast_dtype: AutocastDtype | None = None,
+        float32_matmul_precision: Float32MatmulPrecision | None = "auto",
     ) -> None:
         super().__init__(
             policy,
@@ -217,6 +222,7 @@ class SoftDQN(ValueBasedAlgorithm):
             learning_rate_fraction=learning_rate_fraction,
             compile=compile,
             autocast_dtype=autocast_dtype,
+            float32_matmul_precision=float32_matmul_precision,
         )
         self.target_backup = target_backup
         self.temperature_initial = temperature_initial
