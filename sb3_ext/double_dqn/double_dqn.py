@@ -25,8 +25,10 @@ class DoubleDQN(ValueBasedAlgorithm):
     Double DQN: the online network selects the next action, the target network values it.
 
     Paper: https://arxiv.org/abs/1509.06461. With ``policy_kwargs=dict(dueling=True)``, a prioritized replay buffer and
-    ``n_steps`` it is Rainbow (https://arxiv.org/abs/1710.02298) without noisy layers and distributions. With
-    ``double_q=False``, one environment and all other additions switched off, it equals SB3's ``DQN`` bit for bit.
+    ``n_steps`` it is Rainbow (https://arxiv.org/abs/1710.02298) without noisy layers and distributions.
+
+    With ``double_q=False``, ``float32_matmul_precision=None``, one environment and all other additions switched off, it
+    equals SB3's ``DQN`` bit for bit.
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)

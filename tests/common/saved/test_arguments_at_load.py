@@ -52,6 +52,7 @@ VALUES: dict[str, Any] = dict(
     learning_rate_final=1e-5,
     compile=True,
     autocast_dtype="bfloat16",
+    float32_matmul_precision="medium",
     cuda_graphs=True,
     buffer_device="auto",
     exploration_fraction=1.0,
