@@ -1,8 +1,8 @@
 """
 Common code of value-based algorithms with discrete actions: SB3's ``DQN`` on the update loop, with a hook for the loss.
 
-With one environment, ``float32_matmul_precision=None`` and all other additions switched off, it equals SB3's ``DQN`` bit
-for bit.
+With one environment, ``float32_matmul_precision=None`` and all other additions switched off, it equals SB3's ``DQN``
+bit for bit.
 """
 
 from collections.abc import Mapping
