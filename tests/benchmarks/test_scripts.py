@@ -163,7 +163,7 @@ def test_scaling_is_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.Monke
     arguments = ["scaling.py", "--output", str(output), "--figure", str(figure), "--dimensions", "hopper"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--repeats", "2"])
     scaling.main()
-    rows = scaling.read(output)
+    rows = scaling.read_csv(output)
     cases = [(name, str(value)) for name, values in varied.items() for value in values]
     assert [(row["varied"], row["value"]) for row in rows] == [case for case in cases for _ in range(2)]
     assert all(float(row[column]) > 0 for row in rows for column in ("step_ms", "roofline_ms"))
