@@ -244,10 +244,11 @@ def prepare(label: str, settings: dict[str, Any]) -> Callable[[], dict[str, floa
     :return: a function that measures all products: name -> GFLOP/s of the fastest formulation
     """
     device, dtype = settings["device"], th.bfloat16 if "bfloat16" in label else th.float32
-    if device == "cpu":
+    if "JAX" in label:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    elif device == "cpu":
         from sb3_ext.speed.allocator import keep_freed_memory
 
-        os.environ["JAX_PLATFORMS"] = "cpu"
         keep_freed_memory()  # as REDQSAC does: results need no new pages each time
 
     def ways(product: Product) -> list[Callable[[], Any]]:
