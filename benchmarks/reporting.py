@@ -57,3 +57,12 @@ def write_csv(path: Path, rows: list[dict[str, Any]], machine: str) -> None:
         writer.writeheader()
         writer.writerows(rows)
     partial.replace(path)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """
+    :param path: of a CSV file with comments above the rows
+    :return: its rows
+    """
+    with path.open(newline="") as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))

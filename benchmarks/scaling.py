@@ -10,7 +10,6 @@ at a time. A measured call is ``train(gradient_steps)`` on a filled replay buffe
 """
 
 import argparse
-import csv
 import statistics
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch as th
 from matplotlib.ticker import LogLocator, StrMethodFormatter
-from reporting import machine, write_csv
+from reporting import machine, read_csv, write_csv
 from roofline import Work, matrix_flops
 from tqdm import tqdm
 from updates_per_second import BATCH_SIZE, DIMENSIONS, UTD, RandomEnv, timed
@@ -96,15 +95,6 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """
-    :param path: of a CSV file with comments above
-    :return: its rows
-    """
-    with path.open(newline="") as file:
-        return list(csv.DictReader(line for line in file if not line.startswith("#")))
-
-
 def draw(rows: list[dict[str, Any]], figure: Path) -> None:
     """
     :param rows: as ``measure`` gives them
@@ -151,7 +141,7 @@ def main() -> None:
         parser.error("--device cuda: there is no GPU that PyTorch can use")
     if args.plot_only and args.figure is None:
         parser.error("--plot-only needs --figure")
-    rows = read(args.output) if args.plot_only else measure(args)
+    rows = read_csv(args.output) if args.plot_only else measure(args)
     if args.figure is not None:
         draw(rows, args.figure)
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -82,7 +82,8 @@ class Contestant:
 
     def block(self) -> Figures:
         """Let the contestant measure one block, and return its figures."""
-        os.write(self._commands, b".")
+        with suppress(BrokenPipeError):  # it ended since the last block: `_read` says why
+            os.write(self._commands, b".")
         return self._read()
 
     def end(self) -> None:
@@ -101,6 +102,11 @@ class Contestant:
         if kind is not None:
             self._process.kill()
         self.end()
+
+
+def n_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure(starts: Sequence[Callable[[], Contestant]], n_rounds: int, title: str) -> Iterator[dict[str, Any]]:
@@ -127,20 +133,25 @@ def values_of(rows: Sequence[dict[str, Any]], contestant: str, column: str) -> l
     :param column: of the figures
     :return: its figures, one for each round
     """
-    picked = {int(row["round"]): float(row[column]) for row in rows if row["contestant"] == contestant}
-    return [picked[index] for index in sorted(picked)]
+    by_round = _by_round(rows, contestant, column)
+    return [by_round[index] for index in sorted(by_round)]
+
+
+def _by_round(rows: Sequence[dict[str, Any]], contestant: str, column: str) -> dict[int, float]:
+    return {int(row["round"]): float(row[column]) for row in rows if row["contestant"] == contestant}
 
 
 def ratios(rows: Sequence[dict[str, Any]], of: str, to: str, column: str) -> tuple[float, float, float]:
     """
-    :param rows: as ``measure`` yields them
+    :param rows: as ``measure`` yields them, with at least one round that both contestants have
     :param of: a contestant
     :param to: another one
     :param column: of the figures
     :return: lower quartile, median and upper quartile of the ratios within each round
     """
-    pairs = zip(values_of(rows, of, column), values_of(rows, to, column), strict=True)
-    quotients = [one / other for one, other in pairs]
+    ones, others = _by_round(rows, of, column), _by_round(rows, to, column)
+    # The last round of an interrupted run may lack one of them
+    quotients = [ones[index] / others[index] for index in sorted(ones.keys() & others.keys())]
     if len(quotients) < 2:
         return quotients[0], quotients[0], quotients[0]
     low, middle, high = statistics.quantiles(quotients, n=4, method="inclusive")
