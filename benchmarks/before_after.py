@@ -1,163 +1,192 @@
 """
-REDQSAC's updates per second in two checkouts of this repository, before and after a change.
+Updates per second in two checkouts of this repository, before and after a change.
 
-Each checkout has a process of its own. Both warm up, then take turns: one measured block of updates each, while the
-other one waits. The figure is the median of the paired ratios, with their quartiles. Run nothing else meanwhile.
+For each algorithm there are two processes, one for each checkout, which take turns (``turns.py``). A block is
+``train()`` on a filled replay buffer, called as often as takes half a second or more. The figures are median and
+quartiles of the ratios within a round. Run nothing else meanwhile.
 
     git worktree add /tmp/before <commit>
     python benchmarks/before_after.py --before /tmp/before --output benchmarks/results/before_after.csv
+
+Models are made by this script, of whichever checkout: they have arguments only that both know. ``--table-only`` prints
+the table of a CSV file again.
 """
 
 import argparse
 import os
 import statistics
-import subprocess
-import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from reporting import machine, write_csv
-from tqdm import tqdm
+from random_env import RandomEnv, like_atari, like_cart_pole, like_mujoco
+from turns import Contestant, Figures, measure, ratios, values_of
 
-from sb3_ext.speed.precision import cpu_computes_in_bfloat16
+import sb3_ext
 
 PACKAGES = ("torch", "stable-baselines3", "numpy")
-DIMENSIONS = ("humanoid", "hopper")
-CONTESTANTS = ("REDQSAC", "REDQSAC, compiled", "REDQSAC, bfloat16", "REDQSAC, bfloat16, compiled")
-
-# Runs in the checkout that is measured, with its own benchmark's contestants
-WORKER = """
-import argparse, sys
-import updates_per_second as benchmark
-
-name, wanted, n_updates = sys.argv[1], sys.argv[2].split(";"), int(sys.argv[3])
-args = argparse.Namespace(stored=5000, device="cpu", n_critics=10, no_bfloat16=False, updates=n_updates)
-makers, models = benchmark.contestants(args), {}
-for label in wanted:
-    model = makers[label](benchmark.RandomEnv(*benchmark.DIMENSIONS[name]))
-    model.learn(args.stored)
-    for _ in range(5):  # compiles, and lets the allocator settle
-        model.train(n_updates, benchmark.BATCH_SIZE)
-    models[label] = model
-print("ready", file=sys.stderr, flush=True)
-for line in sys.stdin:
-    seconds = benchmark.timed(lambda: models[line.strip()].train(n_updates, benchmark.BATCH_SIZE))
-    print(f"seconds {seconds}", file=sys.stderr, flush=True)
-"""
+COLUMN = "updates_per_s"
 
 
-class Checkout:
+class Training(NamedTuple):
+    """What is trained, and how: ``n_updates`` is what one block has, ``gradient_steps`` what one call of ``train``."""
+
+    algorithm: str
+    policy: str
+    make_env: Callable[[], RandomEnv]
+    batch_size: int
+    gradient_steps: int
+    n_updates: int
+    arguments: dict[str, Any]
+
+
+def trainings() -> dict[str, Training]:
     """
-    A process that measures one checkout.
+    :return: label, without options for speed -> what it stands for
+    """
+    critics = {"policy_kwargs": {"n_critics": 10}}
+    samples = {"n_quantile_samples": 8, "n_target_quantile_samples": 8, "n_action_quantile_samples": 32}
+    made = {
+        "REDQSAC, Humanoid": Training("REDQSAC", "MlpPolicy", partial(like_mujoco, "humanoid"), 256, 20, 80, critics),
+        "REDQSAC, Hopper": Training("REDQSAC", "MlpPolicy", partial(like_mujoco, "hopper"), 256, 20, 140, critics),
+    }
+    # Eight updates a call, as with eight environments
+    for name, n_updates, arguments in (("DoubleDQN", 40, {}), ("SoftDQN", 40, {}), ("IQN", 16, samples)):
+        made[f"{name}, Atari"] = Training(name, "CnnPolicy", like_atari, 32, 8, n_updates, arguments)
+    for name in ("DoubleDQN", "SoftDQN"):
+        made[f"{name}, 64x64"] = Training(name, "MlpPolicy", like_cart_pole, 64, 8, 800, {})
+    return made
 
-    :param folder: root of the checkout
-    :param name: of the dimensions
+
+SPEED: dict[str, dict[str, Any]] = {
+    "": {},
+    ", compiled": {"compile": True},
+    ", bfloat16": {"autocast_dtype": "bfloat16"},
+    ", bfloat16, compiled": {"autocast_dtype": "bfloat16", "compile": True},
+}
+CONTESTANTS = {
+    name + suffix: (training, options) for name, training in trainings().items() for suffix, options in SPEED.items()
+}
+
+
+def prepare(label: str, settings: dict[str, Any]) -> Callable[[], Figures]:
+    """
+    :param label: a key of ``CONTESTANTS``
+    :param settings: ``folder`` of the checkout, transitions ``stored``, and ``updates`` of a block, ``None`` for the
+        contestant's own number
+    :return: a function that measures one block
+    """
+    imported = Path(sb3_ext.__file__).parents[1]
+    if imported != Path(settings["folder"]):
+        raise ImportError(f"sb3_ext comes from {imported}, not from the checkout {settings['folder']}")
+    training, options = CONTESTANTS[label]
+    n_stored = settings["stored"]
+    model = getattr(sb3_ext, training.algorithm)(
+        training.policy,
+        training.make_env(),
+        batch_size=training.batch_size,
+        buffer_size=n_stored,
+        learning_starts=n_stored,
+        seed=0,
+        device="cpu",
+        **training.arguments,
+        **options,
+    )
+    model.learn(n_stored)
+    n_calls = max((settings["updates"] or training.n_updates) // training.gradient_steps, 1)
+
+    def block() -> Figures:
+        start = time.perf_counter()
+        for _ in range(n_calls):
+            model.train(training.gradient_steps, training.batch_size)
+        return {COLUMN: n_calls * training.gradient_steps / (time.perf_counter() - start)}
+
+    for _ in range(3):  # compiles, and lets the allocator settle
+        block()
+    return block
+
+
+def starts(label: str, args: argparse.Namespace) -> list[Callable[[], Contestant]]:
+    """
+    :param label: a key of ``CONTESTANTS``
     :param args: the command line
+    :return: functions that start the process of each checkout
     """
-
-    def __init__(self, folder: Path, name: str, args: argparse.Namespace) -> None:
-        folder = folder.resolve()
-        paths = [str(folder), str(folder / "benchmarks")]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, name, ";".join(args.contestants), str(args.updates)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            cwd=folder,  # the first place in which Python looks for modules
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def wait(self, word: str) -> str:
-        """
-        :param word: that the awaited line begins with
-        :return: the rest of the line
-        """
-        assert self._process.stderr is not None
-        seen = []
-        for line in self._process.stderr:
-            seen.append(line)
-            if line.startswith(word):
-                return line.removeprefix(word).strip()
-        raise RuntimeError("the process ended early:\n" + "".join(seen[-20:]))
-
-    def seconds(self, contestant: str) -> float:
-        """
-        :return: how long one block of updates takes
-        """
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{contestant}\n")
-        self._process.stdin.flush()
-        return float(self.wait("seconds"))
-
-    def end(self) -> None:
-        """Let the process end."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """
-    :param name: of the dimensions
-    :param args: the command line
-    :return: one row for each pair of measured blocks
-    """
-    checkouts = {}
-    for label, folder in (("before", args.before), ("after", args.after)):
-        checkouts[label] = Checkout(folder, name, args)
-        checkouts[label].wait("ready")  # one after the other: both cores are each one's own
-    rows = []
-    for repeat in tqdm(range(args.repeats), desc=name):
-        # Whoever comes first may find the machine cooler
-        order = list(checkouts) if repeat % 2 == 0 else list(checkouts)[::-1]
-        for contestant in args.contestants:
-            rates = {label: args.updates / checkouts[label].seconds(contestant) for label in order}
-            row = {"dimensions": name, "contestant": contestant, "repeat": repeat, "first": order[0]}
-            rows.append(row | {f"{label}_updates_per_s": f"{rates[label]:.6g}" for label in checkouts})
-    for checkout in checkouts.values():
-        checkout.end()
-    return rows
+    made = []
+    for which, folder in (("before", args.before.resolve()), ("after", args.after.resolve())):
+        settings = {"folder": str(folder), "stored": args.stored, "updates": args.updates}
+        name = f"{label}: {which}"
+        made.append(partial(Contestant, label, __file__, settings, args.threads, folder=folder, name=name))
+    return made
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """
-    :param rows: as ``measure`` gives them
-    :return: medians and quartiles of the paired ratios, as Markdown
+    :param rows: of the CSV file
+    :return: medians, and quartiles of the ratios within a round, as Markdown
     """
-    lines = ["| | | before | after | after / before | quartiles |", "|---|---|---|---|---|---|"]
-    for name, label in dict.fromkeys((row["dimensions"], row["contestant"]) for row in rows):
-        picked = [row for row in rows if (row["dimensions"], row["contestant"]) == (name, label)]
-        before, after = ([float(row[f"{which}_updates_per_s"]) for row in picked] for which in ("before", "after"))
-        ratios = [new / old for new, old in zip(after, before, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        lines.append(
-            f"| {name} | {label} | {statistics.median(before):.1f} | {statistics.median(after):.1f} | "
-            f"{middle:.3f} | {low:.3f} to {high:.3f} |"
-        )
+    lines = ["| | before | after | after / before | quartiles |", "|---|---|---|---|---|"]
+    for label in dict.fromkeys(row["contestant"].rpartition(": ")[0] for row in rows):
+        before, after = f"{label}: before", f"{label}: after"
+        old, new = (statistics.median(values_of(rows, name, COLUMN)) for name in (before, after))
+        low, middle, high = ratios(rows, after, before, COLUMN)
+        lines.append(f"| {label} | {old:.1f} | {new:.1f} | {middle:.3f} | {low:.3f} to {high:.3f} |")
     return "\n".join(lines)
 
 
-def main() -> None:
+def possible() -> list[str]:
+    """
+    :return: the contestants that do not need bfloat16 where the processor emulates it, which would take hours
+    """
+    from sb3_ext.speed.precision import cpu_computes_in_bfloat16
+
+    return [label for label in CONTESTANTS if "bfloat16" not in label or cpu_computes_in_bfloat16()]
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, required=True, help="root of the checkout to compare with")
+    parser.add_argument("--before", type=Path, help="root of the checkout to compare with")
     parser.add_argument("--after", type=Path, default=Path(__file__).parents[1], help="this one by default")
     parser.add_argument("--output", type=Path, required=True, help="CSV file for the raw measurements")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--updates", type=int, default=40, help="critic updates in one measured block")
-    parser.add_argument("--dimensions", nargs="+", choices=DIMENSIONS, default=DIMENSIONS)
-    parser.add_argument("--contestants", nargs="+", help="labels of updates_per_second.py")
+    parser.add_argument("--table-only", action="store_true", help="print the table of --output, measure nothing")
+    parser.add_argument("--repeats", type=int, default=15, help="blocks of each contestant")
+    parser.add_argument("--updates", type=int, help="of one block; by default as many as take half a second or more")
+    parser.add_argument("--stored", type=int, default=2000, help="transitions in the replay buffer")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="and cores of each contestant")
+    parser.add_argument("--contestants", nargs="+", metavar="LABEL", help=f"of {'; '.join(CONTESTANTS)}")
     args = parser.parse_args()
-    # Emulated, bfloat16 would take hours
-    possible = [label for label in CONTESTANTS if "bfloat16" not in label or cpu_computes_in_bfloat16()]
-    args.contestants = args.contestants or possible
-    if args.repeats < 2:
-        parser.error(f"--repeats {args.repeats} must be at least 2")
+    if args.table_only:
+        return args
+    if args.before is None:
+        parser.error("--before is missing")
+    args.contestants = args.contestants or possible()
+    unknown = [label for label in args.contestants if label not in CONTESTANTS]
+    if unknown:
+        parser.error(f"unknown contestants {unknown}, known are {list(CONTESTANTS)}")
+    for name, minimum in (("repeats", 2), ("stored", 256), ("threads", 1)):
+        if getattr(args, name) < minimum:
+            parser.error(f"--{name} {getattr(args, name)} must be at least {minimum}")
+    return args
+
+
+def main() -> None:
+    # Not above: the process of a contestant imports this module with the package of its checkout, where these may not
+    # be what they are here
+    from reporting import machine, read_csv, write_csv
+
+    args = parse()
+    if args.table_only:
+        print(table(read_csv(args.output)))
+        return
     rows: list[dict[str, Any]] = []
-    for name in args.dimensions:
-        rows += measure(name, args)
-        write_csv(args.output, rows, machine(*PACKAGES))
-    print(machine(*PACKAGES))
+    described = machine(*PACKAGES, n_threads=args.threads)
+    for label in args.contestants:
+        for row in measure(starts(label, args), args.repeats, label):
+            rows.append(row)
+            write_csv(args.output, rows, described)  # as it comes: an interruption loses one block
+    print(described)
     print(table(rows))
 
 
