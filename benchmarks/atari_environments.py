@@ -12,7 +12,6 @@ is what an agent gets. Each contestant has a process of its own, and all the sam
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ import numpy as np
 from reporting import machine, read_csv, write_csv
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
-from turns import Contestant, Figures, measure, ratios, values_of
+from turns import Contestant, Figures, measure, n_cores, ratios, values_of
 
 from sb3_ext.envs import AtariVecEnv
 
@@ -119,7 +118,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n-envs", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=9, help="blocks of each contestant")
     parser.add_argument("--steps", type=int, default=250, help="steps of all environments in one block")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="and cores of each contestant")
+    parser.add_argument("--threads", type=int, default=n_cores(), help="and cores of each contestant; all by default")
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
     args = parser.parse_args()
     for name in ("n_envs", "repeats", "steps", "threads"):

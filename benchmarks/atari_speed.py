@@ -5,7 +5,8 @@ Every run is ``python -m rl_zoo3.train`` in a process of its own, as a user star
 ``atari`` settings; batch size, ``train_freq``, ``learning_starts`` and the updates per step are the same for all. Ours
 play eight games at once, the others one; ``one environment`` has ``soft_dqn`` do that, too, ``float32`` leaves out
 bfloat16, which it has otherwise where the hardware computes in it, and ``compiled`` adds ``compile=True``.
-The runs are interleaved and medians count: absolute figures drift with the machine, the ratios of one run do not.
+The runs are interleaved, each repeat begins with another contestant, all have the same cores, and medians count:
+absolute figures drift with the machine, the ratios of one run do not.
 The rate is that of the steps after learning began, compilation (where there is any) and the first updates
 included; how long the first rollout with its updates took (one, of ours eight) stands beside it. Run nothing else
 meanwhile.
@@ -26,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from reporting import machine, write_csv
+from separate_runs import in_rotation, keep_to_cores
 from stable_baselines3.common.callbacks import BaseCallback
+from turns import n_cores
 
 SAMPLES = "n_quantile_samples:{0} n_target_quantile_samples:{0} n_action_quantile_samples:32"
 PAPERS_NETWORK = "policy_kwargs:dict(optimizer_kwargs=dict(eps=0.0003125))"  # not the YAML file's smaller one
@@ -94,7 +97,6 @@ def measure(name: str, repeat: int, args: argparse.Namespace) -> dict[str, Any]:
             **os.environ,
             "ATARI_SPEED_FILE": str(marks_file),
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
-            "OMP_NUM_THREADS": str(args.threads),
         }
         line = command(name, args)
         result = subprocess.run(
@@ -141,7 +143,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4000, help="of each run, those before learning included")
     parser.add_argument("--learning-starts", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch")
+    parser.add_argument("--threads", type=int, default=n_cores(), help="and cores of each run; all by default")
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), help="%(default)s")
     args = parser.parse_args()
     unknown = [name for name in args.contestants if name not in CONTESTANTS]
@@ -157,13 +159,13 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    keep_to_cores(args.threads)
     rows: list[dict[str, Any]] = []
-    for repeat in range(args.repeats):
-        for name in args.contestants:
-            rows.append(measure(name, repeat, args))
-            print(f"{repeat + 1}/{args.repeats} {name}: {rows[-1]['steps_per_s']} steps/s", flush=True)
-            # Written anew each time: an interruption loses one run
-            write_csv(args.output, rows, machine(*PACKAGES, n_threads=args.threads))
+    for repeat, name in in_rotation(args.contestants, args.repeats):
+        rows.append(measure(name, repeat, args))
+        print(f"{repeat + 1}/{args.repeats} {name}: {rows[-1]['steps_per_s']} steps/s", flush=True)
+        # Written anew each time: an interruption loses one run
+        write_csv(args.output, rows, machine(*PACKAGES, n_threads=args.threads))
     print(table(rows))
 
 

@@ -13,7 +13,6 @@ the table of a CSV file again.
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from random_env import RandomEnv, like_atari, like_cart_pole, like_mujoco
-from turns import Contestant, Figures, measure, ratios, values_of
+from turns import Contestant, Figures, measure, n_cores, ratios, values_of
 
 import sb3_ext
 
@@ -154,7 +153,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=15, help="blocks of each contestant")
     parser.add_argument("--updates", type=int, help="of one block; by default as many as take half a second or more")
     parser.add_argument("--stored", type=int, default=2000, help="transitions in the replay buffer")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="and cores of each contestant")
+    parser.add_argument("--threads", type=int, default=n_cores(), help="and cores of each contestant; all by default")
     parser.add_argument("--contestants", nargs="+", metavar="LABEL", help=f"of {'; '.join(CONTESTANTS)}")
     args = parser.parse_args()
     if args.table_only:

@@ -679,7 +679,8 @@ def measure(names: list[str], args: argparse.Namespace, folder: Path) -> list[di
         repeats = []
         for repeat in range(-1, args.repeats):  # the first one, untimed, brings everything into a steady state
             progress.set_description("warm-up" if repeat < 0 else f"repeat {repeat}")
-            measured = burst(remotes, args, n_steps)
+            first = repeat % len(remotes)  # whoever comes first may find the machine cooler
+            measured = burst(remotes[first:] + remotes[:first], args, n_steps)
             n_steps += args.burst
             if repeat >= 0:
                 repeats.append(measured)

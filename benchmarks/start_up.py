@@ -2,7 +2,8 @@
 What training costs besides time per update: seconds until the package is imported, the model made and its first 20
 updates done (compilation included, where there is any), and the largest memory of the process.
 
-Every measurement is a process of its own. Run nothing else meanwhile.
+Every measurement is a process of its own, with the same cores. Each repeat begins with another contestant. Run nothing
+else meanwhile.
 
     python benchmarks/start_up.py --output benchmarks/results/start_up.csv
 """
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from reporting import machine, write_csv
+from separate_runs import in_rotation, keep_to_cores
 from tqdm import tqdm
+from turns import n_cores
 
 # Name -> module, class and arguments beside the shared ones
 CONTESTANTS = {
@@ -34,18 +37,17 @@ began = time.perf_counter()
 from {module} import {name}
 imported = time.perf_counter()
 sys.path.insert(0, {folder!r})
-from updates_per_second import BATCH_SIZE, DIMENSIONS, UTD, RandomEnv
+from random_env import like_mujoco
 ready = time.perf_counter()
-env = RandomEnv(*DIMENSIONS["humanoid"])
-model = {name}("MlpPolicy", env, batch_size=BATCH_SIZE, learning_starts=2000, buffer_size=100_000,
+model = {name}("MlpPolicy", like_mujoco("humanoid"), batch_size=256, learning_starts=2000, buffer_size=100_000,
                policy_kwargs=dict(n_critics=10), seed=0, {arguments})
 made = time.perf_counter()
 model.learn(2000)
 filled = time.perf_counter()
-model.train(UTD, BATCH_SIZE)
+model.train(20, 256)
 first = time.perf_counter()
 for _ in range(5):
-    model.train(UTD, BATCH_SIZE)
+    model.train(20, 256)
 print(json.dumps(dict(import_s=imported - began, construct_s=made - ready, first_updates_s=first - filled,
                       peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)))
 """
@@ -89,12 +91,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="CSV file for the raw measurements")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
+    parser.add_argument("--threads", type=int, default=n_cores(), help="and cores of each contestant; all by default")
     args = parser.parse_args()
-    if args.repeats < 1:
-        parser.error(f"--repeats {args.repeats} must be at least 1")
+    for name in ("repeats", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)} must be at least 1")
+    keep_to_cores(args.threads)
     rows = []
-    measured_with = machine("torch", "stable-baselines3", "sbx-rl", "jax", "numpy")
-    for repeat, label in tqdm([(repeat, label) for repeat in range(args.repeats) for label in args.contestants]):
+    measured_with = machine("torch", "stable-baselines3", "sbx-rl", "jax", "numpy", n_threads=args.threads)
+    for repeat, label in tqdm(in_rotation(args.contestants, args.repeats)):
         rows.append(measure(label, repeat))
         write_csv(args.output, rows, measured_with)
     print(measured_with)
