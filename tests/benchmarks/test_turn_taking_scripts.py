@@ -56,10 +56,11 @@ def raw_rows(path: Path) -> list[dict[str, str]]:
 
 def printed_table(
     script: ModuleType, path: Path, monkeypatch: pytest.MonkeyPatch, output: pytest.CaptureFixture
-) -> str:
+) -> list[str]:
+    """The lines below the head of the table."""
     monkeypatch.setattr(sys, "argv", ["script.py", "--output", str(path), "--table-only"])
     script.main()
-    return output.readouterr().out
+    return output.readouterr().out.splitlines()[2:]
 
 
 def test_ratios_of_two_checkouts_are_those_within_a_round(
@@ -72,14 +73,19 @@ def test_ratios_of_two_checkouts_are_those_within_a_round(
         "REDQSAC, Hopper, compiled: after": [4.0, 6.0],
     }
     write_raw(tmp_path / "raw.csv", "updates_per_s", figures)
-    assert printed_table(before_after, tmp_path / "raw.csv", monkeypatch, capsys).splitlines()[2:] == [
+    assert printed_table(before_after, tmp_path / "raw.csv", monkeypatch, capsys) == [
         "| IQN, Atari | 40.0 | 60.0 | 2.000 | 1.500 to 2.000 |",
         "| REDQSAC, Hopper, compiled | 8.0 | 5.0 | 0.625 | 0.562 to 0.688 |",
     ]
 
 
-@pytest.mark.parametrize("label", ["REDQSAC, Hopper", "IQN, Atari", "SoftDQN, 64x64"])
-def test_a_checkout_is_trained(before_after: ModuleType, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("label", "n_calls"),
+    [("REDQSAC, Hopper", 1), pytest.param("IQN, Atari", 1, marks=pytest.mark.slow), ("SoftDQN, 64x64", 3)],
+)
+def test_a_checkout_is_trained(
+    before_after: ModuleType, label: str, n_calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     training, _ = before_after.CONTESTANTS[label]
     algorithm = getattr(before_after.sb3_ext, training.algorithm)
     calls = []
@@ -90,11 +96,11 @@ def test_a_checkout_is_trained(before_after: ModuleType, label: str, monkeypatch
         train(self, gradient_steps, batch_size)
 
     monkeypatch.setattr(algorithm, "train", counting)
-    settings = {"folder": str(REPOSITORY), "stored": 256, "updates": 2 * training.gradient_steps}
+    settings = {"folder": str(REPOSITORY), "stored": 256, "updates": n_calls * training.gradient_steps}
     block = before_after.prepare(label, settings)
     calls.clear()
     assert block()["updates_per_s"] > 0
-    assert calls == [(training.gradient_steps, training.batch_size)] * 2
+    assert calls == [(training.gradient_steps, training.batch_size)] * n_calls
 
 
 def test_blocks_hold_whole_calls(before_after: ModuleType) -> None:
@@ -142,12 +148,7 @@ def test_each_checkout_has_its_own_package(tmp_path: Path) -> None:
     assert "| DoubleDQN, 64x64 |" in result.stdout
     rows = raw_rows(tmp_path / "out" / "raw.csv")
     before, after = "DoubleDQN, 64x64: before", "DoubleDQN, 64x64: after"
-    assert [(row["contestant"], row["round"]) for row in rows] == [
-        (before, "0"),
-        (after, "0"),
-        (after, "1"),
-        (before, "1"),
-    ]
+    assert [row["contestant"] for row in rows] == [before, after, after, before]
     assert all(float(row["updates_per_s"]) > 0 for row in rows)
 
     (tmp_path / "before" / "sb3_ext" / "__init__.py").write_text("raise RuntimeError('the old package')")
@@ -161,7 +162,7 @@ def test_environments_are_compared_with_sb3s(
 ) -> None:
     figures = {"SB3 DummyVecEnv": [100.0, 200.0, 100.0], "AtariVecEnv, 2 threads": [150.0, 200.0, 200.0]}
     write_raw(tmp_path / "raw.csv", "steps_per_s", figures)
-    assert printed_table(atari_environments, tmp_path / "raw.csv", monkeypatch, capsys).splitlines()[2:] == [
+    assert printed_table(atari_environments, tmp_path / "raw.csv", monkeypatch, capsys) == [
         "| SB3 DummyVecEnv | 100 | 1.00 | 1.00 to 1.00 |",
         "| AtariVecEnv, 2 threads | 200 | 1.50 | 1.25 to 1.75 |",
     ]
@@ -197,9 +198,9 @@ def test_each_repeat_begins_with_another_contestant(separate_runs: ModuleType) -
 
 def test_programs_have_the_cores_and_threads_that_they_are_given() -> None:
     child = (
-        "import json, os, torch;"
+        "import json, os;"
         "cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1;"
-        "print(json.dumps([cores, torch.get_num_threads()]))"
+        "print(json.dumps([cores, os.environ['OMP_NUM_THREADS']]))"
     )
     parent = (
         "import subprocess, sys; from separate_runs import keep_to_cores; keep_to_cores(1);"
@@ -209,4 +210,4 @@ def test_programs_have_the_cores_and_threads_that_they_are_given() -> None:
     result = subprocess.run(
         [sys.executable, "-c", parent, child], env=environment, capture_output=True, text=True, check=True
     )
-    assert json.loads(result.stdout) == [1, 1]
+    assert json.loads(result.stdout) == [1, "1"]
