@@ -2,7 +2,7 @@
 Updates per second in two checkouts of this repository, before and after a change.
 
 For each algorithm there are two processes, one for each checkout, which take turns (``turns.py``). A block is
-``train()`` on a filled replay buffer, called as often as takes half a second or more. The figures are median and
+``train()`` on a filled replay buffer, in as many calls as take about half a second or more. The figures are median and
 quartiles of the ratios within a round. Run nothing else meanwhile.
 
     git worktree add /tmp/before <commit>
