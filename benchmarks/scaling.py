@@ -20,10 +20,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch as th
 from matplotlib.ticker import LogLocator, StrMethodFormatter
+from random_env import DIMENSIONS, like_mujoco
 from reporting import machine, read_csv, write_csv
 from roofline import Work, matrix_flops
 from tqdm import tqdm
-from updates_per_second import BATCH_SIZE, DIMENSIONS, UTD, RandomEnv, timed
+from updates_per_second import BATCH_SIZE, UTD, timed
 
 from sb3_ext import REDQSAC
 
@@ -52,7 +53,7 @@ def make(settings: dict[str, int], dimensions: str, device: str) -> REDQSAC:
     """
     model = REDQSAC(
         "MlpPolicy",
-        RandomEnv(*DIMENSIONS[dimensions]),
+        like_mujoco(dimensions),
         batch_size=settings["batch_size"],
         gradient_steps=settings["gradient_steps"],
         policy_delay=settings["gradient_steps"],

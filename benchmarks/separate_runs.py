@@ -1,4 +1,4 @@
-"""What benchmarks share in which every single measurement is a process of its own (others take turns: ``turns.py``)."""
+"""What benchmarks share whose contestants have processes of their own (how they take turns: ``turns.py``)."""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 def keep_to_cores(n_threads: int) -> None:
     """
-    Give this process, and those that it starts from now on, as many cores and threads.
+    Give this process, and those that it starts from now on, as many cores and threads. Before PyTorch is imported.
 
     Variables alone would not do: JAX, OpenCV and ALE have as many threads as there are cores for them.
 

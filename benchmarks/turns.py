@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from separate_runs import keep_to_cores
 from tqdm import tqdm
 
 Figures = dict[str, float]
@@ -55,7 +56,7 @@ class Contestant:
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
         job = [str(Path(script).resolve()), label, json.dumps(settings), str(commands), str(answers), str(n_threads)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(n_threads), "MKL_NUM_THREADS": str(n_threads)}
+        environment = dict(os.environ)
         if folder is not None:
             environment["PYTHONPATH"] = str(folder.resolve())
         self._process = subprocess.Popen(
@@ -161,8 +162,7 @@ def ratios(rows: Sequence[dict[str, Any]], of: str, to: str, column: str) -> tup
 def _work() -> None:
     """What the contestant's process does."""
     script, label, settings, commands, answers, n_threads = sys.argv[1:]
-    if hasattr(os, "sched_setaffinity"):  # JAX has as many threads as there are cores for it
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(n_threads)])
+    keep_to_cores(int(n_threads))
     sys.path.insert(0, str(Path(script).parent))
     prepare: Prepare = importlib.import_module(Path(script).stem).prepare
     block = prepare(label, json.loads(settings))

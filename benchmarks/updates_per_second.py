@@ -30,18 +30,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import torch as th
 from authors_redq import HOW_TO_GET_IT, AuthorsREDQ, has_agent
-from gymnasium import spaces
+from random_env import DIMENSIONS, like_mujoco
 from roofline import LIBRARIES, Limits, Work, limits, onednn, product_rows
 from turns import Contestant, Figures, n_cores, ratios, values_of
 from turns import measure as take_turns
 
 # Nothing of the package is imported here: the processes of the others do without it
 
-DIMENSIONS = {"humanoid": (376, 17), "hopper": (11, 3)}
 BATCH_SIZE = 256
 UTD = 20
 #: What the others are compared with
@@ -63,38 +60,13 @@ OTHERS = ("plain PyTorch REDQ", "plain PyTorch REDQ, oneDNN", AUTHORS, SB3, f"{S
 PACKAGES = ("torch", "stable-baselines3", "sbx-rl", "jax", "numpy")
 
 
-class RandomEnv(gym.Env):
-    """
-    Random observations of MuJoCo's shape and type (float64), because only the training is measured.
-
-    :param n_observations: length of the observation
-    :param n_actions: length of the action
-    """
-
-    def __init__(self, n_observations: int, n_actions: int) -> None:
-        self.observation_space = spaces.Box(-np.inf, np.inf, (n_observations,), np.float64)
-        self.action_space = spaces.Box(-1.0, 1.0, (n_actions,), np.float32)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        return self._observation(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        return self._observation(), float(self.np_random.normal()), False, False, {}
-
-    def _observation(self) -> np.ndarray:
-        return self.np_random.normal(size=self.observation_space.shape)
-
-
 def make(label: str, settings: dict[str, Any]) -> Any:
     """
     :param label: of a contestant
     :param settings: see ``settings_of``
     :return: the model, with SB3's ``learn`` and ``train``
     """
-    env, n_critics = RandomEnv(*DIMENSIONS[settings["dimensions"]]), settings["n_critics"]
+    env, n_critics = like_mujoco(settings["dimensions"]), settings["n_critics"]
     sizes = {
         "batch_size": BATCH_SIZE,
         "buffer_size": 2 * settings["stored"],

@@ -34,4 +34,5 @@ class CosineEmbedding(nn.Module):
 
     def forward(self, taus: th.Tensor) -> th.Tensor:
         """Embed quantile levels in [0, 1], from any shape (...) to shape (..., n_features)."""
-        return self.linear(th.cos(taus.unsqueeze(-1) * self.frequencies)).relu()
+        # In place, because this is the largest tensor of the network
+        return self.linear(th.cos(taus.unsqueeze(-1) * self.frequencies)).relu_()
