@@ -127,8 +127,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     :return: medians, and quartiles of the ratios within a round, as Markdown
     """
     lines = ["| | before | after | after / before | quartiles |", "|---|---|---|---|---|"]
+    names = {row["contestant"] for row in rows}
     for label in dict.fromkeys(row["contestant"].rpartition(": ")[0] for row in rows):
         before, after = f"{label}: before", f"{label}: after"
+        if not {before, after} <= names:  # an interrupted run
+            continue
         old, new = (statistics.median(values_of(rows, name, COLUMN)) for name in (before, after))
         low, middle, high = ratios(rows, after, before, COLUMN)
         lines.append(f"| {label} | {old:.1f} | {new:.1f} | {middle:.3f} | {low:.3f} to {high:.3f} |")
