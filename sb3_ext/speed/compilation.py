@@ -69,6 +69,13 @@ def _with_strides_like(gradient: th.Tensor, parameter: th.Tensor) -> th.Tensor:
     return gradient if gradient.stride() == parameter.stride() else th.empty_like(parameter).copy_(gradient)
 
 
+def autotunes() -> bool:
+    """Tell whether torch's compiler is set to try several kernels for each matrix product."""
+    from torch._inductor import config  # takes a while, and is needed only to compile
+
+    return config.max_autotune or config.max_autotune_gemm
+
+
 def compiled_or_plain(function: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
     """
     Compile a function, and fall back to a plain one where that fails.

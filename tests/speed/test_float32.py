@@ -4,27 +4,28 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch as th
 from stable_baselines3 import SAC
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_ext import REDQSAC, DoubleDQN, float32_matmul_precision
-from sb3_ext.speed import float32
+from sb3_ext.redq_sac.update import REDQUpdate
+from sb3_ext.speed import compilation, float32
 from tests.support.models import CLASSES, make
 from tests.support.states import assert_same_training
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(th.backends.mkldnn, "matmul") or not th.backends.mkldnn.is_available(),
-    reason="this torch has no such setting",
-)
-#: Whether ``"auto"`` uses oneDNN on this processor
-AUTO = "bf16" if pytestmark.args[0] is False and float32.onednn_is_exact() else "none"
+HAS_SETTING = float32._setting.exists()
+needs_setting = pytest.mark.skipif(not HAS_SETTING, reason="this torch has no such setting")
+#: The setting that ``"auto"`` makes on this processor
+AUTO = "bf16" if float32.onednn_products() == "exact" else "none"
 
 
 def setting() -> str:
-    return th.backends.mkldnn.matmul.fp32_precision
+    return th.backends.mkldnn.matmul.fp32_precision if HAS_SETTING else "none"  # type: ignore[attr-defined]
 
 
 def set_setting(value: str) -> None:
@@ -42,8 +43,14 @@ def restored() -> Iterator[None]:
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor on which oneDNN is exact."""
-    monkeypatch.setattr(float32, "onednn_is_exact", lambda: True)
+    """A processor on which oneDNN computes, and is exact."""
+    if not HAS_SETTING:
+        pytest.skip("this torch has no such setting")
+    monkeypatch.setattr(float32, "onednn_products", lambda: "exact")
+
+
+#: Where the functions are by which products are computed
+OWNERS: dict[str, Any] = {"mm": th, "baddbmm": th, "__matmul__": th.Tensor}
 
 
 def seen_while_training(model: Any) -> set[str]:
@@ -58,6 +65,17 @@ def seen_while_training(model: Any) -> set[str]:
     return seen
 
 
+class OtherOrder(TorchDispatchMode):
+    """Products that differ in the last digit, as with another order of the sums: oneDNN may not compute them here."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (th.ops.aten.mm, th.ops.aten.addmm, th.ops.aten.bmm, th.ops.aten.baddbmm):
+            result.mul_(1 + 2**-22)
+        return result
+
+
+@needs_setting
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("precision", ["auto", "medium", None])
 def test_training_has_the_setting_and_restores_it(cls: Any, precision: Any) -> None:
@@ -67,20 +85,36 @@ def test_training_has_the_setting_and_restores_it(cls: Any, precision: Any) -> N
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_results_agree_within_rounding(cls: Any) -> None:
-    # Layers wide enough for oneDNN
-    settings: dict[str, Any] = dict(policy_kwargs=dict(net_arch=[64, 64]), batch_size=64)
-    one, other = (make(cls, float32_matmul_precision=choice, **settings).learn(40) for choice in ("auto", None))
-    assert_same_training(one, other)
+    def trained(precision: Any, context: Any) -> Any:
+        # Layers wide enough for oneDNN, and few updates, because Adam makes much of the last digit
+        model = make(cls, float32_matmul_precision=precision, policy_kwargs=dict(net_arch=[64, 64])).learn(20)
+        model.set_random_seed(0)
+        with context:
+            model.train(4, batch_size=64)
+        return model
+
+    plain, auto, other = trained(None, nullcontext()), trained("auto", nullcontext()), trained(None, OtherOrder())
+    assert_same_training(auto, plain)
+    assert_same_training(other, plain)
+    pairs = zip(other.policy.parameters(), plain.policy.parameters(), strict=True)
+    assert not all(th.equal(one, another) for one, another in pairs)
 
 
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("cls", CLASSES)
 def test_an_exception_in_train_restores_the_setting(cls: Any) -> None:
-    model = make(cls).learn(22)
-    with th.no_grad():
-        next(model.policy.parameters()).fill_(float("nan"))
-    with pytest.raises(ValueError, match="nan"):
+    model, seen = make(cls).learn(22), []
+
+    def fail(*args: Any) -> None:
+        seen.append(setting())
+        raise ZeroDivisionError
+
+    network = model.critic if isinstance(model, REDQSAC) else model.q_net
+    for module in network.modules():
+        module.register_forward_pre_hook(fail)
+    with pytest.raises(ZeroDivisionError):
         model.train(2, batch_size=8)
+    assert seen == ["bf16"]
 
 
 @pytest.mark.usefixtures("exact")
@@ -92,52 +126,86 @@ def test_models_with_different_settings_take_turns() -> None:
     assert seen_while_training(models[0]) == {"none"}
 
 
+@needs_setting
 def test_importing_sets_nothing() -> None:
     program = "import sb3_ext, torch as th; print(th.backends.mkldnn.matmul.fp32_precision)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "none"
 
 
+@needs_setting
 def test_a_processor_with_amx_keeps_the_default_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(th.cpu, "_is_amx_tile_supported", lambda: True)
-    float32.onednn_is_exact.cache_clear()
-    try:
-        assert seen_while_training(make()) == {"none"}
-        assert seen_while_training(make(float32_matmul_precision="medium")) == {"bf16"}
-    finally:
-        float32.onednn_is_exact.cache_clear()
+    monkeypatch.setattr(float32, "onednn_products", find_out := float32.onednn_products.__wrapped__)
+    assert find_out() == "rounded"
+    assert seen_while_training(make()) == {"none"}
+    assert seen_while_training(make(float32_matmul_precision="medium")) == {"bf16"}
+    # Not even after a statement that asked for it, which has ended meanwhile
+    asked, not_asked = float32_matmul_precision("medium"), float32_matmul_precision("auto")
+    asked.__enter__()
+    not_asked.__enter__()
+    asked.__exit__(None, None, None)
+    assert setting() == "none"
+    not_asked.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("function", ["mm", "baddbmm", "matmul"])
-def test_rounded_products_are_found_out(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where nothing says that the processor rounds, and where it rounds only some kinds of products."""
+@needs_setting
+@pytest.mark.parametrize("function", ["mm", "baddbmm", "__matmul__"])
+@pytest.mark.parametrize(("change", "expected"), [("order", "exact"), ("round", "rounded"), ("nothing", "unused")])
+def test_what_onednn_does_is_found_out(
+    function: str, change: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing says that the processor rounds, and where oneDNN computes only some kinds of products."""
     monkeypatch.setattr(th.cpu, "_is_amx_tile_supported", lambda: False)
-    owner: Any = th.Tensor if function == "matmul" else th
-    name = "__matmul__" if function == "matmul" else function
-    original = getattr(owner, name)
+    original = {name: getattr(owner, name) for name, owner in OWNERS.items()}
 
-    def rounded(*tensors: th.Tensor) -> th.Tensor:
-        if setting() == "bf16" and tensors[0].dtype == th.float32:
-            tensors = tuple(tensor.bfloat16().float() for tensor in tensors)
-        return original(*tensors)
+    def pretended(name: str, *tensors: th.Tensor) -> th.Tensor:
+        if tensors[0].dtype != th.float32 or setting() != "bf16" or name != function or change == "nothing":
+            with float32._setting.temporarily("ieee"):
+                return original[name](*tensors)
+        if change == "order":
+            return original[name](*(tensor.double() for tensor in tensors)).float()
+        return original[name](*(tensor.bfloat16().float() for tensor in tensors))
 
-    find_out = float32.onednn_is_exact.__wrapped__
-    assert find_out() == (AUTO == "bf16")
-    monkeypatch.setattr(owner, name, rounded)
-    assert not find_out()
+    for name, owner in OWNERS.items():
+        monkeypatch.setattr(owner, name, lambda *tensors, name=name: pretended(name, *tensors))
+    assert float32.onednn_products.__wrapped__() == expected
+    set_setting("bf16")  # what the user has chosen makes no difference
+    try:
+        assert float32.onednn_products.__wrapped__() == expected
+    finally:
+        set_setting("none")
 
 
 def test_finding_out_draws_no_random_number() -> None:
     before = th.get_rng_state()
-    float32.onednn_is_exact.__wrapped__()
+    float32.onednn_products.__wrapped__()
     assert th.equal(th.get_rng_state(), before)
 
 
 def test_a_torch_without_the_setting_computes_as_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(type(th.backends.mkldnn), "matmul")
+    if HAS_SETTING:
+        monkeypatch.delattr(type(th.backends.mkldnn), "matmul")
+    assert float32.onednn_products.__wrapped__() == "unused"
     for precision in ("auto", "medium"):
         assert make(float32_matmul_precision=precision).learn(24)._n_updates > 0
     monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("exact")
+def test_autotuning_compilers_go_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They ask for the precision through torch's old interface, which raises while the new one is in use."""
+    models = [make(compile=compile) for compile in (True, False)]
+    monkeypatch.setattr(float32, "autotunes", lambda: True)
+    seen: list[str] = []
+    monkeypatch.setattr(REDQUpdate, "run", lambda *args: seen.append(setting()) or 1 / 0)
+    for model in models:
+        with pytest.raises(ZeroDivisionError):
+            model.learn(22)
+    assert seen == ["none", "bf16"]
+    assert compilation.autotunes() is False
+    monkeypatch.setattr(th._inductor.config, "max_autotune_gemm", True)
+    assert compilation.autotunes() is True
 
 
 def test_no_onednn_computes_as_always(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +243,11 @@ def test_an_inherited_setting_is_inherited_again() -> None:
 @pytest.mark.usefixtures("exact")
 def test_what_is_set_inside_stays() -> None:
     with float32_matmul_precision():
+        set_setting("tf32")
+        with float32_matmul_precision():
+            assert setting() == "tf32"
+        with float32_matmul_precision("medium"):
+            assert setting() == "bf16"
         set_setting("tf32")
     assert setting() == "tf32"
     set_setting("none")
@@ -215,12 +288,13 @@ def test_stock_algorithms_learn_with_it() -> None:
 @pytest.mark.parametrize("value", ["highest", "bf16", True, 1])
 def test_unknown_values_raise(value: Any) -> None:
     message = rf"precision={value!r} is not one of None, 'auto', 'medium'"
-    with pytest.raises(ValueError, match=message), float32_matmul_precision(value):
-        pass
+    with pytest.raises(ValueError, match=message):
+        float32_matmul_precision(value)
     for cls in CLASSES:
         with pytest.raises(ValueError, match=f"float32_matmul_{message}"):
             make(cls, float32_matmul_precision=value)
     model = make()
     model.float32_matmul_precision = value
-    with pytest.raises(ValueError, match=message):
-        model.learn(1)
+    for work in (model.learn, model.train):
+        with pytest.raises(ValueError, match=f"float32_matmul_{message}"):
+            work(1)
