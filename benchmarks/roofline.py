@@ -5,19 +5,27 @@ Only matrix products count, which is nearly everything: activations, losses, opt
 roofline is an update's arithmetic at the highest rate that any library reaches on any of its products, or on a large
 square one. "Products alone" is the time of the products in their own shapes, each by its fastest library.
 
-Each library is a contestant of ``updates_per_second.py``, see ``turns.py``.
+Each library is a contestant of ``updates_per_second.py``, see ``turns.py``. This script by itself compares the ways to
+compute each product: batched, one network after the other, or side by side in one product.
+
+    python benchmarks/roofline.py --output benchmarks/results/products.csv
 """
 
+import argparse
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
+from random_env import DIMENSIONS
 
 LIBRARIES = {
     "cpu": ("products MKL", "products oneDNN", "products JAX", "products oneDNN bfloat16"),
@@ -25,6 +33,8 @@ LIBRARIES = {
 }
 SQUARE = {"cpu": 1024, "cuda": 8192}
 SECONDS = 0.02  # for each formulation of each product
+#: Of computing a product, and how its matrices may be stored
+WAYS, LAYOUTS = ("batched", "one by one", "side by side"), ("one layout", "the other")
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ class Formulation:
 def formulations(product: Product) -> list[Formulation]:
     """
     :param product: of one update
-    :return: the ways in which it can be computed from what an update has at hand
+    :return: the ways in which it can be computed from what an update has at hand: pairs in the order of ``WAYS``
     """
 
     def of(n_networks: int, n_left: int, columns: int) -> list[Formulation]:
@@ -240,8 +250,9 @@ def onednn() -> AbstractContextManager[None]:
 def prepare(label: str, settings: dict[str, Any]) -> Callable[[], dict[str, float]]:
     """
     :param label: one of ``LIBRARIES``
-    :param settings: ``work``, arguments of ``Work``, and ``device``
-    :return: a function that measures all products: name -> GFLOP/s of the fastest formulation
+    :param settings: ``work``, arguments of ``Work``, ``device``, and whether to tell ``each_way`` to compute a product
+    :return: a function that measures all products: name -> GFLOP/s of the fastest formulation, or name, way and layout
+        -> GFLOP/s
     """
     device, dtype = settings["device"], th.bfloat16 if "bfloat16" in label else th.float32
     if "JAX" in label:
@@ -260,10 +271,18 @@ def prepare(label: str, settings: dict[str, Any]) -> Callable[[], dict[str, floa
 
     def block() -> dict[str, float]:
         with onednn() if "oneDNN" in label else nullcontext():
-            return {
-                product.name: 1e-9 * product.flops() * max(calls_per_second(way, SECONDS) for way in found)
+            rates = {
+                product: [1e-9 * product.flops() * calls_per_second(way, SECONDS) for way in found]
                 for product, found in measured.items()
             }
+        if not settings.get("each_way"):
+            return {product.name: max(found) for product, found in rates.items()}
+        names = [f"{way}, {layout}" for way in WAYS for layout in LAYOUTS]
+        return {
+            f"{product.name}: {name}": rate
+            for product, found in rates.items()
+            for name, rate in zip(names, found, strict=False)
+        }
 
     block()
     return block
@@ -349,3 +368,34 @@ def matrix_flops(dtype: th.dtype, device: str = "cpu", seconds: float = 0.2) -> 
             while best == 0.0 or time.perf_counter() < deadline:
                 best = max(best, calls_per_second(way, 0.0))
     return product.flops() * best
+
+
+def main() -> None:
+    """Compare the ways to compute each product."""
+    from reporting import machine, write_csv
+    from turns import Contestant, measure, n_cores, values_of
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="CSV file for the raw measurements")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    if args.repeats < 1:
+        parser.error(f"--repeats {args.repeats} must be at least 1")
+    libraries = [library for library in LIBRARIES["cpu"][:3] if "JAX" not in library or find_spec("jax")]
+    rows: list[dict[str, Any]] = []
+    for name, dimensions in DIMENSIONS.items():
+        settings = {"work": asdict(Work(*dimensions)), "device": "cpu", "each_way": True}
+        starts = [partial(Contestant, library, __file__, settings, n_cores()) for library in libraries]
+        for row in measure(starts, args.repeats, name):
+            turn = {"dimensions": name, **{key: row.pop(key) for key in ("contestant", "round", "turn")}}
+            rows += [{**turn, "product": product, "gflop_per_s": rate} for product, rate in row.items()]
+            write_csv(args.output, rows, machine("torch", "jax", "numpy"))
+    print("| | | " + " | ".join(libraries) + " |", "|---|---" + "|---" * len(libraries) + "|", sep="\n")
+    for name, product in dict.fromkeys((row["dimensions"], row["product"]) for row in rows):
+        of_product = [row for row in rows if (row["dimensions"], row["product"]) == (name, product)]
+        medians = (statistics.median(values_of(of_product, library, "gflop_per_s")) for library in libraries)
+        print(f"| {name} | {product} | {' | '.join(f'{median:.0f}' for median in medians)} |")
+
+
+if __name__ == "__main__":
+    main()

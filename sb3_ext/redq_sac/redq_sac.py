@@ -115,7 +115,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
     :param compile: compile the critics' loss with its gradient, and passes without a gradient (``torch.compile``). On a
-        CPU this gave about a tenth more updates a second (``docs/benchmarks.md``). The first update takes about 20
+        CPU this gave about a tenth more updates a second (``docs/benchmarks.md``). The first update takes about 17
         seconds more. Without a C++ compiler there is a warning, and no compilation. No effect on networks with batch
         normalization
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last

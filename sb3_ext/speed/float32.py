@@ -27,10 +27,9 @@ def float32_matmul_precision(precision: str | None = "auto") -> AbstractContextM
     """
     Compute float32 matrix products on the CPU by oneDNN within a ``with`` statement, also those of stock algorithms.
 
-    By default torch uses MKL. Where MKL leaves AVX-512 unused, as on AMD processors, oneDNN is up to twice as fast.
-    torch's setting, ``torch.backends.mkldnn.matmul.fp32_precision``, is one for the whole process. The end of the
-    statement restores it. Statements may overlap, also in threads: the last one restores it. A torch without the
-    setting computes as always.
+    By default torch uses MKL, which leaves AVX-512 unused on AMD processors. oneDNN uses it. torch's setting,
+    ``torch.backends.mkldnn.matmul.fp32_precision``, is one for the whole process. The end of the statement restores it.
+    Statements may overlap, also in threads: the last one restores it. A torch without the setting computes as always.
 
     :param precision: ``"auto"``: oneDNN where it is as exact, unless the process has a lower precision already.
         ``"medium"``: oneDNN even where it rounds to bfloat16, like ``torch.set_float32_matmul_precision("medium")``.

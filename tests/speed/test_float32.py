@@ -203,9 +203,16 @@ def test_autotuning_compilers_go_without(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(ZeroDivisionError):
             model.learn(22)
     assert seen == ["none", "bf16"]
-    assert compilation.autotunes() is False
-    monkeypatch.setattr(th._inductor.config, "max_autotune_gemm", True)
-    assert compilation.autotunes() is True
+
+
+@pytest.mark.parametrize("option", ["max_autotune", "max_autotune_gemm"])
+def test_autotuning_is_found_out(option: str) -> None:
+    from torch._inductor import config
+
+    assert not compilation.autotunes()
+    with config.patch({option: True}):
+        assert compilation.autotunes()
+    assert not compilation.autotunes()
 
 
 def test_no_onednn_computes_as_always(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,8 @@ import os, signal
 from stable_baselines3.common.callbacks import BaseCallback
 from tests.support.models import make
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
 class Interrupt(BaseCallback):
     def _on_step(self):
         if self.num_timesteps == 10:
