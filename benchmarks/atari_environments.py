@@ -22,10 +22,11 @@ from typing import Any
 import ale_py
 import gymnasium as gym
 import numpy as np
-from reporting import machine, read_csv, write_csv
+from reporting import machine, measured_rows, write_csv
+from separate_runs import add_threads
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
-from turns import Contestant, Figures, measure, n_cores, ratios, values_of
+from turns import Contestant, Figures, measure, ratios, values_of
 
 from sb3_ext.envs import AtariVecEnv
 
@@ -118,10 +119,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n-envs", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=9, help="blocks of each contestant")
     parser.add_argument("--steps", type=int, default=250, help="steps of all environments in one block")
-    parser.add_argument("--threads", type=int, default=n_cores(), help="and cores of each contestant; all by default")
+    add_threads(parser)
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
     args = parser.parse_args()
-    for name in ("n_envs", "repeats", "steps", "threads"):
+    if args.table_only:
+        args.rows = measured_rows(parser, args.output, COLUMN)
+        if not any(row["contestant"] == REFERENCE for row in args.rows):
+            parser.error(f"--output {args.output} lacks {REFERENCE!r}, which the others are compared with")
+        return args
+    for name in ("n_envs", "repeats", "steps"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1")
     if REFERENCE not in args.contestants:
@@ -132,7 +138,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     if args.table_only:
-        print(table(read_csv(args.output)))
+        print(table(args.rows))
         return
     settings = {"env": args.env, "n_envs": args.n_envs, "steps": args.steps}
     starts = [partial(Contestant, label, __file__, settings, args.threads) for label in args.contestants]

@@ -27,9 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from reporting import machine, write_csv
-from separate_runs import in_rotation, keep_to_cores
+from separate_runs import add_threads, in_rotation, keep_to_cores
 from stable_baselines3.common.callbacks import BaseCallback
-from turns import n_cores
 
 SAMPLES = "n_quantile_samples:{0} n_target_quantile_samples:{0} n_action_quantile_samples:32"
 PAPERS_NETWORK = "policy_kwargs:dict(optimizer_kwargs=dict(eps=0.0003125))"  # not the YAML file's smaller one
@@ -143,7 +142,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4000, help="of each run, those before learning included")
     parser.add_argument("--learning-starts", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=n_cores(), help="and cores of each run; all by default")
+    add_threads(parser)
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), help="%(default)s")
     args = parser.parse_args()
     unknown = [name for name in args.contestants if name not in CONTESTANTS]
@@ -152,6 +151,8 @@ def parse() -> argparse.Namespace:
     missing = {CONTESTANTS[name][2] for name in args.contestants} - set(args.contestants)
     if missing:
         parser.error(f"--contestants lacks {sorted(missing)}, which the others are compared with")
+    if args.repeats < 1:
+        parser.error(f"--repeats {args.repeats} must be at least 1")
     if args.steps <= args.learning_starts + 100:
         parser.error(f"--steps {args.steps} must exceed --learning-starts {args.learning_starts} by more than 100")
     return args

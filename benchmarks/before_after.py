@@ -20,8 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from random_env import RandomEnv, like_atari, like_cart_pole, like_mujoco
-from turns import Contestant, Figures, measure, n_cores, ratios, values_of
+from random_env import BATCH_SIZE, UTD, RandomEnv, like_atari, like_cart_pole, like_mujoco
+from separate_runs import add_threads
+from turns import Contestant, Figures, measure, ratios, values_of
 
 import sb3_ext
 
@@ -45,11 +46,11 @@ def trainings() -> dict[str, Training]:
     """
     :return: label, without options for speed -> what it stands for
     """
-    critics = {"policy_kwargs": {"n_critics": 10}}
+    redq = {"batch_size": BATCH_SIZE, "gradient_steps": UTD, "arguments": {"policy_kwargs": {"n_critics": 10}}}
     samples = {"n_quantile_samples": 8, "n_target_quantile_samples": 8, "n_action_quantile_samples": 32}
     made = {
-        "REDQSAC, Humanoid": Training("REDQSAC", "MlpPolicy", partial(like_mujoco, "humanoid"), 256, 20, 80, critics),
-        "REDQSAC, Hopper": Training("REDQSAC", "MlpPolicy", partial(like_mujoco, "hopper"), 256, 20, 140, critics),
+        "REDQSAC, Humanoid": Training("REDQSAC", "MlpPolicy", partial(like_mujoco, "humanoid"), n_updates=80, **redq),
+        "REDQSAC, Hopper": Training("REDQSAC", "MlpPolicy", partial(like_mujoco, "hopper"), n_updates=140, **redq),
     }
     # Eight updates a call, as with eight environments
     for name, n_updates, arguments in (("DoubleDQN", 40, {}), ("SoftDQN", 40, {}), ("IQN", 16, samples)):
@@ -121,17 +122,24 @@ def starts(label: str, args: argparse.Namespace) -> list[Callable[[], Contestant
     return made
 
 
+def compared(rows: list[dict[str, Any]]) -> list[str]:
+    """
+    :param rows: of the CSV file
+    :return: labels of which there are rows of both checkouts: the last one of an interrupted run may lack one
+    """
+    names = dict.fromkeys(row["contestant"] for row in rows)
+    labels = [name.removesuffix(": before") for name in names if name.endswith(": before")]
+    return [label for label in labels if f"{label}: after" in names]
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """
     :param rows: of the CSV file
     :return: medians, and quartiles of the ratios within a round, as Markdown
     """
     lines = ["| | before | after | after / before | quartiles |", "|---|---|---|---|---|"]
-    names = {row["contestant"] for row in rows}
-    for label in dict.fromkeys(row["contestant"].rpartition(": ")[0] for row in rows):
+    for label in compared(rows):
         before, after = f"{label}: before", f"{label}: after"
-        if not {before, after} <= names:  # an interrupted run
-            continue
         old, new = (statistics.median(values_of(rows, name, COLUMN)) for name in (before, after))
         low, middle, high = ratios(rows, after, before, COLUMN)
         lines.append(f"| {label} | {old:.1f} | {new:.1f} | {middle:.3f} | {low:.3f} to {high:.3f} |")
@@ -148,6 +156,8 @@ def possible() -> list[str]:
 
 
 def parse() -> argparse.Namespace:
+    from reporting import measured_rows
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="root of the checkout to compare with")
     parser.add_argument("--after", type=Path, default=Path(__file__).parents[1], help="this one by default")
@@ -156,18 +166,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=15, help="blocks of each contestant")
     parser.add_argument("--updates", type=int, help="of one block; by default as many as take half a second or more")
     parser.add_argument("--stored", type=int, default=2000, help="transitions in the replay buffer")
-    parser.add_argument("--threads", type=int, default=n_cores(), help="and cores of each contestant; all by default")
+    add_threads(parser)
     parser.add_argument("--contestants", nargs="+", metavar="LABEL", help=f"of {'; '.join(CONTESTANTS)}")
     args = parser.parse_args()
     if args.table_only:
+        args.rows = measured_rows(parser, args.output, COLUMN)
+        if not compared(args.rows):
+            parser.error(f"--output {args.output} has nothing to compare, 'LABEL: before' with 'LABEL: after'")
         return args
     if args.before is None:
         parser.error("--before is missing")
+    for option, folder in (("before", args.before), ("after", args.after)):
+        if not (folder / "sb3_ext").is_dir():
+            parser.error(f"--{option} {folder}: there is no folder sb3_ext in it")
     args.contestants = args.contestants or possible()
     unknown = [label for label in args.contestants if label not in CONTESTANTS]
     if unknown:
         parser.error(f"unknown contestants {unknown}, known are {list(CONTESTANTS)}")
-    for name, minimum in (("repeats", 2), ("stored", 256), ("threads", 1)):
+    for name, minimum in (("repeats", 2), ("stored", BATCH_SIZE)):
         if getattr(args, name) < minimum:
             parser.error(f"--{name} {getattr(args, name)} must be at least {minimum}")
     return args
@@ -176,18 +192,20 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     # Not above: the process of a contestant imports this module with the package of its checkout, where these may not
     # be what they are here
-    from reporting import machine, read_csv, write_csv
+    from reporting import commit_of, machine, write_csv
 
     args = parse()
     if args.table_only:
-        print(table(read_csv(args.output)))
+        print(table(args.rows))
         return
     rows: list[dict[str, Any]] = []
+    commits = {folder: commit_of(folder) for folder in (args.before, args.after)}
     described = machine(*PACKAGES, n_threads=args.threads)
+    described += f"; before: {commits[args.before]}; after: {commits[args.after]}"
     for label in args.contestants:
         for row in measure(starts(label, args), args.repeats, label):
             rows.append(row)
-            write_csv(args.output, rows, described)  # as it comes: an interruption loses one block
+            write_csv(args.output, rows, described, commits)  # as it comes: an interruption loses one block
     print(described)
     print(table(rows))
 

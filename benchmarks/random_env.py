@@ -8,6 +8,9 @@ from gymnasium import spaces
 
 # Observations and actions of MuJoCo's environments
 DIMENSIONS = {"humanoid": (376, 17), "hopper": (11, 3)}
+# REDQ's minibatch, and its updates per environment step
+BATCH_SIZE = 256
+UTD = 20
 
 
 class RandomEnv(gym.Env):

@@ -20,11 +20,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch as th
 from matplotlib.ticker import LogLocator, StrMethodFormatter
-from random_env import DIMENSIONS, like_mujoco
+from random_env import BATCH_SIZE, DIMENSIONS, UTD, like_mujoco
 from reporting import machine, read_csv, write_csv
 from roofline import Work, matrix_flops
 from tqdm import tqdm
-from updates_per_second import BATCH_SIZE, UTD, timed
+from updates_per_second import timed
 
 from sb3_ext import REDQSAC
 

@@ -18,17 +18,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from random_env import UTD
 from reporting import machine, write_csv
-from separate_runs import in_rotation, keep_to_cores
+from separate_runs import add_threads, in_rotation, keep_to_cores
 from tqdm import tqdm
-from turns import n_cores
 
 # Name -> module, class and arguments beside the shared ones
 CONTESTANTS = {
-    "SB3 SAC": ("stable_baselines3", "SAC", "gradient_steps=20"),
+    "SB3 SAC": ("stable_baselines3", "SAC", "gradient_steps=UTD"),
     "REDQSAC": ("sb3_ext", "REDQSAC", ""),
     "REDQSAC, compiled": ("sb3_ext", "REDQSAC", "compile=True"),
-    "SBX SAC": ("sbx", "SAC", "gradient_steps=20, policy_delay=20"),
+    "SBX SAC": ("sbx", "SAC", "gradient_steps=UTD, policy_delay=UTD"),
 }
 # Humanoid-v4's dimensions; a buffer that is filled to a fiftieth, as at the beginning of a training
 PROGRAM = """
@@ -37,17 +37,17 @@ began = time.perf_counter()
 from {module} import {name}
 imported = time.perf_counter()
 sys.path.insert(0, {folder!r})
-from random_env import like_mujoco
+from random_env import BATCH_SIZE, UTD, like_mujoco
 ready = time.perf_counter()
-model = {name}("MlpPolicy", like_mujoco("humanoid"), batch_size=256, learning_starts=2000, buffer_size=100_000,
+model = {name}("MlpPolicy", like_mujoco("humanoid"), batch_size=BATCH_SIZE, learning_starts=2000, buffer_size=100_000,
                policy_kwargs=dict(n_critics=10), seed=0, {arguments})
 made = time.perf_counter()
 model.learn(2000)
 filled = time.perf_counter()
-model.train(20, 256)
+model.train(UTD, BATCH_SIZE)
 first = time.perf_counter()
 for _ in range(5):
-    model.train(20, 256)
+    model.train(UTD, BATCH_SIZE)
 print(json.dumps(dict(import_s=imported - began, construct_s=made - ready, first_updates_s=first - filled,
                       peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)))
 """
@@ -77,7 +77,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     :param rows: as ``measure`` gives them
     :return: medians, as Markdown
     """
-    lines = ["| | import | make the model | first 20 updates | peak memory |", "|---|---|---|---|---|"]
+    lines = [f"| | import | make the model | first {UTD} updates | peak memory |", "|---|---|---|---|---|"]
     for label in dict.fromkeys(row["contestant"] for row in rows):
         of_label = [row for row in rows if row["contestant"] == label]
         columns = ("import_s", "construct_s", "first_updates_s", "peak_memory_mb")
@@ -91,11 +91,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="CSV file for the raw measurements")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
-    parser.add_argument("--threads", type=int, default=n_cores(), help="and cores of each contestant; all by default")
+    add_threads(parser)
     args = parser.parse_args()
-    for name in ("repeats", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} {getattr(args, name)} must be at least 1")
+    if args.repeats < 1:
+        parser.error(f"--repeats {args.repeats} must be at least 1")
     keep_to_cores(args.threads)
     rows = []
     measured_with = machine("torch", "stable-baselines3", "sbx-rl", "jax", "numpy", n_threads=args.threads)

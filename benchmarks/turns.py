@@ -105,11 +105,6 @@ class Contestant:
         self.end()
 
 
-def n_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def measure(starts: Sequence[Callable[[], Contestant]], n_rounds: int, title: str) -> Iterator[dict[str, Any]]:
     """
     Yield one row for each contestant and round, as soon as it is measured.

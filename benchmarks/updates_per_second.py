@@ -32,15 +32,14 @@ from typing import Any
 
 import torch as th
 from authors_redq import HOW_TO_GET_IT, AuthorsREDQ, has_agent
-from random_env import DIMENSIONS, like_mujoco
+from random_env import BATCH_SIZE, DIMENSIONS, UTD, like_mujoco
 from roofline import LIBRARIES, Limits, Work, limits, onednn, product_rows
-from turns import Contestant, Figures, n_cores, ratios, values_of
+from separate_runs import add_threads
+from turns import Contestant, Figures, ratios, values_of
 from turns import measure as take_turns
 
 # Nothing of the package is imported here: the processes of the others do without it
 
-BATCH_SIZE = 256
-UTD = 20
 #: What the others are compared with
 SB3, SBX = "SB3 SAC", "SBX SAC"
 AUTHORS = "authors' REDQ"
@@ -262,18 +261,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--contestants", nargs="+", choices=every, metavar="NAME", help=f"some of: {'; '.join(every)}")
     parser.add_argument("--n-critics", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--updates", type=int, default=40, help="critic updates in one measured call, a multiple of 20")
+    parser.add_argument(
+        "--updates", type=int, default=40, help=f"of the critics, in one block: {UTD} times a whole number"
+    )
     parser.add_argument("--stored", type=int, default=20_000, help="transitions in the replay buffer")
     parser.add_argument("--dimensions", nargs="+", choices=list(DIMENSIONS), default=list(DIMENSIONS))
-    parser.add_argument("--threads", type=int, default=n_cores(), help="of each contestant; all cores by default")
+    add_threads(parser)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-bfloat16", action="store_true", help="always so on CPUs that only emulate it")
     parser.add_argument("--authors-code", type=Path, metavar="FOLDER", help="checkout of github.com/watchernyu/REDQ")
     args = parser.parse_args()
     if args.repeats < 1 or args.updates < UTD or args.updates % UTD:
-        parser.error(f"--repeats {args.repeats} must be at least 1, --updates {args.updates} a positive multiple of 20")
-    if not 1 <= args.threads <= n_cores():
-        parser.error(f"--threads {args.threads}: there are {n_cores()} cores")
+        parser.error(f"--repeats {args.repeats} must be at least 1, --updates {args.updates} a multiple of {UTD}")
     if args.device == "cuda" and not th.cuda.is_available() and not args.table_only:
         parser.error("--device cuda: there is no GPU that PyTorch can use")
     if args.table_only and not (args.output.exists() or products_path(args.output).exists()):

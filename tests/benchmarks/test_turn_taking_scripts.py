@@ -122,7 +122,9 @@ def test_another_package_than_the_checkouts_is_refused(before_after: ModuleType,
     [
         (["--contestants", "REDQSAC, Humanoid", "nonsense"], "unknown contestants ['nonsense']"),
         (["--repeats", "1"], "--repeats 1 must be at least 2"),
-        (["--threads", "0"], "--threads 0 must be at least 1"),
+        (["--threads", "0"], "--threads: 0 is not a whole number from 1 to"),
+        (["--before", "nowhere"], "--before nowhere: there is no folder sb3_ext"),
+        (["--after", "nowhere"], "--after nowhere: there is no folder sb3_ext"),
     ],
 )
 def test_wrong_options_are_named(
@@ -132,9 +134,60 @@ def test_wrong_options_are_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["before_after.py", "--before", "x", "--output", "y.csv", *arguments])
+    monkeypatch.setattr(sys, "argv", ["before_after.py", "--before", str(REPOSITORY), "--output", "y.csv", *arguments])
     with pytest.raises(SystemExit):
         before_after.parse()
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["before_after", "atari_environments"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such file"),
+        ("# machine\n", "has no columns ['contestant', 'round', "),
+        ("contestant,repeat,before_updates_per_s\nREDQSAC,0,5\n", "has no columns ['round', "),
+        (
+            "contestant,round,updates_per_s,steps_per_s\nREDQSAC,0,5,6\n",
+            {"before_after": "has nothing to compare", "atari_environments": "lacks 'SB3 DummyVecEnv'"},
+        ),
+    ],
+)
+def test_files_without_what_the_table_needs_are_refused(
+    name: str,
+    content: str | None,
+    message: str | dict[str, str],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    path = tmp_path / "raw.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit):
+        printed_table(request.getfixturevalue(name), path, monkeypatch, capsys)
+    error = capsys.readouterr().err
+    assert f"--output {path}" in error and (message if isinstance(message, str) else message[name]) in error
+
+
+@pytest.mark.parametrize("name", ["atari_speed", "start_up"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--repeats", "0"], "--repeats 0 must be at least 1"),
+        (["--threads", "0"], "--threads: 0 is not a whole number from 1 to"),
+        (["--threads", "two"], "--threads: two is not a whole number from 1 to"),
+        (["--threads", "100000"], "--threads: 100000 is not a whole number from 1 to"),
+    ],
+)
+def test_wrong_numbers_are_named(
+    name: str, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--output", "y.csv", *arguments])
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main()
     assert message in capsys.readouterr().err
 
 
@@ -147,6 +200,8 @@ def test_each_checkout_has_its_own_package(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "| DoubleDQN, 64x64 |" in result.stdout
     rows = raw_rows(tmp_path / "out" / "raw.csv")
+    first, called, *_ = (tmp_path / "out" / "raw.csv").read_text().splitlines()
+    assert "; before: unknown; after: " in first and " --before <checkout of unknown> --output " in called
     before, after = "DoubleDQN, 64x64: before", "DoubleDQN, 64x64: after"
     assert [row["contestant"] for row in rows] == [before, after, after, before]
     assert all(float(row["updates_per_s"]) > 0 for row in rows)

@@ -117,6 +117,8 @@ def test_the_table_follows_from_the_rows(script: ModuleType) -> None:
         "REDQSAC, bfloat16": (80.0, 120.0, 100.0),
         "SB3 SAC": (10.0, 10.0, 20.0),
         "SB3 SAC, oneDNN": (20.0, 20.0, 20.0),
+        "SBX SAC": (20.0, 40.0, 25.0),
+        "REDQSAC, SAC's work": (30.0, 30.0, 30.0),
     }
     rows = [
         {"dimensions": "hopper", "contestant": label, "round": index, "updates_per_s": rate, "steps_per_s": rate / 20}
@@ -128,12 +130,20 @@ def test_the_table_follows_from_the_rows(script: ModuleType) -> None:
         "| hopper | products alone, float32 | 66.7 | | | 67 % | |",
         "| hopper | roofline, bfloat16 (800 GFLOP/s by oneDNN bfloat16) | 400.0 | | | 100 % | |",
         "| hopper | products alone, bfloat16 | 666.7 | | | 167 % | |",  # they lack "two"
-        "| hopper | REDQSAC | 50.0 | 4.00 (3.25 to 5.00) |  | 50 % | 2.50 |",
-        "| hopper | REDQSAC, bfloat16 | 100.0 | 8.00 (6.50 to 10.00) |  | 25 % | 5.00 |",
-        "| hopper | SB3 SAC | 10.0 | 1 |  |  | 0.50 |",
-        "| hopper | SB3 SAC, oneDNN | 20.0 | 2.00 (1.50 to 2.00) |  |  | 1.00 |",
+        # 4, 6 and 2.5 times SB3; 2, 1.5 and 2 times SBX
+        "| hopper | REDQSAC | 50.0 | 4.00 (3.25 to 5.00) | 2.00 (1.75 to 2.00) | 50 % | 2.50 |",
+        "| hopper | REDQSAC, bfloat16 | 100.0 | 8.00 (6.50 to 10.00) | 4.00 (3.50 to 4.00) | 25 % | 5.00 |",
+        # Whose work is another: without a share. 0.5, 0.25 and 0.8 times SBX
+        "| hopper | SB3 SAC | 10.0 | 1 | 0.50 (0.38 to 0.65) |  | 0.50 |",
+        "| hopper | SB3 SAC, oneDNN | 20.0 | 2.00 (1.50 to 2.00) | 0.80 (0.65 to 0.90) |  | 1.00 |",
+        "| hopper | SBX SAC | 25.0 | 2.00 (1.62 to 3.00) | 1 |  | 1.25 |",
+        # 3, 3 and 1.5 times SB3; 1.5, 0.75 and 1.2 times SBX
+        "| hopper | REDQSAC, SAC's work | 30.0 | 3.00 (2.25 to 3.00) | 1.20 (0.97 to 1.35) |  | 1.50 |",
     ]
-    assert "| hopper | REDQSAC | 50.0 | 4.00 (3.25 to 5.00) |  |  | 2.50 |" in script.table(rows, [])
+    without_roofline = "| hopper | REDQSAC | 50.0 | 4.00 (3.25 to 5.00) | 2.00 (1.75 to 2.00) |  | 2.50 |"
+    assert without_roofline in script.table(rows, []).splitlines()
+    without_sbx = [row for row in rows if row["contestant"] != "SBX SAC"]
+    assert "| hopper | REDQSAC | 50.0 | 4.00 (3.25 to 5.00) |  | 50 % | 2.50 |" in script.table(without_sbx, PRODUCTS)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +152,7 @@ def test_the_table_follows_from_the_rows(script: ModuleType) -> None:
         (("--contestants", "REDQSAC, CUDA graphs"), "not with --device cpu"),
         (("--contestants", "authors' REDQ"), "git clone https://github.com/watchernyu/REDQ"),
         (("--authors-code", "nowhere"), "there is no redq/algos/redq_sac.py"),
-        (("--threads", "100000"), "--threads 100000"),
+        (("--threads", "100000"), "--threads: 100000 is not a whole number from 1 to"),
         (("--table-only",), "there is no such file"),
     ],
 )
