@@ -373,7 +373,8 @@ def matrix_flops(dtype: th.dtype, device: str = "cpu", seconds: float = 0.2) -> 
 def main() -> None:
     """Compare the ways to compute each product."""
     from reporting import machine, write_csv
-    from turns import Contestant, measure, n_cores, values_of
+    from separate_runs import n_cores
+    from turns import Contestant, measure, values_of
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="CSV file for the raw measurements")

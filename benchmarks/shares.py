@@ -19,8 +19,9 @@ from typing import Any
 
 import torch as th
 from before_after import trainings
+from separate_runs import n_cores
 from torch.profiler import ProfilerActivity, profile
-from turns import Contestant, Figures, measure, n_cores, values_of
+from turns import Contestant, Figures, measure, values_of
 
 #: Part of an update -> beginnings of the names of its kernels, or of what calls them
 NAMES = {
