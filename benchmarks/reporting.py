@@ -82,7 +82,7 @@ def command_line(checkouts: Mapping[Path, str]) -> str:
     words = []
     for word in sys.argv[1:]:
         option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        commit = checkouts.get(Path(value))
+        commit = checkouts.get(Path(value)) if value else None  # Path("") would be Path(".")
         words.append(shlex.quote(word) if commit is None else f"{option}{equals}<checkout of {commit}>")
     return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 

@@ -373,12 +373,13 @@ def matrix_flops(dtype: th.dtype, device: str = "cpu", seconds: float = 0.2) -> 
 def main() -> None:
     """Compare the ways to compute each product."""
     from reporting import machine, write_csv
-    from separate_runs import n_cores
+    from separate_runs import add_threads
     from turns import Contestant, measure, values_of
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="CSV file for the raw measurements")
     parser.add_argument("--repeats", type=int, default=5)
+    add_threads(parser)
     args = parser.parse_args()
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats} must be at least 1")
@@ -386,11 +387,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, dimensions in DIMENSIONS.items():
         settings = {"work": asdict(Work(*dimensions)), "device": "cpu", "each_way": True}
-        starts = [partial(Contestant, library, __file__, settings, n_cores()) for library in libraries]
+        starts = [partial(Contestant, library, __file__, settings, args.threads) for library in libraries]
         for row in measure(starts, args.repeats, name):
             turn = {"dimensions": name, **{key: row.pop(key) for key in ("contestant", "round", "turn")}}
             rows += [{**turn, "product": product, "gflop_per_s": rate} for product, rate in row.items()]
-            write_csv(args.output, rows, machine("torch", "jax", "numpy"))
+            write_csv(args.output, rows, machine("torch", "jax", "numpy", n_threads=args.threads))
     print("| | | " + " | ".join(libraries) + " |", "|---|---" + "|---" * len(libraries) + "|", sep="\n")
     for name, product in dict.fromkeys((row["dimensions"], row["product"]) for row in rows):
         of_product = [row for row in rows if (row["dimensions"], row["product"]) == (name, product)]

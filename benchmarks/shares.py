@@ -19,7 +19,7 @@ from typing import Any
 
 import torch as th
 from before_after import trainings
-from separate_runs import n_cores
+from separate_runs import add_threads
 from torch.profiler import ProfilerActivity, profile
 from turns import Contestant, Figures, measure, values_of
 
@@ -108,14 +108,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="CSV file for the raw measurements")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--stored", type=int, default=2000, help="transitions in the replay buffer")
+    add_threads(parser)
     args = parser.parse_args()
     if args.repeats < 1 or args.stored < 256:
         parser.error(f"--repeats {args.repeats} must be at least 1, --stored {args.stored} at least 256")
-    starts = [partial(Contestant, label, __file__, {"stored": args.stored}, n_cores()) for label in trainings()]
+    starts = [partial(Contestant, label, __file__, {"stored": args.stored}, args.threads) for label in trainings()]
     rows: list[dict[str, Any]] = []
     for row in measure(starts, args.repeats, "shares"):
         rows.append(row)
-        write_csv(args.output, rows, machine("torch", "stable-baselines3", "numpy"))
+        write_csv(args.output, rows, machine("torch", "stable-baselines3", "numpy", n_threads=args.threads))
     print(table(rows))
 
 

@@ -272,7 +272,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--authors-code", type=Path, metavar="FOLDER", help="checkout of github.com/watchernyu/REDQ")
     args = parser.parse_args()
     if args.repeats < 1 or args.updates < UTD or args.updates % UTD:
-        parser.error(f"--repeats {args.repeats} must be at least 1, --updates {args.updates} a multiple of {UTD}")
+        parser.error(
+            f"--repeats {args.repeats} must be at least 1, "
+            f"--updates {args.updates} a multiple of {UTD} and at least {UTD}"
+        )
     if args.device == "cuda" and not th.cuda.is_available() and not args.table_only:
         parser.error("--device cuda: there is no GPU that PyTorch can use")
     if args.table_only and not (args.output.exists() or products_path(args.output).exists()):

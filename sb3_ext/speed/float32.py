@@ -134,7 +134,7 @@ class _Setting:
             expected = (_DEFAULT, _EXACT) if self._n_users == 0 else (_ONEDNN,)
             if not by_force and present not in expected:
                 return False
-            if self._n_users == 0:
+            if self._n_users == 0 or present != _ONEDNN:  # also what somebody has set inside a statement
                 self._before = present
             self._matmul.fp32_precision = _ONEDNN
             self._n_users += 1

@@ -49,6 +49,10 @@ def test_the_commit_is_that_of_the_checkout(reporting: ModuleType, tmp_path: Pat
 def test_commits_stand_for_the_folders_of_checkouts(
     reporting: ModuleType, given: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "argv", ["/private/before_after.py", "--after", ".", "--table-only"])
+    assert reporting.command_line({Path("."): "abc123"}) == (
+        "python benchmarks/before_after.py --after <checkout of abc123> --table-only"
+    )
     monkeypatch.setattr(sys, "argv", ["/private/before_after.py", *given, "--contestants", "IQN, Atari"])
     reporting.write_csv(tmp_path / "raw.csv", [{"a": 1}], "machine", {Path("/private/old"): "abc123+"})
     separator = "=" if len(given) == 1 else " "

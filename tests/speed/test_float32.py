@@ -255,7 +255,6 @@ def test_what_is_set_inside_stays() -> None:
             assert setting() == "tf32"
         with float32_matmul_precision("medium"):
             assert setting() == "bf16"
-        set_setting("tf32")
     assert setting() == "tf32"
     set_setting("none")
 
