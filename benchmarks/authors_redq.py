@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from random_env import UTD
 
 HOW_TO_GET_IT = "git clone https://github.com/watchernyu/REDQ, then --authors-code REDQ"
 
@@ -42,8 +43,6 @@ class AuthorsREDQ:
     :param device: of networks and samples
     """
 
-    utd = 20
-
     def __init__(
         self,
         folder: Path,
@@ -68,9 +67,9 @@ class AuthorsREDQ:
             batch_size=batch_size,
             target_entropy="auto",
             start_steps=learning_starts - 1,  # they learn once there are more than this
-            utd_ratio=self.utd,
+            utd_ratio=UTD,
             num_Q=n_critics,
-            policy_update_delay=self.utd,
+            policy_update_delay=UTD,
         )
         self.obs: np.ndarray | None = None
 
@@ -79,8 +78,8 @@ class AuthorsREDQ:
         :param gradient_steps: critic updates, a multiple of 20
         :param batch_size: has to be that of the agent
         """
-        assert gradient_steps % self.utd == 0 and batch_size == self.agent.batch_size
-        for _ in range(gradient_steps // self.utd):
+        assert gradient_steps % UTD == 0 and batch_size == self.agent.batch_size
+        for _ in range(gradient_steps // UTD):
             self.agent.train(_NoLogger())
 
     def learn(self, total_timesteps: int, reset_num_timesteps: bool = True) -> "AuthorsREDQ":

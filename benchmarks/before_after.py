@@ -71,18 +71,13 @@ CONTESTANTS = {
 }
 
 
-def prepare(label: str, settings: dict[str, Any]) -> Callable[[], Figures]:
+def filled_model(training: Training, n_stored: int, options: dict[str, Any]) -> Any:
     """
-    :param label: a key of ``CONTESTANTS``
-    :param settings: ``folder`` of the checkout, transitions ``stored``, and ``updates`` of a block, ``None`` for the
-        contestant's own number
-    :return: a function that measures one block
+    :param training: what is trained
+    :param n_stored: transitions in the replay buffer, which they fill
+    :param options: further arguments of the algorithm
+    :return: the model, before its first update
     """
-    imported = Path(sb3_ext.__file__).parents[1]
-    if imported != Path(settings["folder"]):
-        raise ImportError(f"sb3_ext comes from {imported}, not from the checkout {settings['folder']}")
-    training, options = CONTESTANTS[label]
-    n_stored = settings["stored"]
     model = getattr(sb3_ext, training.algorithm)(
         training.policy,
         training.make_env(),
@@ -94,7 +89,21 @@ def prepare(label: str, settings: dict[str, Any]) -> Callable[[], Figures]:
         **training.arguments,
         **options,
     )
-    model.learn(n_stored)
+    return model.learn(n_stored)
+
+
+def prepare(label: str, settings: dict[str, Any]) -> Callable[[], Figures]:
+    """
+    :param label: a key of ``CONTESTANTS``
+    :param settings: ``folder`` of the checkout, transitions ``stored``, and ``updates`` of a block, ``None`` for the
+        contestant's own number
+    :return: a function that measures one block
+    """
+    imported = Path(sb3_ext.__file__).parents[1]
+    if imported != Path(settings["folder"]):
+        raise ImportError(f"sb3_ext comes from {imported}, not from the checkout {settings['folder']}")
+    training, options = CONTESTANTS[label]
+    model = filled_model(training, settings["stored"], options)
     n_calls = max((settings["updates"] or training.n_updates) // training.gradient_steps, 1)
 
     def block() -> Figures:

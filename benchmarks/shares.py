@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-from before_after import trainings
+from before_after import filled_model, trainings
 from separate_runs import add_threads
 from torch.profiler import ProfilerActivity, profile
 from turns import Contestant, Figures, measure, values_of
@@ -52,20 +52,8 @@ def prepare(label: str, settings: dict[str, Any]) -> Callable[[], Figures]:
     :param settings: transitions ``stored``
     :return: a function that measures one block: part -> milliseconds in an update
     """
-    import sb3_ext
-
     training = trainings()[label]
-    model = getattr(sb3_ext, training.algorithm)(
-        training.policy,
-        training.make_env(),
-        batch_size=training.batch_size,
-        buffer_size=settings["stored"],
-        learning_starts=settings["stored"],
-        seed=0,
-        device="cpu",
-        **training.arguments,
-    )
-    model.learn(settings["stored"])
+    model = filled_model(training, settings["stored"], {})
     buffer = model.replay_buffer
     buffer.sample = th.profiler.record_function("sampling")(buffer.sample)
     n_calls = max(training.n_updates // 4 // training.gradient_steps, 1)  # the profiler holds every kernel
