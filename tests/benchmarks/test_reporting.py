@@ -1,8 +1,8 @@
 """What the benchmarks write above their figures."""
 
-import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,9 +12,8 @@ from sb3_ext.speed.precision import cpu_capability
 
 
 @pytest.fixture
-def reporting(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    return importlib.import_module("reporting")
+def reporting(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("reporting")
 
 
 def test_the_processor_is_named(reporting: ModuleType) -> None:

@@ -1,9 +1,9 @@
 """The shares of an update, and the ways to compute its products."""
 
 import csv
-import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,15 +14,13 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def shares(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("shares")
+def shares(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("shares")
 
 
 @pytest.fixture
-def roofline(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("roofline")
+def roofline(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("roofline")
 
 
 def event(*names: str) -> Any:

@@ -1,12 +1,12 @@
 """The scripts in which two checkouts, environments or whole programs are compared."""
 
 import csv
-import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -22,22 +22,19 @@ def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def before_after(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("before_after")
+def before_after(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("before_after")
 
 
 @pytest.fixture
-def atari_environments(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def atari_environments(load_script: Callable[[str], ModuleType]) -> ModuleType:
     pytest.importorskip("ale_py")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("atari_environments")
+    return load_script("atari_environments")
 
 
 @pytest.fixture
-def separate_runs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("separate_runs")
+def separate_runs(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("separate_runs")
 
 
 def write_raw(path: Path, column: str, figures: dict[str, list[float]]) -> None:
@@ -182,12 +179,16 @@ def test_files_without_what_the_table_needs_are_refused(
     ],
 )
 def test_wrong_numbers_are_named(
-    name: str, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    name: str,
+    arguments: list[str],
+    message: str,
+    load_script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--output", "y.csv", *arguments])
     with pytest.raises(SystemExit):
-        importlib.import_module(name).main()
+        load_script(name).main()
     assert message in capsys.readouterr().err
 
 

@@ -1,6 +1,5 @@
 """Contestants of benchmarks in processes of their own, which take turns."""
 
-import importlib
 import os
 from collections.abc import Callable
 from functools import partial
@@ -33,9 +32,8 @@ def prepare(label, settings):
 
 
 @pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    return importlib.import_module("turns")
+def turns(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("turns")
 
 
 @pytest.fixture
