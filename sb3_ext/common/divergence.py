@@ -10,7 +10,7 @@ from torch import nn
 from sb3_ext.buffers.samples import AnySamples
 
 
-def total_norm(tensors: list[th.Tensor] | tuple[th.Tensor, ...]) -> th.Tensor:
+def total_norm(tensors: Sequence[th.Tensor]) -> th.Tensor:
     """
     Return the norm of all numbers in tensors of one device and type, shape ().
 
@@ -19,7 +19,7 @@ def total_norm(tensors: list[th.Tensor] | tuple[th.Tensor, ...]) -> th.Tensor:
 
     It is also infinite where only a square overflows. Adam stores such a square, and that parameter never moves again.
     """
-    return th.linalg.vector_norm(th.stack(th._foreach_norm(tensors))) if tensors else th.zeros(())
+    return th.linalg.vector_norm(th.stack(th._foreach_norm(list(tensors)))) if tensors else th.zeros(())
 
 
 class DivergenceCheck:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_ext.functional.diagnosis import dormancy_scores, effective_rank
-from sb3_ext.nets import CosineEmbedding, EnsembleMLP
+from sb3_ext.nets import CosineEmbedding, EnsembleNetwork
 
 # The modules whose outputs are units. The embedding of quantile levels ends in a ReLU of its own.
 _ACTIVATIONS = (
@@ -32,7 +32,7 @@ class NetworkObserver:
     def __init__(self, network: nn.Module, heads: Sequence[Sequence[nn.Module]]) -> None:
         self._heads = heads
         self._activations = [module for module in network.modules() if isinstance(module, _ACTIVATIONS)]
-        ensembles = [module for module in network.modules() if isinstance(module, EnsembleMLP)]
+        ensembles = [module for module in network.modules() if isinstance(module, EnsembleNetwork)]
         self._stacked = {id(module) for ensemble in ensembles for module in ensemble.modules()}
         self._handles: list[RemovableHandle] = []
         self._scores: list[th.Tensor] = []

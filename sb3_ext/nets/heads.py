@@ -10,7 +10,15 @@ from abc import abstractmethod
 import torch as th
 from torch import nn
 
+from sb3_ext.checks import check_integer, check_interval
 from sb3_ext.functional.bellman import ensemble_critic_loss, ensemble_td_errors, soft_td_target
+from sb3_ext.functional.categorical import (
+    categorical_backup,
+    categorical_critic_loss,
+    categorical_support,
+    categorical_td_target,
+    expected_value,
+)
 from sb3_ext.functional.ensemble import TargetBackup, ensemble_backup
 
 
@@ -26,6 +34,8 @@ class CriticHead(nn.Module):
 
     #: Width of the output layer of each critic
     n_outputs: int
+    #: Largest absolute value that the outputs can express; ``None``: any
+    bound: float | None = None
 
     @abstractmethod
     def values(self, outputs: th.Tensor) -> th.Tensor:
@@ -98,3 +108,59 @@ class ScalarHead(CriticHead):
 
     def loss(self, outputs: th.Tensor, targets: th.Tensor, weights: th.Tensor | None) -> th.Tensor:
         return ensemble_critic_loss(self.values(outputs), targets, weights)
+
+
+class CategoricalHead(CriticHead):
+    """
+    A distribution of the return over fixed atoms, learned by cross-entropy (C51, https://arxiv.org/abs/1707.06887).
+
+    Returns beyond the bound cannot be expressed, so rewards need a scale: ``REDQSAC(normalize_returns=True)`` finds it.
+
+    :param n_bins: number of atoms, at least 2
+    :param bound: the atoms go from ``-bound`` to ``bound``
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+
+    def __init__(self, n_bins: int = 101, bound: float = 5.0) -> None:
+        super().__init__()
+        check_integer("n_bins", n_bins, minimum=2)
+        smallest, largest = th.finfo(th.float32).tiny, th.finfo(th.float32).max
+        check_interval("bound", bound, smallest, largest, "a number > 0: the atoms go from -bound to bound")
+        self.n_outputs, self.bound = n_bins, float(bound)
+        self.support: th.Tensor
+        # Not saved, since the arguments determine it
+        self.register_buffer("support", categorical_support(n_bins, self.bound), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"n_bins={self.n_outputs}, bound={self.bound}"
+
+    def values(self, outputs: th.Tensor) -> th.Tensor:
+        return expected_value(outputs.softmax(dim=-1), self.support)
+
+    def loss(self, outputs: th.Tensor, targets: th.Tensor, weights: th.Tensor | None) -> th.Tensor:
+        return categorical_critic_loss(outputs, targets, weights)
+
+    def backup(
+        self, next_outputs: th.Tensor, target_backup: TargetBackup, n_critics: int, mixture: th.Tensor | None
+    ) -> th.Tensor:
+        """Return probabilities, shape (N, B, n_bins)."""
+        return categorical_backup(target_backup, next_outputs.softmax(dim=-1), self.support, n_critics, mixture)
+
+    def td_targets(
+        self,
+        rewards: th.Tensor,
+        dones: th.Tensor,
+        discounts: th.Tensor | float,
+        next_returns: th.Tensor,
+        entropy_bonus: th.Tensor,
+    ) -> th.Tensor:
+        """Return probabilities, shape (N, B, n_bins)."""
+        return categorical_td_target(rewards, dones, discounts, next_returns, entropy_bonus, self.support)
+
+    def td_errors(self, outputs: th.Tensor, targets: th.Tensor) -> th.Tensor:
+        """Return the error of the mean, shape (B,)."""
+        return ensemble_td_errors(self.values(outputs), expected_value(targets, self.support))
+
+
+#: Heads by the names in ``policy_kwargs``
+HEADS: dict[str, type[CriticHead]] = {"scalar": ScalarHead, "categorical": CategoricalHead}

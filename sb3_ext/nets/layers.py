@@ -6,6 +6,8 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_ext.functional.normalization import project_columns
+
 #: Selects networks from a stacked parameter, whose first axis is the network, before a layer uses it
 Pick = Callable[[th.Tensor], th.Tensor]
 
@@ -39,6 +41,10 @@ class OutputLinear(nn.Linear):
     def forward(self, x: th.Tensor) -> th.Tensor:
         return in_own_precision(lambda inputs: F.linear(inputs, self.weight, self.bias), x, self.weight.dtype)
 
+    def project_weights(self) -> None:
+        """Scale the weights that lead to each output to norm 1. The bias stays."""
+        project_columns(self.weight, dim=-1)
+
     def __prepare_scriptable__(self) -> nn.Linear:
         """Return what ``torch.jit.script`` compiles in place of this layer: it knows no lambda."""
         layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
@@ -54,7 +60,7 @@ class StackedLayer(nn.Module):
     """A layer of N networks. The first axis of its parameters is the network."""
 
     weight: nn.Parameter
-    bias: nn.Parameter
+    bias: nn.Parameter | None
 
     def forward(self, x: th.Tensor, pick: Pick = unchanged) -> th.Tensor:
         """
@@ -63,6 +69,13 @@ class StackedLayer(nn.Module):
         :param pick: selects M networks from a parameter, or detaches it; by default it keeps all N networks
         """
         raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Hook: draw the parameters anew, as torch's layer does."""
+        raise NotImplementedError
+
+    def project_weights(self) -> None:
+        """Hook: bring the weights of each network back to their norm, in place. Layers without one keep theirs."""
 
 
 class EnsembleLinear(StackedLayer):
@@ -79,26 +92,35 @@ class EnsembleLinear(StackedLayer):
         # The shape is (N, in, out), the transpose of nn.Linear's. Gradients arrive in this layout, so no update has to
         # copy them into another
         self.weight = nn.Parameter(th.stack([layer.weight.detach().T for layer in layers]))
-        self.bias = nn.Parameter(th.stack([layer.bias.detach() for layer in layers]).unsqueeze(1))
+        self.register_parameter("bias", None)
+        if layers[0].bias is not None:
+            self.bias = nn.Parameter(th.stack([layer.bias.detach() for layer in layers]).unsqueeze(1))
         self.is_output = is_output
 
     @th.no_grad()
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as ``nn.Linear`` does, for one network after the other."""
-        for weight, bias in zip(self.weight, self.bias, strict=True):
+        for index, weight in enumerate(self.weight):
             n_inputs, n_outputs = weight.shape
-            layer = nn.Linear(n_inputs, n_outputs, device=weight.device, dtype=weight.dtype)
+            layer = nn.Linear(n_inputs, n_outputs, self.bias is not None, weight.device, weight.dtype)
             weight.copy_(layer.weight.T)
-            bias.copy_(layer.bias)
+            if self.bias is not None:
+                self.bias[index].copy_(layer.bias)
+
+    def project_weights(self) -> None:
+        """Scale the weights that lead to each output to norm 1. Biases stay."""
+        project_columns(self.weight, dim=-2)
 
     def forward(self, x: th.Tensor, pick: Pick = unchanged) -> th.Tensor:
-        weight, bias = pick(self.weight), pick(self.bias)
+        weight, bias = pick(self.weight), None if self.bias is None else pick(self.bias)
         if not self.is_output:
-            return th.baddbmm(bias, x, weight)
+            return th.bmm(x, weight) if bias is None else th.baddbmm(bias, x, weight)
         return in_own_precision(lambda inputs: _affine(inputs, weight, bias), x, weight.dtype)
 
 
-def _affine(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
+def _affine(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:
+    if bias is None:
+        return th.bmm(inputs, weight)
     if weight.shape[-1] == 1:  # a dot product is faster than a matrix product with one column
         # Written out, because ONNX knows neither `vecdot` nor `mT`
         return (inputs * weight.transpose(-1, -2)).sum(dim=-1, keepdim=True) + bias
@@ -107,6 +129,8 @@ def _affine(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
 
 class EnsembleLayerNorm(StackedLayer):
     """N layer normalizations side by side, each with its own scale and shift of the features."""
+
+    bias: nn.Parameter
 
     def __init__(self, n_members: int, n_features: int) -> None:
         super().__init__()

@@ -7,6 +7,8 @@ import torch as th
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from sb3_ext.nets.normalization import EnsembleBatchNorm, InputBatchNorm
+
 
 def set_dropout_mode(network: nn.Module, active: bool) -> None:
     """
@@ -57,9 +59,13 @@ def select_statistics(buffers: Mapping[str, th.Tensor], prefix: str = "") -> lis
     return [buffer for name, buffer in buffers.items() if "running_" in name and name.startswith(prefix)]
 
 
-def has_batch_statistics(network: nn.Module) -> bool:
-    """Tell whether the forward pass changes running statistics of a layer in place."""
-    return bool(running_statistics(network))
+def changes_statistics_in_place(network: nn.Module) -> bool:
+    """Tell whether the forward pass of a layer changes its running statistics. Those of this package return them."""
+    return any(
+        select_statistics(dict(module.named_buffers(recurse=False)))
+        for module in network.modules()
+        if not isinstance(module, (EnsembleBatchNorm, InputBatchNorm))
+    )
 
 
 @contextmanager

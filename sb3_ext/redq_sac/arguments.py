@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.functional.ensemble import ACTOR_QS, TARGET_BACKUPS
 from sb3_ext.functional.policy_gradient import ACTOR_GRADIENTS, BASELINES, Baseline
+from sb3_ext.redq_sac.plan import JOINT_GRADIENTS, TARGET_NETWORKS
 from sb3_ext.redq_sac.policies import REDQSACPolicy
 from sb3_ext.redq_sac.temperature import check_target_entropy, starting_temperature
 
@@ -26,6 +27,11 @@ def check_arguments(model: "REDQSAC") -> None:
     check_choice("reinforce_baseline", model.reinforce_baseline, (None, *BASELINES))
     check_choice("cuda_graphs", model.cuda_graphs, (True, False))
     check_choice("buffer_device", model.buffer_device, ("auto", "cpu"))
+    check_choice("target_network", model.target_network, TARGET_NETWORKS)
+    check_choice("joint_gradient", model.joint_gradient, JOINT_GRADIENTS)
+    check_choice("normalize_returns", model.normalize_returns, (True, False))
+    check_integer("noise_repeat", model.noise_repeat, minimum=1)
+    model._require_effect("noise_repeat", model.noise_repeat == 1 or not model.use_sde, "use_sde=False", otherwise=1)
     check_integer("n_actor_samples", model.n_actor_samples, minimum=1)
     interval: float = model.target_update_interval
     if isinstance(interval, float) and interval.is_integer():  # 1e3 in a YAML file is a float
@@ -75,3 +81,19 @@ def check_ensemble(model: "REDQSAC") -> None:
         check_interval("subset_size", model.subset_size, 1, n_critics, f"in [1, n_critics={n_critics}]")
     if model.target_backup == "doubleq" and n_critics < 2:
         raise ValueError(f"target_backup='doubleq' with n_critics={n_critics}: it needs n_critics >= 2")
+    uses_statistics = model.critic.uses_batch_statistics
+    if uses_statistics and model.batch_size < 2:
+        raise ValueError(f"batch_size={model.batch_size} with batch normalization: it needs batch_size >= 2")
+    if model.target_network == "none" and not uses_statistics:
+        raise ValueError(
+            "target_network='none' needs critics with batch normalization, without which it usually diverges: give "
+            "policy='NormalizedMlpPolicy', or tau=1 for targets from the present critics all the same"
+        )
+    is_half = model.joint_gradient == "half"
+    needs = "critics with batch normalization, such as those of policy='NormalizedMlpPolicy'"
+    model._require_effect("joint_gradient", is_half or uses_statistics, needs, otherwise="half")
+    if model.normalize_returns and getattr(model._vec_normalize_env, "norm_reward", False):
+        raise ValueError(
+            "normalize_returns=True with VecNormalize(norm_reward=True): both would scale the rewards, so only one of "
+            "them is allowed"
+        )

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch as th
 
-from sb3_ext.common.arguments.derived import DERIVATIONS, Derivation
+from sb3_ext.common.arguments.derived import DERIVATIONS, Derivation, derive_learning_rate
 from sb3_ext.redq_sac.recorded import recorded_where_possible
-from sb3_ext.redq_sac.temperature import automatic_target_entropy, is_automatic, starting_temperature
+from sb3_ext.redq_sac.temperature import effective_target_entropy, starting_temperature
 
 
 def derive_temperature(model: Any) -> None:
@@ -22,10 +22,7 @@ def derive_temperature(model: Any) -> None:
 
 
 def derive_target_entropy(model: Any) -> None:
-    if is_automatic(model.target_entropy):
-        model.__dict__["target_entropy"] = automatic_target_entropy(model.action_space)
-    else:
-        model.__dict__["target_entropy"] = float(model.target_entropy)
+    model.__dict__["target_entropy"] = effective_target_entropy(model.target_entropy, model.action_space)
 
 
 def derive_recorded(model: Any) -> None:
@@ -37,4 +34,5 @@ REDQ_DERIVATIONS: Mapping[str, Derivation] = {
     "ent_coef": derive_temperature,
     "target_entropy": derive_target_entropy,
     "cuda_graphs": derive_recorded,
+    "qf_learning_rate": derive_learning_rate,
 }

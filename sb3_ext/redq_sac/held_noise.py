@@ -37,6 +37,11 @@ class HeldNoise:
         # Steps for which the noise is still kept, 0 where new noise is due
         self._remaining = th.zeros(n_envs, dtype=th.int64, device="cpu")
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """E and A."""
+        return tuple(self._noise.shape)
+
     def sample(self) -> th.Tensor:
         """
         Return the noise of the next step, after drawing it anew where it was kept long enough.

@@ -1,19 +1,21 @@
-"""The parameters that an update of the critics changes."""
+"""The parameters that an update changes."""
 
 from typing import NamedTuple
 
 import torch as th
+from stable_baselines3.sac.policies import Actor
 from torch import nn
 
 from sb3_ext.nets import EnsembleCritic
 from sb3_ext.nets.modes import named_tensors, select_statistics
 
 
-class CriticParameters(NamedTuple):
+class TrainedParameters(NamedTuple):
     """
-    What an update changes of critics and target critics.
+    What an update changes of the networks.
 
-    :param trained: what the critics' optimizer changes, by the names in :class:`~sb3_ext.redq_sac.update.CriticLoss`
+    :param trained: what the critics' optimizer changes, by the names in :class:`~sb3_ext.redq_sac.losses.CriticLoss`
+    :param trained_actor: what the actor's changes, by the names in :class:`~sb3_ext.redq_sac.losses.ActorLoss`
     :param online: parameters of the critics, those of a shared features extractor and frozen ones included
     :param targets: parameters of the target critics, in the order of ``online``
     :param online_statistics: running statistics of batch normalization in the critics
@@ -21,13 +23,14 @@ class CriticParameters(NamedTuple):
     """
 
     trained: dict[str, nn.Parameter]
+    trained_actor: dict[str, nn.Parameter]
     online: list[th.Tensor]
     targets: list[th.Tensor]
     online_statistics: list[th.Tensor]
     target_statistics: list[th.Tensor]
 
 
-def critic_parameters(critic: EnsembleCritic, critic_target: EnsembleCritic) -> CriticParameters:
+def trained_parameters(actor: Actor, critic: EnsembleCritic, critic_target: EnsembleCritic) -> TrainedParameters:
     """
     Look up parameters as they are now. This takes longer than moving the target critics, so do it once for each call of
     ``train()``.
@@ -36,7 +39,6 @@ def critic_parameters(critic: EnsembleCritic, critic_target: EnsembleCritic) -> 
 
     :raises ValueError: if the target critics have other shapes than the critics
     """
-    in_optimizer = {id(p) for group in critic.optimizer.param_groups for p in group["params"]}
     named, buffers = named_tensors(critic)
     named_targets, target_buffers = named_tensors(critic_target)
     online: list[th.Tensor] = list(named.values())
@@ -46,5 +48,14 @@ def critic_parameters(critic: EnsembleCritic, critic_target: EnsembleCritic) -> 
         raise ValueError(
             f"critic_target has parameters of the shapes {shapes[1]}, critic {shapes[0]}: replace layers in both"
         )
-    trained = {f"critic.{name}": p for name, p in named.items() if id(p) in in_optimizer and p.requires_grad}
-    return CriticParameters(trained, online, targets, select_statistics(buffers), select_statistics(target_buffers))
+    statistics = select_statistics(buffers), select_statistics(target_buffers)
+    of_actor, _ = named_tensors(actor)
+    trained = _in_optimizer("critic.", named, critic.optimizer), _in_optimizer("actor.", of_actor, actor.optimizer)
+    return TrainedParameters(*trained, online, targets, *statistics)
+
+
+def _in_optimizer(
+    prefix: str, named: dict[str, nn.Parameter], optimizer: th.optim.Optimizer
+) -> dict[str, nn.Parameter]:
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return {prefix + name: p for name, p in named.items() if id(p) in known and p.requires_grad}

@@ -2,16 +2,18 @@
 
 import copy
 import math
-from typing import Any, ClassVar
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
-from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.arguments.compatibility import check_policy_fits
 from sb3_ext.common.arguments.keywords import check_policy_kwargs, explain_policy_keywords
 from sb3_ext.common.arguments.policies import check_policy_arguments
@@ -19,7 +21,14 @@ from sb3_ext.common.arguments.positional import positional_as_in
 from sb3_ext.common.saved.complete import CompletelySaved
 from sb3_ext.keywords import checks_keywords, known_base
 from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
+from sb3_ext.nets.body import LatentNetwork, NormalizedBody, start_orthogonal
+from sb3_ext.nets.builder import Normalization
+from sb3_ext.nets.heads import HEADS
+from sb3_ext.nets.normalization import batch_norm_layers
 from sb3_ext.speed.optimizers import with_fused_adam
+
+# FlashSAC's bounds of the log standard deviation of a normalized actor
+_LOG_STD_MIN, _LOG_STD_MAX = -10.0, 2.0
 
 
 class REDQSACActor(Actor):
@@ -45,6 +54,48 @@ class REDQSACActor(Actor):
         return super().forward(obs, deterministic)
 
 
+class NormalizedActor(REDQSACActor):
+    """
+    An actor with a normalized network, without gSDE.
+
+    Its log standard deviation is ``-4 + 6 tanh(x)``, so between -10 and 2 with a gradient everywhere.
+
+    :param body: the shape of the network
+    :raises ValueError: if ``use_sde`` is true
+
+    The other parameters are those of ``stable_baselines3.sac.policies.Actor``.
+    """
+
+    def __init__(self, *args: Any, body: NormalizedBody, use_sde: bool = False, **kwargs: Any) -> None:
+        if use_sde:
+            raise ValueError("use_sde=True is not defined for a normalized actor: only use_sde=False is allowed")
+        super().__init__(*args, **kwargs)
+        network = body.build(1, self.features_dim, self.net_arch, self.activation_fn, None)
+        self.latent_pi: LatentNetwork = LatentNetwork(network)  # type: ignore[assignment]
+        self.weight_projection = body.weight_projection
+        self.batch_norm_layers = batch_norm_layers(network)
+        for name in ("mu", "log_std"):
+            layer = nn.Linear(body.n_features(self.net_arch, self.features_dim), get_action_dim(self.action_space))
+            output = OutputLinear.from_linear(layer)
+            if self.weight_projection:
+                start_orthogonal(output)
+            setattr(self, name, output)
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        mean, log_std = self._from_latent(self.latent_pi(self.extract_features(obs, self.features_extractor)))
+        return mean, log_std, {}
+
+    def gaussian_parameters_by_batch(self, obs: PyTorchObs) -> tuple[th.Tensor, ...]:
+        """See :func:`gaussian_parameters_by_batch`."""
+        statistics: list[th.Tensor] = []
+        features = self.extract_features(obs, self.features_extractor)
+        return *self._from_latent(self.latent_pi.by_batch(features, statistics)), *statistics
+
+    def _from_latent(self, latent: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        middle, half = (_LOG_STD_MIN + _LOG_STD_MAX) / 2, (_LOG_STD_MAX - _LOG_STD_MIN) / 2
+        return self.mu(latent), middle + half * th.tanh(self.log_std(latent))  # type: ignore[operator]
+
+
 class REDQSACPolicy(CompletelySaved, SACPolicy):
     """
     SAC's policy with a stacked ensemble of critics.
@@ -54,7 +105,10 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
     :param n_critics: number of critics, 10 as in the REDQ paper
     :param layer_norm: layer normalization in the critics; with ``dropout`` and ``n_critics=2`` this is DroQ
     :param dropout: dropout probability in the critics, in [0, 1); also active in the target critics
-    :param head_kwargs: arguments of ``head_class``
+    :param head: ``"scalar"``: each critic returns a value and learns by squared errors. ``"categorical"``: it returns a
+        distribution over fixed bins and learns by cross-entropy, see :class:`~sb3_ext.nets.heads.CategoricalHead`.
+        ``None``: ``head_class``
+    :param head_kwargs: arguments of the head
     :param optimizer_kwargs: as in SB3, but Adam and AdamW run fused by default, which is faster
 
     The other parameters are those of ``stable_baselines3.sac.policies.SACPolicy``.
@@ -78,6 +132,7 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
         n_critics: int = 10,
         layer_norm: bool = False,
         dropout: float = 0.0,
+        head: Literal["scalar", "categorical"] | None = None,
         head_kwargs: dict[str, Any] | None = None,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -85,11 +140,13 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
     ) -> None:
         check_integer("n_critics", n_critics, minimum=1)
         check_interval("dropout", dropout, 0.0, math.nextafter(1.0, 0.0), "a probability in [0, 1)")
+        check_choice("head", head, (None, *HEADS))
         own = {"head_kwargs": head_kwargs, "optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
         check_policy_arguments({"layer_norm": layer_norm, **own, **kwargs}, has_actor=True)
-        check_policy_kwargs(type(self), {**own, **kwargs})
+        check_policy_kwargs(type(self), {"head": head, **own, **kwargs})
         check_policy_fits(observation_space, known_base(type(self)), kwargs)
         self.regularization: dict[str, Any] = {"layer_norm": layer_norm, "dropout": dropout}
+        self.head = head
         self.head_kwargs: dict[str, Any] = dict(head_kwargs or {})
         super().__init__(
             observation_space,
@@ -106,6 +163,7 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
         return {
             **super()._get_constructor_parameters(),
             **self.regularization,
+            "head": self.head,
             "head_kwargs": self.head_kwargs,
             "share_features_extractor": self.share_features_extractor,
         }
@@ -132,14 +190,29 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
             raise ValueError(
                 f"{self.regularization} have no effect on critics without hidden layers: net_arch is empty"
             )
-        head = self.head_class(**self.head_kwargs)
-        return self.critic_class(**critic_kwargs, **self.regularization, head=head).to(self.device)
+        return self.critic_class(**critic_kwargs, **self.regularization, head=self.make_head()).to(self.device)
+
+    def make_head(self) -> CriticHead:
+        """Return a new head."""
+        head_class = self.head_class if self.head is None else HEADS[self.head]
+        return head_class(**self.head_kwargs)
 
 
 def gaussian_parameters(actor: Actor, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
     """Return mean and log standard deviation before the tanh, shape (B, A) each, from an actor without gSDE."""
     mean, log_std, _ = actor.get_action_dist_params(obs)
     return mean, log_std
+
+
+def gaussian_parameters_by_batch(actor: Actor, obs: PyTorchObs) -> tuple[th.Tensor, ...]:
+    """
+    Return what :func:`gaussian_parameters` does, then the statistics of the actor's batch normalization, detached.
+
+    Batch normalization uses the statistics of the B states, and the running ones stay as they are.
+    """
+    if isinstance(actor, NormalizedActor):
+        return actor.gaussian_parameters_by_batch(obs)
+    return gaussian_parameters(actor, obs)
 
 
 MlpPolicy = REDQSACPolicy
@@ -151,6 +224,89 @@ class CnnPolicy(REDQSACPolicy):
     @positional_as_in(SACPolicy)
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class NormalizedMlpPolicy(REDQSACPolicy):
+    """
+    A policy whose critics and actor are normalized networks, for few updates per environment step.
+
+    By default they are FlashSAC's (https://arxiv.org/abs/2604.04539) at half of its width, and two critics form the
+    ensemble. Each part can be changed alone. So CrossQ's critic is ``n_blocks=0, net_arch=[2048, 2048],
+    normalization="batch_renorm", head="scalar", weight_projection=False``.
+
+    :param n_critics: number of critics
+    :param normalization: of the hidden layers: ``"batch"``, ``"batch_renorm"``, ``"layer"``, ``"rms"`` or ``None``
+    :param weight_projection: whether weights start orthogonal with norm 1, and return to it after each update
+    :param n_blocks: residual blocks of each network; 0: the hidden layers of ``net_arch`` instead
+    :param width: units between the blocks of a critic
+    :param expansion: units within a block of a critic, in multiples of ``width``
+    :param actor_width: ``width`` of the actor
+    :param actor_expansion: ``expansion`` of the actor
+    :param head: see :class:`REDQSACPolicy`
+
+    The other parameters are those of :class:`REDQSACPolicy`, without ``layer_norm``, ``dropout`` and gSDE.
+
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+
+    @checks_keywords(explain_policy_keywords)
+    @positional_as_in(SACPolicy)
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        *,
+        n_critics: int = 2,
+        normalization: Normalization | None = "batch",
+        weight_projection: bool = True,
+        n_blocks: int = 2,
+        width: int = 128,
+        expansion: int = 4,
+        actor_width: int = 128,
+        actor_expansion: int = 2,
+        head: Literal["scalar", "categorical"] | None = "categorical",
+        **kwargs: Any,
+    ) -> None:
+        for name in ("layer_norm", "dropout", "use_sde"):
+            if kwargs.get(name):
+                raise ValueError(f"{name}={kwargs[name]!r} is not defined for {type(self).__name__}: leave it out")
+        if net_arch is not None and n_blocks != 0:
+            raise ValueError(f"net_arch={net_arch!r} has no effect with n_blocks={n_blocks!r}: it needs n_blocks=0")
+        check_integer("actor_width", actor_width, minimum=1)
+        check_integer("actor_expansion", actor_expansion, minimum=1)
+        self.critic_body = NormalizedBody(normalization, weight_projection, n_blocks, width, expansion)
+        self.actor_body = replace(self.critic_body, width=actor_width, expansion=actor_expansion)
+        super().__init__(
+            observation_space, action_space, lr_schedule, net_arch=net_arch, n_critics=n_critics, head=head, **kwargs
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters = super()._get_constructor_parameters()
+        for name in self.regularization:
+            del parameters[name]
+        own = {**asdict(self.critic_body), "actor_width": self.actor_body.width}
+        own["actor_expansion"] = self.actor_body.expansion
+        return {**parameters, **own, "net_arch": self.net_arch if self.critic_body.n_blocks == 0 else None}
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
+        actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return NormalizedActor(**actor_kwargs, body=self.actor_body).to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:
+        critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return self.critic_class(**critic_kwargs, head=self.make_head(), body=self.critic_body).to(self.device)
+
+
+class NormalizedMultiInputPolicy(NormalizedMlpPolicy):
+    """``NormalizedMlpPolicy`` for dictionary observations, with the extractor ``CombinedExtractor`` by default."""
+
+    @positional_as_in(SACPolicy)
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ) -> None:
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 

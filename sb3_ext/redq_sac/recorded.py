@@ -8,7 +8,8 @@ import torch as th
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.nets.modes import named_tensors
-from sb3_ext.redq_sac.update import BlockResult, Plan, REDQUpdate
+from sb3_ext.redq_sac.plan import BlockResult, Plan
+from sb3_ext.redq_sac.update import REDQUpdate
 from sb3_ext.speed.recording import GraphedWork, Recorder
 
 

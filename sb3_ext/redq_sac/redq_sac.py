@@ -14,27 +14,41 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
 from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.samples import sample_replay, single_precision, split_minibatches, update_priorities
 from sb3_ext.common.arguments.derived import Derivation
 from sb3_ext.common.arguments.keywords import explain_model_keywords
+from sb3_ext.common.finite import check_action
 from sb3_ext.common.networks import check_networks, check_temperature
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.probe import Probe
+from sb3_ext.common.return_scale import ReturnScale
 from sb3_ext.common.saved.state import Parameters
 from sb3_ext.functional.ensemble import ActorQ, TargetBackup
 from sb3_ext.functional.policy_gradient import ActorGradient, Baseline
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import EnsembleCritic
-from sb3_ext.nets.modes import has_batch_statistics, set_dropout_mode
+from sb3_ext.nets.modes import changes_statistics_in_place, set_dropout_mode
 from sb3_ext.redq_sac.arguments import check_arguments, check_ensemble, effective_baseline
 from sb3_ext.redq_sac.derived import REDQ_DERIVATIONS
-from sb3_ext.redq_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQSACPolicy
+from sb3_ext.redq_sac.exploration import fitting_noise, held_actions
+from sb3_ext.redq_sac.held_noise import HeldNoise
+from sb3_ext.redq_sac.plan import JointGradient, Plan, TargetNetwork, Temperature, UpdateSettings, plan_block
+from sb3_ext.redq_sac.policies import (
+    CnnPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
+    NormalizedMlpPolicy,
+    NormalizedMultiInputPolicy,
+    REDQSACPolicy,
+)
 from sb3_ext.redq_sac.probe import REDQSACProbe
 from sb3_ext.redq_sac.recorded import recorded_where_possible, set_learning_rates
-from sb3_ext.redq_sac.temperature import automatic_target_entropy, continues_learning, is_automatic
-from sb3_ext.redq_sac.update import Plan, REDQUpdate, Temperature, UpdateSettings
+from sb3_ext.redq_sac.returns import fitting_scale, warn_of_bound
+from sb3_ext.redq_sac.temperature import check_target_entropy, continues_learning, effective_target_entropy
+from sb3_ext.redq_sac.update import REDQUpdate
 from sb3_ext.speed.float32 import Float32MatmulPrecision, with_float32_matmul_precision
 from sb3_ext.speed.precision import AutocastDtype
 from sb3_ext.speed.recording import CudaRecorder, Recorder
@@ -60,7 +74,8 @@ class REDQSAC(OffPolicyExtension, SAC):
     ``policy_delay`` and ``target_update_interval`` count critic updates over the whole run. SB3's SAC counts
     ``target_update_interval`` within one call of ``train()``, where it has no effect with ``gradient_steps=1``.
 
-    :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
+    :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, NormalizedMlpPolicy,
+        NormalizedMultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)
     :param learning_rate: learning rate of the optimizers of critics, actor and temperature: a number, or a function of
         the remaining progress (from 1 to 0)
@@ -83,7 +98,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param ent_coef: the temperature alpha: a number >= 0, or ``"auto"`` to learn it (``"auto_0.1"``: starting from 0.1)
     :param target_update_interval: number of critic updates between updates of the target critics
     :param target_entropy: target entropy when learning the temperature; ``"auto"``: minus the number of action
-        dimensions
+        dimensions; ``"std_0.15"``: that of a Gaussian with this standard deviation in each dimension, before the tanh
     :param use_sde: whether to use generalized State Dependent Exploration (only with ``actor_gradient="reparam"``)
     :param sde_sample_freq: sample a new noise matrix every n steps when using gSDE, -1: only at the beginning of the
         rollout
@@ -116,8 +131,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         ``None``: 1
     :param compile: compile the critics' loss with its gradient, and passes without a gradient (``torch.compile``). On a
         CPU this gave about a tenth more updates a second (``docs/benchmarks.md``). The first update takes about 17
-        seconds more. Without a C++ compiler there is a warning, and no compilation. No effect on networks with batch
-        normalization
+        seconds more. Without a C++ compiler there is a warning, and no compilation. No effect on networks with
+        torch's batch normalization; that of ``NormalizedMlpPolicy`` is compiled
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
         layers. It is faster on CPUs with AVX512-BF16 or AMX, where ``"auto"`` selects it. ``None``: float32
     :param float32_matmul_precision: which library computes float32 products on a CPU while training. ``"auto"``: oneDNN
@@ -128,6 +143,17 @@ class REDQSAC(OffPolicyExtension, SAC):
     :param buffer_device: where minibatches are gathered. ``"cpu"``: on the host. ``"auto"``: on a GPU with a copy of
         SB3's buffer (:class:`~sb3_ext.buffers.DeviceReplayBuffer`), unless observations are dictionaries, ``n_steps``
         exceeds 1, or a ``replay_buffer_class`` is given
+    :param target_network: ``"ema"``: target critics follow the critics by ``tau``. ``"none"``: next values come from
+        the critics' own pass, as in CrossQ (https://arxiv.org/abs/1902.05605), which needs batch normalization; ``tau``
+        has no effect then
+    :param joint_gradient: batch normalization sees transitions and next states together. ``"full"``: the gradient flows
+        through the statistics of both, as in CrossQ. ``"half"``: through those of the transitions only, a third cheaper
+    :param noise_repeat: exploration noise is held for n steps, with probability proportional to n^-2 for n up to this
+        number (FlashSAC, https://arxiv.org/abs/2604.04539). 1: new noise for each step
+    :param normalize_returns: divide sampled rewards by the running standard deviation of discounted returns
+        (https://arxiv.org/abs/2509.25174). With ``head="categorical"`` also so that no return leaves the bins. Stored
+        rewards remain as they are
+    :param qf_learning_rate: learning rate of the critics alone, a number or a schedule; ``None``: ``learning_rate``
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :raises ValueError: naming the argument, its value and what is allowed
     """
@@ -136,6 +162,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
+        "NormalizedMlpPolicy": NormalizedMlpPolicy,
+        "NormalizedMultiInputPolicy": NormalizedMultiInputPolicy,
     }
     derivations: ClassVar[Mapping[str, Derivation]] = REDQ_DERIVATIONS
     action_space_type = spaces.Box
@@ -144,6 +172,9 @@ class REDQSAC(OffPolicyExtension, SAC):
     policy: REDQSACPolicy
     critic: EnsembleCritic
     critic_target: EnsembleCritic
+    _return_scale: ReturnScale | None = None
+    _held_noise: HeldNoise | None = None
+    _warned_of_bound = False
     #: Computes the updates, from networks, optimizers and settings
     updater: REDQUpdate
 
@@ -195,6 +226,11 @@ class REDQSAC(OffPolicyExtension, SAC):
         float32_matmul_precision: Float32MatmulPrecision | None = "auto",
         cuda_graphs: bool = False,
         buffer_device: Literal["auto", "cpu"] = "cpu",
+        target_network: TargetNetwork = "ema",
+        joint_gradient: JointGradient = "half",
+        noise_repeat: int = 1,
+        normalize_returns: bool = False,
+        qf_learning_rate: float | Schedule | None = None,
     ) -> None:
         super().__init__(
             policy,
@@ -242,6 +278,11 @@ class REDQSAC(OffPolicyExtension, SAC):
         self.float32_matmul_precision = float32_matmul_precision
         self.cuda_graphs = cuda_graphs
         self.buffer_device = buffer_device
+        self.target_network = target_network
+        self.joint_gradient = joint_gradient
+        self.noise_repeat = noise_repeat
+        self.normalize_returns = normalize_returns
+        self.qf_learning_rate = qf_learning_rate
         if _init_setup_model:
             self._setup_model()
 
@@ -260,22 +301,23 @@ class REDQSAC(OffPolicyExtension, SAC):
         self.log_ent_coef = self.ent_coef_optimizer = None
         vars(self).pop("ent_coef_tensor", None)
         self.policy_kwargs.setdefault("use_sde", self.use_sde)  # which custom_objects may lack
-        if is_automatic(self.target_entropy) and isinstance(getattr(self, "action_space", None), spaces.Box):
-            self.target_entropy = automatic_target_entropy(self.action_space)
+        if isinstance(getattr(self, "action_space", None), spaces.Box):
+            check_target_entropy(self.target_entropy)
+            self.target_entropy = effective_target_entropy(self.target_entropy, self.action_space)
         super()._setup_model()
         # The policy decides how many critics there are by default, so this check has to wait for it
         check_ensemble(self)
-        # A compiled actor assigns new statistics of batch normalization. Autograd then refuses to differentiate earlier
-        # results of the plain one ("modified by an inplace operation")
-        if self.compile and has_batch_statistics(self.policy):
-            warnings.warn("compile=True has no effect on networks with batch normalization", stacklevel=2)
+        # A compiled actor assigns new statistics of torch's batch normalization. Autograd then refuses to differentiate
+        # earlier results of the plain one ("modified by an inplace operation")
+        if self.compile and changes_statistics_in_place(self.policy):
+            warnings.warn("compile=True has no effect on networks with torch's batch normalization", stacklevel=2)
         self.updater = REDQUpdate(
             self.policy, self.evaluator, self._update_settings(), self._temperature(), self._divergence
         )
         self._recorded = recorded_where_possible(self.updater, self._recorder_maker())
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "updater", "_recorded"]
+        return [*super()._excluded_save_params(), "updater", "_recorded", "qf_lr_schedule"]
 
     @property
     def update_to_data_ratio(self) -> float:
@@ -289,6 +331,11 @@ class REDQSAC(OffPolicyExtension, SAC):
     def effective_policy_delay(self) -> int:
         """Critic updates for each update of the actor: ``policy_delay``, or its default."""
         return max(round(self.update_to_data_ratio), 1) if self.policy_delay is None else self.policy_delay
+
+    @property
+    def return_scale(self) -> float:
+        """What rewards are divided by before the critics learn from them. Values are multiplied by it again."""
+        return self._return_scale.scale if self.normalize_returns and self._return_scale is not None else 1.0
 
     def _update_settings(self) -> UpdateSettings:
         """Return the present arguments, because a user may change them during training."""
@@ -305,7 +352,9 @@ class REDQSAC(OffPolicyExtension, SAC):
             actor_q=self.actor_q,
             target_entropy=self.target_entropy,
             use_sde=self.use_sde,
-            compile=self.compile and not has_batch_statistics(self.policy),
+            target_network=self.target_network,
+            joint_gradient=self.joint_gradient,
+            compile=self.compile and not changes_statistics_in_place(self.policy),
             autocast_dtype=self.autocast_dtype,
         )
 
@@ -330,14 +379,50 @@ class REDQSAC(OffPolicyExtension, SAC):
         return partial(CudaRecorder, self.device) if self.cuda_graphs and self.device.type == "cuda" else None
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        set_floats = partial(super()._update_learning_rate, optimizers)
+        set_all = partial(super()._update_learning_rate, optimizers)
+
+        def set_floats() -> None:
+            set_all()
+            if self.qf_lr_schedule is not None:
+                rate = self.qf_lr_schedule(self._current_progress_remaining)
+                update_learning_rate(self.critic.optimizer, rate)
+                self.logger.record("train/qf_learning_rate", rate)
+
         set_learning_rates(self.updater.optimizers(), set_floats, self.device, self._recorded is not None)
+
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self.qf_lr_schedule = None if self.qf_learning_rate is None else FloatSchedule(self.qf_learning_rate)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         random_steps = learning_starts if self.random_steps is None else self.random_steps
-        return super()._sample_action(random_steps, action_noise, n_envs)
+        if self.noise_repeat == 1 or self.num_timesteps < random_steps:
+            return super()._sample_action(random_steps, action_noise, n_envs)
+        assert self._last_obs is not None
+        self._held_noise = fitting_noise(self._held_noise, self.noise_repeat, n_envs, self.action_space)
+        scaled = held_actions(self.policy, self._last_obs, self._held_noise)
+        if action_noise is not None:
+            scaled = np.clip(scaled + action_noise(), -1, 1)
+        action = self.policy.unscale_action(scaled)
+        check_action(action, scaled, self.num_timesteps)
+        return action, scaled
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        if self.normalize_returns or self.critic.head.bound is not None:
+            self._return_scale = fitting_scale(self)
+            self._return_scale.update(reward, dones)
+            warn_of_bound(self)
 
     @with_float32_matmul_precision
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -371,6 +456,8 @@ class REDQSAC(OffPolicyExtension, SAC):
             plan = self._plan_block(remaining, batch_size)
             n_rows, progress = plan.n_updates * batch_size, self._current_progress_remaining
             replay_data = single_precision(sample_replay(self.replay_buffer, n_rows, self._vec_normalize_env, progress))
+            if self.normalize_returns:
+                replay_data = replay_data._replace(rewards=replay_data.rewards / self.return_scale)
             self._divergence.next_updates(self._n_updates, replay_data)
             result = run(plan, replay_data)
             if result.errors is not None:
@@ -390,6 +477,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, values in joined.items():
             self.logger.record(f"train/{name}", values.mean().item())
+        if self.normalize_returns:
+            self.logger.record("train/return_scale", self.return_scale)
         self._divergence.finish(trained)
 
     def _check_divergence(self, metrics: dict[str, th.Tensor]) -> None:
@@ -398,17 +487,13 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     def _plan_block(self, remaining: int, batch_size: int) -> Plan:
         """Plan critic updates whose data can be prepared together, because the policy does not change in between."""
-        delay = self.effective_policy_delay
         max_rows = _MAX_BLOCK_ROWS
         if self._recorded is None:  # the elements should fit into a CPU's caches
             max_rows = min(max_rows, _MAX_BLOCK_ELEMENTS // spaces.utils.flatdim(self.observation_space))
-        n_updates = min(remaining, delay - self._n_updates % delay, max(max_rows // batch_size, 1))
-        if self.use_sde:
-            n_updates = 1  # a new noise matrix for every update, as in SB3's SAC
-        counts = range(self._n_updates + 1, self._n_updates + n_updates + 1)
-        return Plan(
-            moves_targets=tuple(count % self.target_update_interval == 0 for count in counts),
-            updates_actor=counts[-1] % delay == 0,
+        # With gSDE a new noise matrix for every update, as in SB3's SAC
+        largest = 1 if self.use_sde else max(max_rows // batch_size, 1)
+        return plan_block(
+            self._n_updates, min(remaining, largest), self.effective_policy_delay, self.target_update_interval
         )
 
     def make_probe(self) -> Probe:

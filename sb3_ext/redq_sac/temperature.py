@@ -1,5 +1,7 @@
 """What the arguments ``ent_coef`` and ``target_entropy`` mean."""
 
+import math
+
 import numpy as np
 from gymnasium import spaces
 
@@ -33,13 +35,33 @@ def is_automatic(target_entropy: str | float) -> bool:
     return isinstance(target_entropy, str) and target_entropy == "auto"
 
 
+def _standard_deviation(target_entropy: str | float) -> float | None:
+    """Return the number in ``"std_<number>"``; ``None`` for anything else, and for a number that is not positive."""
+    if not isinstance(target_entropy, str) or not target_entropy.startswith("std_"):
+        return None
+    value = finite_number(target_entropy.removeprefix("std_"))
+    return value if value is not None and value > 0 else None
+
+
 def check_target_entropy(target_entropy: str | float) -> None:
-    """Raise a ValueError if the target is neither a number nor ``"auto"``."""
-    if not is_automatic(target_entropy) and finite_number(target_entropy) is None:
-        raise ValueError(f"target_entropy={target_entropy!r} must be a number or 'auto'")
+    """Raise a ValueError if the target is none of those that :func:`effective_target_entropy` knows."""
+    if is_automatic(target_entropy) or _standard_deviation(target_entropy) is not None:
+        return
+    if finite_number(target_entropy) is None:
+        raise ValueError(f"target_entropy={target_entropy!r} must be a number, 'auto', or 'std_' and a number > 0")
 
 
-def automatic_target_entropy(action_space: spaces.Space) -> float:
-    """Return minus the number of action dimensions. SB3 asks the environment, which a loaded model may lack."""
+def effective_target_entropy(target_entropy: str | float, action_space: spaces.Space) -> float:
+    """
+    Return the target entropy as a number.
+
+    :param target_entropy: a number; ``"auto"`` for minus the number A of action dimensions; or ``"std_<s>"`` for the
+        entropy of A independent Gaussians of standard deviation s, ``A / 2 log(2 pi e s^2)``
+    """
+    # SB3 asks the environment for the number of dimensions, but a loaded model may lack one
     assert action_space.shape is not None
-    return -float(np.prod(action_space.shape))
+    n_actions = int(np.prod(action_space.shape))
+    std = _standard_deviation(target_entropy)
+    if std is not None:
+        return 0.5 * n_actions * math.log(2 * math.pi * math.e * std**2)
+    return -float(n_actions) if is_automatic(target_entropy) else float(target_entropy)

@@ -5,27 +5,18 @@ The update of REDQ-SAC, in the order of algorithm 1 of the paper (https://arxiv.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
-from sb3_ext.buffers.samples import (
-    AnySamples,
-    minibatch_rows,
-    minibatch_weights,
-    split_minibatches,
-    transition_rows,
-)
+from sb3_ext.buffers.samples import AnySamples, minibatch_rows, split_minibatches, transition_rows
 from sb3_ext.common.divergence import DivergenceCheck, total_norm
-from sb3_ext.functional.ensemble import ActorQ, TargetBackup, aggregate_q, random_mixture_weights, random_subset
+from sb3_ext.functional.ensemble import aggregate_q, random_mixture_weights, random_subset
 from sb3_ext.functional.fields import map_fields
 from sb3_ext.functional.policy_gradient import (
-    ActorGradient,
-    Baseline,
     leave_one_out_baseline,
     reinforce_actor_loss,
     reparam_actor_loss,
@@ -33,150 +24,14 @@ from sb3_ext.functional.policy_gradient import (
     squashed_gaussian_log_prob,
     temperature_loss,
 )
-from sb3_ext.nets import EnsembleCritic
-from sb3_ext.redq_sac.parameters import critic_parameters
-from sb3_ext.redq_sac.policies import REDQSACPolicy, gaussian_parameters
+from sb3_ext.nets.body import project_weights
+from sb3_ext.nets.normalization import move_running_statistics
+from sb3_ext.redq_sac.losses import ActorLoss, CriticLoss, CriticLossWithTargets
+from sb3_ext.redq_sac.parameters import trained_parameters
+from sb3_ext.redq_sac.plan import BlockResult, Plan, PolicySample, Temperature, UpdateSettings
+from sb3_ext.redq_sac.policies import REDQSACPolicy, gaussian_parameters, gaussian_parameters_by_batch
 from sb3_ext.speed.compilation import LossGradients
 from sb3_ext.speed.evaluation import NetworkEvaluator
-
-
-@dataclass(frozen=True)
-class UpdateSettings:
-    """
-    Everything that determines an update, besides networks, optimizers and data.
-
-    The names are those of ``REDQSAC``'s arguments. ``subset_size`` and ``reinforce_baseline`` have their defaults
-    filled in, and ``target_entropy`` is a number. Each recording belongs to one value of this object.
-    """
-
-    gamma: float
-    tau: float
-    target_backup: TargetBackup
-    subset_size: float
-    backup_entropy: bool
-    actor_gradient: ActorGradient
-    n_actor_samples: int
-    reinforce_baseline: Baseline
-    actor_q: ActorQ
-    target_entropy: float
-    use_sde: bool
-    compile: bool
-    autocast_dtype: str | None
-
-
-class Plan(NamedTuple):
-    """
-    What follows the critic updates of a block.
-
-    :param moves_targets: for each critic update, whether the target critics move after it
-    :param updates_actor: whether actor and temperature are updated with the last minibatch
-    """
-
-    moves_targets: tuple[bool, ...]
-    updates_actor: bool
-
-    @property
-    def n_updates(self) -> int:
-        """The number of critic updates."""
-        return len(self.moves_targets)
-
-
-class BlockResult(NamedTuple):
-    """
-    What a block of n critic updates returns.
-
-    :param metrics: for each metric its k values, shape (k,), to log as ``train/<name>``
-    :param errors: errors of the transitions of each minibatch, shape (n, B); ``None`` if not drawn by priority
-    """
-
-    metrics: dict[str, th.Tensor]
-    errors: th.Tensor | None
-
-
-class PolicySample(NamedTuple):
-    """
-    K actions of the current policy in each of B states.
-
-    :param actions: shape (K, B, A)
-    :param log_prob: shape (K, B), differentiable with respect to the policy
-    :param mode: the action at the policy's mean, shape (1, B, A), detached; only for the baseline of REINFORCE
-    """
-
-    actions: th.Tensor
-    log_prob: th.Tensor
-    mode: th.Tensor | None = None
-
-
-class Temperature(NamedTuple):
-    """
-    The weight alpha of the entropy, in SB3's form.
-
-    :param log_ent_coef: log alpha, shape (1,), if it is learned
-    :param optimizer: optimizer of ``log_ent_coef``
-    :param fixed: alpha, if it is not learned
-    """
-
-    log_ent_coef: th.Tensor | None
-    optimizer: th.optim.Optimizer | None
-    fixed: th.Tensor | None
-
-    def ent_coef(self) -> th.Tensor:
-        """Return alpha, detached, shape () or (1,)."""
-        if self.log_ent_coef is not None:
-            return self.log_ent_coef.detach().exp()
-        assert self.fixed is not None
-        return self.fixed
-
-
-class CriticLoss(nn.Module):
-    """The loss of the critics as a module, for :class:`~sb3_ext.speed.compilation.LossGradients` to differentiate."""
-
-    def __init__(self, critic: EnsembleCritic) -> None:
-        super().__init__()
-        self.critic = critic
-
-    def forward(self, replay_data: AnySamples, targets: th.Tensor) -> tuple[th.Tensor, ...]:
-        """
-        Return the loss and, for transitions drawn by priority, the error of each, shape (B,), detached.
-
-        :param targets: targets of each critic, see :meth:`~sb3_ext.nets.heads.CriticHead.td_targets`
-        """
-        head = self.critic.head
-        outputs = self.critic.outputs(replay_data.observations, replay_data.actions)
-        weights = minibatch_weights(replay_data)
-        loss = head.loss(outputs, targets, weights)
-        return (loss,) if weights is None else (loss, head.td_errors(outputs, targets))
-
-
-class CriticLossWithTargets(CriticLoss):
-    """
-    Targets and loss in one forward pass, so that ``torch.compile`` makes one function of both and the gradient.
-
-    With Hopper's sizes two functions made 7 % fewer updates (``benchmarks/results/before_after_two_functions.csv``).
-    """
-
-    def __init__(self, critic: EnsembleCritic, critic_target: EnsembleCritic) -> None:
-        super().__init__(critic)
-        self.critic_target = critic_target
-
-    def forward(  # type: ignore[override]
-        self,
-        replay_data: AnySamples,
-        next_actions: th.Tensor,
-        entropy_bonus: th.Tensor,
-        gamma: float,
-        target_backup: TargetBackup,
-        members: th.Tensor | None,
-        mixture: th.Tensor | None,
-    ) -> tuple[th.Tensor, ...]:
-        """Do what :meth:`REDQUpdate.run` does from the target critics to the loss."""
-        with th.no_grad():
-            head = self.critic_target.head
-            next_outputs = self.critic_target.outputs(replay_data.next_observations, next_actions, members)
-            next_returns = head.backup(next_outputs, target_backup, self.critic.n_critics, mixture)
-            rewards, dones, discounts = transition_rows(replay_data, gamma)
-            targets = head.td_targets(rewards, dones, discounts, next_returns, entropy_bonus)
-        return super().forward(replay_data, targets)
 
 
 class REDQUpdate:
@@ -211,12 +66,14 @@ class REDQUpdate:
         self.temperature = temperature
         self.evaluator.configure(settings.compile, settings.autocast_dtype)
         self.policy, self.actor = policy, policy.actor
-        networks = policy.critic, policy.critic_target
+        networks = policy.actor, policy.critic, policy.critic_target
         if networks != getattr(self, "_networks", None):
-            self.critic, self.critic_target = self._networks = networks
+            self._networks = networks
+            _, self.critic, self.critic_target = networks
             self._loss_gradients = LossGradients(CriticLoss(self.critic))
             self._loss_gradients_with_targets = LossGradients(CriticLossWithTargets(self.critic, self.critic_target))
-        self.parameters = critic_parameters(self.critic, self.critic_target)
+            self._actor_gradients = LossGradients(ActorLoss(self.actor, self.critic))
+        self.parameters = trained_parameters(self.actor, self.critic, self.critic_target)
 
     def optimizers(self) -> list[th.optim.Optimizer]:
         """Return the optimizers of actor, critics and, if it is learned, the temperature."""
@@ -234,6 +91,9 @@ class REDQUpdate:
         settings, head = self.settings, self.critic_target.head
         self._grad_norms.clear()
         minibatches = split_minibatches(replay_data, plan.n_updates)
+        if settings.compile:
+            # Views of a block have other strides with each size of the block, and each would be compiled
+            minibatches = [map_fields(th.Tensor.contiguous, minibatch) for minibatch in minibatches]
         if settings.use_sde:
             self.actor.reset_noise()
         ent_coef = self.temperature.ent_coef()
@@ -243,15 +103,15 @@ class REDQUpdate:
         errors: list[th.Tensor] = []
 
         # SB3's SAC also draws these random numbers before those of the next actions
-        policy_sample = self.sample_policy(minibatches[-1].observations) if plan.updates_actor else None
+        policy_sample = self.draw_policy(minibatches[-1]) if plan.updates_actor else None
         next_actions, next_log_prob = self.next_actions(replay_data.next_observations)
         entropy_bonus = -ent_coef * next_log_prob if settings.backup_entropy else th.zeros_like(next_log_prob)
 
         for index, (minibatch, moves_targets) in enumerate(zip(minibatches, plan.moves_targets, strict=True)):
             rows = minibatch_rows(index, plan.n_updates)
             members, mixture = self.draw_critics(len(minibatch.rewards))
-            if settings.compile:
-                critic_loss, *td_errors = self.step_critics_compiled(
+            if settings.compile or self.critic.uses_batch_statistics:
+                critic_loss, *td_errors = self.step_critics_with_targets(
                     minibatch, next_actions[rows], entropy_bonus[rows], members, mixture
                 )
             else:
@@ -264,9 +124,10 @@ class REDQUpdate:
             metrics["critic_loss"].append(critic_loss)
             errors += td_errors
             if policy_sample is not None and index == plan.n_updates - 1:
-                metrics["actor_loss"].append(self.step_actor(minibatch.observations, policy_sample, ent_coef))
+                actor_loss, log_prob = self.step_actor(minibatch.observations, policy_sample, ent_coef)
+                metrics["actor_loss"].append(actor_loss)
                 if self.temperature.optimizer is not None:
-                    metrics["ent_coef_loss"].append(self.step_temperature(policy_sample.log_prob))
+                    metrics["ent_coef_loss"].append(self.step_temperature(log_prob))
             # As in SB3, the targets move after the actor, so a shared features extractor has learned from this
             # minibatch
             if moves_targets:
@@ -319,7 +180,7 @@ class REDQUpdate:
             results = self.evaluator(gradients.functional, trained, minibatch, targets, plain=gradients.autograd)
         return self._end_critic_step(results)
 
-    def step_critics_compiled(
+    def step_critics_with_targets(
         self,
         minibatch: AnySamples,
         next_actions: th.Tensor,
@@ -328,7 +189,7 @@ class REDQUpdate:
         mixture: th.Tensor | None,
     ) -> tuple[th.Tensor, ...]:
         """
-        Compute the targets and do :meth:`step_critics`, in one compiled function.
+        Compute the targets and do :meth:`step_critics`, in one function.
 
         :param next_actions: an action in each next state, shape (B, A)
         :param entropy_bonus: what the next value is raised by, shape (B,)
@@ -336,7 +197,6 @@ class REDQUpdate:
         """
         trained, gradients = self._begin_critic_step(), self._loss_gradients_with_targets
         # Views of a block have other strides with each size of the block, and each would be compiled
-        minibatch = map_fields(th.Tensor.contiguous, minibatch)
         next_actions, entropy_bonus = next_actions.contiguous(), entropy_bonus.contiguous()
         with th.no_grad():
             results = self.evaluator(
@@ -349,6 +209,8 @@ class REDQUpdate:
                 self.settings.target_backup,
                 members,
                 mixture,
+                self.settings.target_network,
+                self.settings.joint_gradient,
                 plain=gradients.autograd,
             )
         return self._end_critic_step(results)
@@ -367,20 +229,42 @@ class REDQUpdate:
         self._check("critic", results[n_trained], results[:n_trained])
         self.critic.optimizer.step()
         self.divergence.n_updates += 1
-        return results[n_trained:]
+        self._end_step(self.critic)
+        layers = self.critic.batch_norm_layers
+        n_results = len(results) - 2 * len(layers)
+        move_running_statistics(layers, results[n_results:])
+        return results[n_trained:n_results]
 
-    def _check(self, network: str, loss: th.Tensor, gradients: list[th.Tensor] | tuple[th.Tensor, ...]) -> None:
+    def _end_step(self, network: nn.Module) -> None:
+        """Bring the weights of a network back to their norms after a step of its optimizer, if it is made that way."""
+        if getattr(network, "weight_projection", False):
+            project_weights(network)
+
+    def _check(self, network: str, loss: th.Tensor, gradients: Sequence[th.Tensor]) -> None:
         """Keep the norm of the gradients for the log. Raise a ValueError if it or the loss is read and not finite."""
         norm = total_norm(gradients)
         self._grad_norms[f"{network}_grad_norm"].append(norm)
         self.divergence.before_step(f"{network}_loss", loss, norm)
 
     def step_target_critics(self) -> None:
-        """Move the target critics by ``tau`` towards the critics."""
+        """Move the target critics by ``tau`` towards the critics. Without targets from them, they become the same."""
+        tau = self.settings.tau if self.settings.target_network == "ema" else 1.0
         with th.no_grad():
-            th._foreach_lerp_(self.parameters.targets, self.parameters.online, self.settings.tau)
+            th._foreach_lerp_(self.parameters.targets, self.parameters.online, tau)
         # Running statistics of batch normalization are copied, see SB3's GH issue #996
         polyak_update(self.parameters.online_statistics, self.parameters.target_statistics, 1.0)
+
+    def draw_policy(self, minibatch: AnySamples) -> PolicySample | th.Tensor:
+        """
+        Draw what the update of the actor needs, before the critics' update as in SB3's SAC.
+
+        :return: actions; or, for a compiled loss that computes them, noise of shape (K, B, A)
+        """
+        settings = self.settings
+        if settings.compile and settings.actor_gradient == "reparam" and not settings.use_sde:
+            shape = settings.n_actor_samples, *minibatch.actions.shape
+            return th.randn(shape, dtype=self.parameters.online[0].dtype, device=self.actor.device)
+        return self.sample_policy(minibatch.observations)
 
     def sample_policy(self, obs: PyTorchObs) -> PolicySample:
         """Sample the current policy's actions in B states for the gradient that ``actor_gradient`` names."""
@@ -388,16 +272,29 @@ class REDQUpdate:
         if settings.use_sde:
             actions, log_prob = self.actor.action_log_prob(obs)
             return PolicySample(actions.unsqueeze(0), log_prob.unsqueeze(0))
-        mean, log_std = self.evaluator(gaussian_parameters, self.actor, obs, differentiable=True)
+        results = self.evaluator(gaussian_parameters_by_batch, self.actor, obs, differentiable=True)
+        mean, log_std, *statistics = results
         pre_tanh = sample_pre_tanh(mean, log_std, settings.n_actor_samples)
         if settings.actor_gradient == "reparam":
-            return PolicySample(th.tanh(pre_tanh), squashed_gaussian_log_prob(mean, log_std, pre_tanh))
+            log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
+            return PolicySample(th.tanh(pre_tanh), log_prob, statistics=tuple(statistics))
         pre_tanh = pre_tanh.detach()
         log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
-        return PolicySample(th.tanh(pre_tanh), log_prob, mode=th.tanh(mean.detach()).unsqueeze(0))
+        mode = th.tanh(mean.detach()).unsqueeze(0)
+        return PolicySample(th.tanh(pre_tanh), log_prob, mode, tuple(statistics))
 
-    def step_actor(self, obs: PyTorchObs, sample: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
-        """Do one step of the actor in the B states of the sample, and return its loss, detached."""
+    def step_actor(
+        self, obs: PyTorchObs, sample: PolicySample | th.Tensor, ent_coef: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Do one step of the actor.
+
+        :param obs: observations of B states
+        :param sample: what :meth:`draw_policy` returned
+        :return: the loss, and log-probabilities of the sampled actions, shape (K, B); detached
+        """
+        if isinstance(sample, th.Tensor):
+            return self._step_actor_compiled(obs, sample, ent_coef)
         if self.settings.actor_gradient == "reparam":
             q_values = self._actor_value(obs, sample.actions, differentiable=True)
             loss = reparam_actor_loss(sample.log_prob, q_values, ent_coef)
@@ -408,9 +305,37 @@ class REDQUpdate:
             optimizer.zero_grad()
             loss.backward()
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            self._check("actor", loss, [parameter.grad for parameter in parameters if parameter.grad is not None])
-            optimizer.step()
-        return loss.detach()
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            self._end_actor_step(loss, gradients, sample.statistics)
+        return loss.detach(), sample.log_prob.detach()
+
+    def _step_actor_compiled(
+        self, obs: PyTorchObs, noise: th.Tensor, ent_coef: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        trained, gradients = self.parameters.trained_actor, self._actor_gradients
+        for parameter in self.actor.parameters():
+            parameter.grad = None
+        with th.no_grad():  # gradients are returned as results
+            function, plain = gradients.functional, gradients.autograd
+            results = self.evaluator(function, trained, obs, noise, ent_coef, self.settings.actor_q, plain=plain)
+        parts, (loss, log_prob, *statistics) = results[: len(trained)], results[len(trained) :]
+        for parameter, gradient in zip(trained.values(), parts, strict=True):
+            parameter.grad = gradient
+        if trained:
+            self._end_actor_step(loss, parts, statistics)
+        return loss, log_prob
+
+    def _end_actor_step(
+        self,
+        loss: th.Tensor,
+        gradients: Sequence[th.Tensor],
+        statistics: Sequence[th.Tensor],
+    ) -> None:
+        """Let the optimizer use the gradients."""
+        self._check("actor", loss, gradients)
+        self.actor.optimizer.step()
+        self._end_step(self.actor)
+        move_running_statistics(getattr(self.actor, "batch_norm_layers", []), statistics)
 
     def _actor_value(self, obs: PyTorchObs, actions: th.Tensor, differentiable: bool) -> th.Tensor:
         """Value actions of shape (K, B, A) without a gradient to the critics."""

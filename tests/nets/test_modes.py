@@ -4,7 +4,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_ext.nets.modes import evaluation_mode, has_batch_statistics, named_tensors, set_dropout_mode
+from sb3_ext.nets.modes import changes_statistics_in_place, evaluation_mode, named_tensors, set_dropout_mode
 
 
 def network() -> nn.Sequential:
@@ -61,6 +61,6 @@ def test_dropout_alone_is_switched(dropout: type[nn.Module], active: bool) -> No
 
 
 def test_batch_statistics() -> None:
-    assert has_batch_statistics(network())
-    assert not has_batch_statistics(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)))
-    assert not has_batch_statistics(nn.BatchNorm1d(6, track_running_stats=False))
+    assert changes_statistics_in_place(network())
+    assert not changes_statistics_in_place(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)))
+    assert not changes_statistics_in_place(nn.BatchNorm1d(6, track_running_stats=False))

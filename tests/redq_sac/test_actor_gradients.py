@@ -58,7 +58,7 @@ def test_the_default_baseline_follows_the_number_of_samples() -> None:
     def loss(model: REDQSAC) -> float:
         th.manual_seed(0)
         obs = th.ones(2, 3)
-        return model.updater.step_actor(obs, model.updater.sample_policy(obs), th.tensor(0.3)).item()
+        return model.updater.step_actor(obs, model.updater.sample_policy(obs), th.tensor(0.3))[0].item()
 
     assert loss(model(3)) == loss(model(3, "loo")) != loss(model(3, "none"))
     assert loss(model(1)) == loss(model(1, "mean_action")) != loss(model(1, "none"))

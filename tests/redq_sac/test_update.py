@@ -9,9 +9,9 @@ from torch import nn
 
 from sb3_ext import PrioritizedReplayBuffer
 from sb3_ext.nets import EnsembleCritic, ScalarHead
-from sb3_ext.redq_sac.parameters import critic_parameters
+from sb3_ext.redq_sac.parameters import trained_parameters
+from sb3_ext.redq_sac.plan import Plan
 from sb3_ext.redq_sac.policies import MlpPolicy
-from sb3_ext.redq_sac.update import Plan
 from tests.support.environments import images
 from tests.support.models import make
 
@@ -60,7 +60,7 @@ def test_the_loss_trains_what_the_optimizer_has() -> None:
     for is_shared in (False, True):
         policy_kwargs = dict(features_extractor_kwargs=dict(features_dim=8), share_features_extractor=is_shared)
         model = make(env=images(), policy="CnnPolicy", policy_kwargs=policy_kwargs)
-        trained = critic_parameters(model.critic, model.critic_target).trained
+        trained = trained_parameters(model.actor, model.critic, model.critic_target).trained
         expected = {f"critic.{name}": p for name, p in model.critic.named_parameters()}
         if is_shared:
             expected = {name: p for name, p in expected.items() if "features_extractor" not in name}
