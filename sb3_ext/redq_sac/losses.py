@@ -94,7 +94,8 @@ class ActorLoss(nn.Module):
     def __init__(self, actor: Any, critic: EnsembleCritic) -> None:
         super().__init__()
         self.actor = actor
-        self.critic = critic
+        # Not as a submodule: only the actor is differentiated, and a shared features extractor would be in both
+        self._critic = (critic,)
 
     def forward(self, obs: PyTorchObs, noise: th.Tensor, ent_coef: th.Tensor, actor_q: ActorQ) -> tuple[th.Tensor, ...]:
         """
@@ -105,5 +106,5 @@ class ActorLoss(nn.Module):
         mean, log_std, *statistics = gaussian_parameters_by_batch(self.actor, obs)
         pre_tanh = mean + log_std.exp() * noise
         log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
-        q_values = aggregate_q(self.critic.stacked(obs, th.tanh(pre_tanh), frozen=True), actor_q)
+        q_values = aggregate_q(self._critic[0].stacked(obs, th.tanh(pre_tanh), frozen=True), actor_q)
         return reparam_actor_loss(log_prob, q_values, ent_coef), log_prob, *statistics

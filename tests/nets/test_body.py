@@ -9,6 +9,7 @@ from torch import nn
 from sb3_ext.nets import EnsembleNetwork, OutputLinear
 from sb3_ext.nets.body import LatentNetwork, NormalizedBody, project_weights
 from sb3_ext.nets.normalization import EnsembleBatchNorm, batch_norm_layers, move_running_statistics
+from sb3_ext.nets.residual import ResidualBlock
 
 N, INPUTS, OUTPUTS = 3, 6, 5
 BODY = NormalizedBody(width=8, expansion=2)
@@ -18,14 +19,11 @@ def build(body: NormalizedBody = BODY, n_members: int = N, net_arch: list[int] |
     network = body.build(n_members, INPUTS, net_arch or [], nn.ReLU, OUTPUTS).double()
     generator = th.Generator().manual_seed(0)
     for layer in batch_norm_layers(network):  # nothing may pass because all scales are 1
+        layer.running_mean.uniform_(-1, 1, generator=generator)
+        layer.running_var.uniform_(0.5, 2, generator=generator)
         if isinstance(layer, EnsembleBatchNorm):
             layer.weight.data.uniform_(0.5, 1.5, generator=generator)
             layer.bias.data.uniform_(-0.5, 0.5, generator=generator)
-            layer.running_mean.uniform_(-1, 1, generator=generator)
-            layer.running_var.uniform_(0.5, 2, generator=generator)
-        else:
-            layer.running_mean.uniform_(-1, 1, generator=generator)
-            layer.running_var.uniform_(0.5, 2, generator=generator)
     return network
 
 
@@ -63,40 +61,60 @@ def test_joint_statistics_are_those_of_torch_on_the_concatenated_rows() -> None:
     th.testing.assert_close(th.cat([first, second], dim=1), both)
     layers = batch_norm_layers(network)
     assert len(layers) == 5  # the inputs, and two in each block
-    before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
+    starts = [layer.running_var.reshape(-1, layer.n_features).clone() for layer in layers]
     move_running_statistics(layers, statistics)
     theirs = [[layer for layer in member.modules() if isinstance(layer, nn.BatchNorm1d)] for member in members]
-    for index, (layer, (mean, variance)) in enumerate(zip(layers, before, strict=True)):
-        for member in range(layer.running_mean.shape[0] if layer.running_mean.ndim == 3 else 1):
+    for index, (layer, start) in enumerate(zip(layers, starts, strict=True)):
+        means, variances = (x.reshape(-1, layer.n_features) for x in (layer.running_mean, layer.running_var))
+        for member, (mean, variance) in enumerate(zip(means, variances, strict=True)):
             of_torch = theirs[member][index]
-            assert of_torch.running_mean is not None and of_torch.running_var is not None
-            mine_mean, mine_var = (buffer.reshape(-1, layer.n_features)[member] for buffer in (layer.running_mean, layer.running_var))
-            th.testing.assert_close(mine_mean, of_torch.running_mean)
-            # torch keeps the unbiased variance, and ours is biased as that of the pass itself
-            start = variance.reshape(-1, layer.n_features)[member]
-            moved = (mine_var - start) * 12 / 11 + (12 / 11 - 1) * -layer.momentum * 0
-            expected = of_torch.running_var - start
-            unbiased = (mine_var - (1 - layer.momentum) * start) / layer.momentum * 12 / 11
-            th.testing.assert_close((1 - layer.momentum) * start + layer.momentum * unbiased, of_torch.running_var)
-            assert moved.shape == expected.shape and mean is not None
+            th.testing.assert_close(mean, of_torch.running_mean)
+            # Ours keeps the biased variance, with which the pass itself normalizes, and torch the unbiased one
+            biased = (variance - (1 - layer.momentum) * start[member]) / layer.momentum
+            expected = (1 - layer.momentum) * start[member] + layer.momentum * biased * 12 / 11
+            th.testing.assert_close(expected, of_torch.running_var)
 
 
 def gradients(network: nn.Module, loss: th.Tensor) -> list[th.Tensor]:
     return list(th.autograd.grad(loss, list(network.parameters())))
 
 
-def test_half_gradient_flows_through_the_first_rows_only() -> None:
+def half_pass(member: nn.Sequential, x: th.Tensor, next_x: th.Tensor) -> th.Tensor:
+    """The outputs of ``x`` by loops over torch's functions, where everything about ``next_x`` is a constant."""
+    for layer in member:
+        if isinstance(layer, ResidualBlock):
+            before, next_before = x, next_x
+            for inner in layer:
+                x, next_x = half_layer(inner, x, next_x)
+            x, next_x = before + x, next_before + next_x
+        else:
+            x, next_x = half_layer(layer, x, next_x)
+    return x
+
+
+def half_layer(layer: nn.Module, x: th.Tensor, next_x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    if not isinstance(layer, nn.BatchNorm1d):
+        return layer(x), layer(next_x).detach()
+    rows = [*x, *next_x]
+    mean = sum(rows, start=th.zeros_like(x[0])) / len(rows)
+    variance = sum(((row - mean) ** 2 for row in rows), start=th.zeros_like(x[0])) / len(rows)
+    weight, bias = (1, 0) if layer.weight is None else (layer.weight, layer.bias)
+    normalized = [(row - mean) / (variance + layer.eps).sqrt() * weight + bias for row in rows]
+    return th.stack(normalized[: len(x)]), th.stack(normalized[len(x) :]).detach()
+
+
+def test_half_gradient_is_that_of_a_loop() -> None:
     network, x, next_x = build(), rows(5), rows(7, seed=2)
     first, second = network.by_batch([x, next_x], [])
     assert not second.requires_grad
     mine = gradients(network, first.square().sum())
-    # The same by torch: next rows and their activations are constants, layer by layer
-    parameters = list(network.parameters())
-    step = 1e-6
-    for parameter, gradient in zip(parameters, mine, strict=True):
-        assert gradient.abs().sum() > 0
-        assert parameter.shape == gradient.shape
-    assert step > 0
+    for member in range(N):
+        plain = network.member(member)
+        expected = gradients(plain, half_pass(plain, x, next_x).square().sum())
+        for gradient, other in zip(mine, expected, strict=True):
+            th.testing.assert_close(gradient[member], other.T if other.ndim == 2 else other.unsqueeze(0))
+    full = gradients(network, network.by_batch([th.cat([x, next_x])], [])[0][:, :5].square().sum())
+    assert not th.allclose(full[0], mine[0])
 
 
 def test_full_gradient_is_that_of_torch() -> None:
@@ -182,11 +200,14 @@ def test_projection_of_an_output_layer() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(normalization="group"), "normalization='group' must be one of"),
+        (
+            dict(normalization="group"),
+            "normalization='group' is not one of None, 'layer', 'rms', 'batch', 'batch_renorm'",
+        ),
         (dict(weight_projection=1.5), "weight_projection=1.5"),
-        (dict(n_blocks=-1), "n_blocks=-1 must be an integer >= 0"),
-        (dict(width=0), "width=0 must be an integer >= 1"),
-        (dict(expansion=0.5), "expansion=0.5 must be an integer >= 1"),
+        (dict(n_blocks=-1), "n_blocks=-1 must be an integer of at least 0"),
+        (dict(width=0), "width=0 must be an integer of at least 1"),
+        (dict(expansion=0.5), "expansion=0.5 must be an integer of at least 1"),
     ],
 )
 def test_arguments_are_checked(changes: dict[str, object], message: str) -> None:

@@ -53,9 +53,15 @@ def test_dropout(dropout: float) -> None:
     assert probabilities == ([dropout] * 2 if dropout else [])
 
 
-@pytest.mark.parametrize("name", ["batch", "", True])
+@pytest.mark.parametrize("name", ["group", "", True])
 def test_another_normalization_is_refused(name: Any) -> None:
-    with pytest.raises(ValueError, match=rf"normalization={name!r} is not one of None, 'layer'"):
+    with pytest.raises(ValueError, match=rf"normalization={name!r} is not one of None, 'layer', 'rms', 'batch'"):
+        build_mlp(INPUTS, [6], OUTPUTS, normalization=name)
+
+
+@pytest.mark.parametrize("name", ["batch", "batch_renorm"])
+def test_plain_layers_have_no_batch_statistics(name: Any) -> None:
+    with pytest.raises(ValueError, match=f"normalization='{name}' is not one of 'layer', 'rms'"):
         build_mlp(INPUTS, [6], OUTPUTS, normalization=name)
 
 

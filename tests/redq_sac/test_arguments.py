@@ -40,8 +40,11 @@ from tests.support.models import make
         (dict(ent_coef="_0.5"), r"ent_coef='_0.5' must be"),
         (dict(ent_coef="automatic"), r"ent_coef='automatic' must be"),
         (dict(ent_coef=float("nan")), r"ent_coef=nan must be"),
-        (dict(target_entropy="automatic"), r"target_entropy='automatic' must be a number or 'auto'"),
-        (dict(target_entropy=float("nan")), r"target_entropy=nan must be a number or 'auto'"),
+        (
+            dict(target_entropy="automatic"),
+            r"target_entropy='automatic' must be a number, 'auto', or 'std_' and a number > 0",
+        ),
+        (dict(target_entropy=float("nan")), r"target_entropy=nan must be a number, 'auto', or 'std_' and a number > 0"),
         (dict(gamma=2.0), r"gamma=2.0 must be in \[0, 1\]"),
         (dict(batch_size=0), r"batch_size=0 must be an integer of at least 1"),
         (dict(policy_delay=0), r"policy_delay=0 must be an integer of at least 1"),
