@@ -35,14 +35,15 @@ def categorical_projection(probabilities: th.Tensor, atoms: th.Tensor, support: 
     :param probabilities: shape (..., K)
     :param atoms: where each probability lies, broadcastable to (..., K)
     :param support: the fixed atoms, shape (K,), at equal distances
-    :return: shape (..., K); each row has the sum of the given one
+    :return: shape (..., K); each row has the sum of the given one, or a NaN where an atom is NaN
     """
     n_bins = support.shape[-1]
     low, high = support[0], support[-1]
     position = (atoms.clamp(low, high) - low) * ((n_bins - 1) / (high - low))
     lower = position.floor().clamp(0, n_bins - 2)
-    upper_share = (position - lower).expand_as(probabilities)
-    index = lower.long().expand_as(probabilities)
+    upper_share = (position - lower).clamp(max=1).expand_as(probabilities)  # rounding may exceed 1 at the upper end
+    # NaN, a sign of divergence, passes through the share. As an integer it would be an index out of range
+    index = lower.long().clamp(min=0).expand_as(probabilities)
     projected = th.zeros_like(probabilities)
     projected = projected.scatter_add(-1, index, probabilities * (1 - upper_share))
     return projected.scatter_add(-1, index + 1, probabilities * upper_share)
