@@ -8,13 +8,15 @@ From runs of rl_zoo3 to the committed results: raw returns and commands as CSV, 
 seed, versions and processor of each; so collect in the environment, and on the machine, that they ran in). A run's
 variant is what ``--log-folder`` ended in, without the seed: ``logs/hopper_redq_1`` is seed 1 of ``hopper_redq``. With
 ``--training`` the returns are those of the training episodes, from the monitor files, as Atari results are published.
-``plot`` reads nothing else than these files and, if it is there, ``published.csv``; ``--bin`` averages over so many
-steps.
+``minutes.csv`` has the minutes that each run had taken by each evaluation, as its monitor file tells: on a machine that
+did other things meanwhile they are too many. ``plot`` reads nothing else than these files and, if it is there,
+``published.csv``; ``--bin`` averages over so many steps, and ``--minutes`` draws against them in place of steps.
 """
 
 import argparse
 import csv
 import itertools
+import math
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable
@@ -83,6 +85,27 @@ def evaluation_episodes(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def evaluation_minutes(folder: Path, timesteps: Iterable[int]) -> list[dict[str, Any]]:
+    """
+    :param folder: of a run with one environment
+    :param timesteps: of its evaluations
+    :return: timesteps, and minutes since the run began
+    """
+    path = folder / "0.monitor.csv"
+    if not path.exists() or (folder / "1.monitor.csv").exists():  # steps of several environments do not add up so
+        return []
+    with path.open(newline="") as file:
+        next(file)  # a comment
+        episodes = list(csv.DictReader(file))
+    ends = np.cumsum([0, *(int(episode["l"]) for episode in episodes)])
+    minutes = [0.0, *(float(episode["t"]) / 60 for episode in episodes)]
+    return [
+        {"timesteps": step, "minutes": round(float(np.interp(step, ends, minutes)), 2)}
+        for step in sorted(set(timesteps))
+        if step <= ends[-1]
+    ]
+
+
 def read_run(folder: Path, training: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """
     :param folder: of one run, ``logs/<variant>_<seed>/<algo>/<env>_<n>``
@@ -119,27 +142,37 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+RunKey = tuple[str, str, int]
+
+
+def rows_by_run(path: Path) -> dict[RunKey, list[dict[str, Any]]]:
+    """
+    :param path: of a CSV file of results, which may be missing
+    :return: its rows by environment, variant and seed
+    """
+    result: dict[RunKey, list[dict[str, Any]]] = defaultdict(list)
+    for row in read_csv(path) if path.exists() else []:
+        result[row["env"], row["variant"], int(row["seed"])].append(row)
+    return result
+
+
 def collect(folders: Iterable[Path], output: Path, training: bool = False) -> None:
     """
     Add runs to the results in ``output``; a run that is there already is replaced.
     """
     output.mkdir(parents=True, exist_ok=True)
-    returns: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
-    runs: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for name, into in (("returns.csv", returns), ("runs.csv", None)):
-        for row in read_csv(output / name) if (output / name).exists() else []:
-            key = (row["env"], row["variant"], int(row["seed"]))
-            if into is None:
-                runs[key] = row
-            else:
-                into[key].append(row)
+    files = {name: rows_by_run(output / f"{name}.csv") for name in ("returns", "runs", "minutes")}
     for folder in folders:
         rows, run = read_run(folder, training)
         key = (run["env"], run["variant"], run["seed"])
-        returns[key], runs[key] = rows, run
+        identity = dict(zip(("env", "variant", "seed"), key, strict=True))
+        minutes = [] if training else evaluation_minutes(folder, (row["timesteps"] for row in rows))
+        files["returns"][key], files["runs"][key] = rows, [run]
+        files["minutes"][key] = [identity | row for row in minutes]
         print(f"{key}: {len(rows)} episodes")
-    write_csv(output / "returns.csv", [row for key in sorted(returns) for row in returns[key]])
-    write_csv(output / "runs.csv", [runs[key] for key in sorted(runs)])
+    for name, by_run in files.items():
+        if any(by_run.values()):
+            write_csv(output / f"{name}.csv", [row for key in sorted(by_run) for row in by_run[key]])
 
 
 Curve = dict[int, list[float]]
@@ -168,25 +201,41 @@ def curves_by_variant(rows: list[dict[str, str]], bin_size: int = 1) -> dict[str
     return result
 
 
-def plot(results: Path, figure: Path, bin_size: int = 1) -> None:
+def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = False) -> None:
     """
     One panel an environment: every seed as a thin line, their mean as a thick one, published curves in grey.
+
+    :param in_minutes: draw against minutes. Published curves have none
     """
     by_env = curves_by_variant(read_csv(results / "returns.csv"), bin_size)
     published = read_csv(results / "published.csv") if (results / "published.csv").exists() else []
+    clocks: dict[RunKey, dict[int, float]] = {}
+    if in_minutes:
+        published = []
+        clocks = {
+            key: {int(row["timesteps"]): float(row["minutes"]) for row in rows}
+            for key, rows in rows_by_run(results / "minutes.csv").items()
+        }
+
+    def position(env: str, variant: str, seed: int, step: int) -> float:
+        return clocks.get((env, variant, seed), {}).get(step, math.nan) if in_minutes else step
+
     fig, axes = plt.subplots(1, len(by_env), figsize=(5.2 * len(by_env), 4.4), squeeze=False, layout="constrained")
     for axis, (env, variants) in zip(axes[0], sorted(by_env.items()), strict=True):
-        last_step = 0
+        last_step = 0.0
         for (color, style), (variant, seeds) in zip(itertools.cycle(STYLES), sorted(variants.items()), strict=False):
             means = {seed: {step: float(np.mean(returns)) for step, returns in c.items()} for seed, c in seeds.items()}
-            for curve in means.values():
-                axis.plot(*zip(*sorted(curve.items()), strict=True), style, color=color, alpha=0.35, linewidth=1)
+            for seed, curve in means.items():
+                points = [(position(env, variant, seed, step), value) for step, value in sorted(curve.items())]
+                axis.plot(*zip(*points, strict=True), style, color=color, alpha=0.35, linewidth=1)
             # The mean only where there are all seeds: else it would jump where one ends
             steps = sorted(set.intersection(*(set(curve) for curve in means.values())))
             label = f"{variant} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"
             over_seeds = [float(np.mean([curve[step] for curve in means.values()])) for step in steps]
-            axis.plot(steps, over_seeds, style, color=color, linewidth=2.2, label=label)
-            last_step = max(last_step, *(max(curve) for curve in means.values()))
+            places = [float(np.mean([position(env, variant, seed, step) for seed in means])) for step in steps]
+            axis.plot(places, over_seeds, style, color=color, linewidth=2.2, label=label)
+            ends = (position(env, variant, seed, max(curve)) for seed, curve in means.items())
+            last_step = max(last_step, *(end for end in ends if not math.isnan(end)))
         for (marker, gray), algo in zip(
             (("o", "0.35"), ("s", "0.55"), ("^", "0.7")), sorted({r["algo"] for r in published}), strict=False
         ):
@@ -198,7 +247,7 @@ def plot(results: Path, figure: Path, bin_size: int = 1) -> None:
                 )
         axis.set(
             title=env,
-            xlabel="environment steps",
+            xlabel="minutes" if in_minutes else "environment steps",
             ylabel="training return" if bin_size > 1 else "evaluation return",
             xlim=(0, last_step * 1.02),
         )
@@ -223,12 +272,13 @@ def main() -> None:
     plotting = commands.add_parser("plot", help="CSV to figure")
     plotting.add_argument("results", type=Path)
     plotting.add_argument("--figure", type=Path, required=True)
+    plotting.add_argument("--minutes", action="store_true", help="against minutes, of runs that have a monitor file")
     plotting.add_argument("--bin", type=int, default=1, help="average over so many steps (training returns)")
     args = parser.parse_args()
     if args.command == "collect":
         collect(args.folders, args.output, args.training)
     else:
-        plot(args.results, args.figure, args.bin)
+        plot(args.results, args.figure, args.bin, args.minutes)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,17 @@ def test_runs_are_collected_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_minutes_are_those_of_the_monitor_file(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, "hopper_redq", 1, 1.0)
+    # Episodes of 16 and 9 steps, which end after 2 and 3 minutes; the evaluation at step 30 comes after them
+    (folder / "0.monitor.csv").write_text('#{"t_start": 0.0}\nr,l,t\n1.0,16,120\n1.0,9,180\n')
+    run(LEARNING_CURVES, "collect", folder, "--output", tmp_path / "results", cwd=tmp_path)
+    minutes = [(int(row["timesteps"]), float(row["minutes"])) for row in read(tmp_path / "results" / "minutes.csv")]
+    assert minutes == [(10, 1.25), (20, pytest.approx(2 + 4 / 9, abs=0.01))]
+    run(LEARNING_CURVES, "plot", tmp_path / "results", "--figure", "figure.png", "--minutes", cwd=tmp_path)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_training_returns_are_collected_and_drawn(tmp_path: Path) -> None:
     folder = fake_run(tmp_path, "boxing_iqn", 1, 1.0)
     for index in range(2):
