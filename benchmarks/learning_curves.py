@@ -234,8 +234,9 @@ def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = Fals
             over_seeds = [float(np.mean([curve[step] for curve in means.values()])) for step in steps]
             places = [float(np.mean([position(env, variant, seed, step) for seed in means])) for step in steps]
             axis.plot(places, over_seeds, style, color=color, linewidth=2.2, label=label)
-            ends = (position(env, variant, seed, max(curve)) for seed, curve in means.items())
-            last_step = max(last_step, *(end for end in ends if not math.isnan(end)))
+            curves = ((seed, step) for seed, curve in means.items() for step in curve)
+            reached = [position(env, variant, seed, step) for seed, step in curves]
+            last_step = max([last_step, *(place for place in reached if not math.isnan(place))])
         for (marker, gray), algo in zip(
             (("o", "0.35"), ("s", "0.55"), ("^", "0.7")), sorted({r["algo"] for r in published}), strict=False
         ):
