@@ -14,6 +14,7 @@ import math
 from typing import Literal, get_args
 
 import torch as th
+from torch.nn import functional as F
 
 ActorGradient = Literal["reparam", "reinforce"]
 ACTOR_GRADIENTS: tuple[ActorGradient, ...] = get_args(ActorGradient)
@@ -36,7 +37,9 @@ def sample_pre_tanh(mean: th.Tensor, log_std: th.Tensor, n_samples: int) -> th.T
     return mean + log_std.exp() * noise
 
 
-def squashed_gaussian_log_prob(mean: th.Tensor, log_std: th.Tensor, pre_tanh: th.Tensor) -> th.Tensor:
+def squashed_gaussian_log_prob(
+    mean: th.Tensor, log_std: th.Tensor, pre_tanh: th.Tensor, exact: bool = False
+) -> th.Tensor:
     """
     Compute the log-density of ``tanh(u)`` for ``u ~ N(mean, exp(log_std)^2)``.
 
@@ -45,10 +48,16 @@ def squashed_gaussian_log_prob(mean: th.Tensor, log_std: th.Tensor, pre_tanh: th
     :param mean: shape (B, A)
     :param log_std: shape (B, A)
     :param pre_tanh: u, shape (K, B, A)
+    :param exact: without SB3's 1e-6 in the logarithm. With it the density is too small where |u| > 7, and has no
+        gradient there: nothing draws a saturated action back
     :return: shape (K, B)
     """
     gaussian = -0.5 * ((pre_tanh - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
-    return (gaussian - th.log(1 - th.tanh(pre_tanh).square() + _SQUASH_EPSILON)).sum(dim=-1)
+    if exact:  # log(1 - tanh(u)^2), written so that nothing rounds to 0
+        log_slope = 2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))
+    else:
+        log_slope = th.log(1 - th.tanh(pre_tanh).square() + _SQUASH_EPSILON)
+    return (gaussian - log_slope).sum(dim=-1)
 
 
 def reparam_actor_loss(log_prob: th.Tensor, q_values: th.Tensor, ent_coef: th.Tensor | float) -> th.Tensor:

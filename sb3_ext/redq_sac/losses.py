@@ -8,10 +8,10 @@ from torch import nn
 
 from sb3_ext.buffers.samples import AnySamples, minibatch_weights, transition_rows
 from sb3_ext.functional.ensemble import ActorQ, TargetBackup, aggregate_q
-from sb3_ext.functional.policy_gradient import reparam_actor_loss, squashed_gaussian_log_prob
+from sb3_ext.functional.policy_gradient import reparam_actor_loss
 from sb3_ext.nets import EnsembleCritic
 from sb3_ext.redq_sac.plan import JointGradient, TargetNetwork
-from sb3_ext.redq_sac.policies import gaussian_parameters_by_batch
+from sb3_ext.redq_sac.policies import gaussian_parameters_by_batch, log_prob_of
 
 
 class CriticLoss(nn.Module):
@@ -105,6 +105,6 @@ class ActorLoss(nn.Module):
         """
         mean, log_std, *statistics = gaussian_parameters_by_batch(self.actor, obs)
         pre_tanh = mean + log_std.exp() * noise
-        log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
+        log_prob = log_prob_of(self.actor, mean, log_std, pre_tanh)
         q_values = aggregate_q(self._critic[0].stacked(obs, th.tanh(pre_tanh), frozen=True), actor_q)
         return reparam_actor_loss(log_prob, q_values, ent_coef), log_prob, *statistics

@@ -20,6 +20,7 @@ from sb3_ext.common.arguments.keywords import check_policy_kwargs, explain_polic
 from sb3_ext.common.arguments.policies import check_policy_arguments
 from sb3_ext.common.arguments.positional import positional_as_in
 from sb3_ext.common.saved.complete import CompletelySaved
+from sb3_ext.functional.policy_gradient import sample_pre_tanh, squashed_gaussian_log_prob
 from sb3_ext.keywords import checks_keywords, known_base
 from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
 from sb3_ext.nets.body import LatentNetwork, NormalizedBody, start_orthogonal
@@ -59,7 +60,8 @@ class NormalizedActor(REDQSACActor):
     """
     An actor with a normalized network, without gSDE.
 
-    Its log standard deviation is ``-4 + 6 tanh(x)``, so between -10 and 2 with a gradient everywhere.
+    Its log standard deviation is ``-4 + 6 tanh(x)``, so between -10 and 2 with a gradient everywhere. Log-probabilities
+    are exact, without SB3's 1e-6: unit-norm weights make means of up to sqrt(width), where the tanh is saturated.
 
     :param body: the shape of the network
     :raises ValueError: if ``use_sde`` is true
@@ -85,6 +87,11 @@ class NormalizedActor(REDQSACActor):
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         mean, log_std = self._from_latent(self.latent_pi(self.extract_features(obs, self.features_extractor)))
         return mean, log_std, {}
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        pre_tanh = sample_pre_tanh(mean, log_std, n_samples=1)
+        return th.tanh(pre_tanh[0]), log_prob_of(self, mean, log_std, pre_tanh)[0]
 
     def gaussian_parameters_by_batch(self, obs: PyTorchObs) -> tuple[th.Tensor, ...]:
         """See :func:`gaussian_parameters_by_batch`."""
@@ -203,6 +210,11 @@ def gaussian_parameters(actor: Actor, obs: PyTorchObs) -> tuple[th.Tensor, th.Te
     """Return mean and log standard deviation before the tanh, shape (B, A) each, from an actor without gSDE."""
     mean, log_std, _ = actor.get_action_dist_params(obs)
     return mean, log_std
+
+
+def log_prob_of(actor: Actor, mean: th.Tensor, log_std: th.Tensor, pre_tanh: th.Tensor) -> th.Tensor:
+    """Return log-probabilities as the actor defines them, see :func:`squashed_gaussian_log_prob`."""
+    return squashed_gaussian_log_prob(mean, log_std, pre_tanh, exact=isinstance(actor, NormalizedActor))
 
 
 def gaussian_parameters_by_batch(actor: Actor, obs: PyTorchObs) -> tuple[th.Tensor, ...]:

@@ -21,7 +21,6 @@ from sb3_ext.functional.policy_gradient import (
     reinforce_actor_loss,
     reparam_actor_loss,
     sample_pre_tanh,
-    squashed_gaussian_log_prob,
     temperature_loss,
 )
 from sb3_ext.nets.body import project_weights
@@ -29,7 +28,7 @@ from sb3_ext.nets.normalization import move_running_statistics
 from sb3_ext.redq_sac.losses import ActorLoss, CriticLoss, CriticLossWithTargets
 from sb3_ext.redq_sac.parameters import trained_parameters
 from sb3_ext.redq_sac.plan import BlockResult, Plan, PolicySample, Temperature, UpdateSettings
-from sb3_ext.redq_sac.policies import REDQSACPolicy, gaussian_parameters, gaussian_parameters_by_batch
+from sb3_ext.redq_sac.policies import REDQSACPolicy, gaussian_parameters, gaussian_parameters_by_batch, log_prob_of
 from sb3_ext.speed.compilation import LossGradients
 from sb3_ext.speed.evaluation import NetworkEvaluator
 
@@ -142,7 +141,7 @@ class REDQUpdate:
                 return self.actor.action_log_prob(next_obs)
             mean, log_std = self.evaluator(gaussian_parameters, self.actor, next_obs)
             pre_tanh = sample_pre_tanh(mean, log_std, n_samples=1)
-            log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
+            log_prob = log_prob_of(self.actor, mean, log_std, pre_tanh)
             return th.tanh(pre_tanh).squeeze(0), log_prob.squeeze(0)
 
     def draw_critics(self, batch_size: int) -> tuple[th.Tensor | None, th.Tensor | None]:
@@ -276,10 +275,10 @@ class REDQUpdate:
         mean, log_std, *statistics = results
         pre_tanh = sample_pre_tanh(mean, log_std, settings.n_actor_samples)
         if settings.actor_gradient == "reparam":
-            log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
+            log_prob = log_prob_of(self.actor, mean, log_std, pre_tanh)
             return PolicySample(th.tanh(pre_tanh), log_prob, statistics=tuple(statistics))
         pre_tanh = pre_tanh.detach()
-        log_prob = squashed_gaussian_log_prob(mean, log_std, pre_tanh)
+        log_prob = log_prob_of(self.actor, mean, log_std, pre_tanh)
         mode = th.tanh(mean.detach()).unsqueeze(0)
         return PolicySample(th.tanh(pre_tanh), log_prob, mode, tuple(statistics))
 
