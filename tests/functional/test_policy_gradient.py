@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from sb3_ext.functional.policy_gradient import (
     leave_one_out_baseline,
@@ -273,3 +274,25 @@ def test_temperature_grows_when_entropy_is_below_target() -> None:
     temperature_loss(log_ent_coef, th.ones(K, B), target_entropy=2.0).backward()
     optimizer.step()
     assert log_ent_coef.item() == pytest.approx(0.1 * (1 + 2))
+
+
+def test_exact_log_prob_is_that_of_torch_also_where_the_tanh_is_saturated() -> None:
+    mean, log_std = th.tensor([[0.3, -11.0, 9.0]]).double(), th.tensor([[-1.0, 0.5, -2.0]]).double()
+    pre_tanh = th.tensor([[[0.1, -12.0, 8.8]], [[-2.0, -9.0, 9.3]]]).double()
+    squashed = TransformedDistribution(Normal(mean, log_std.exp()), [TanhTransform(cache_size=1)])
+    expected = squashed.base_dist.log_prob(pre_tanh) - TanhTransform().log_abs_det_jacobian(pre_tanh, None)
+    result = squashed_gaussian_log_prob(mean, log_std, pre_tanh, exact=True)
+    th.testing.assert_close(result, expected.sum(dim=-1))
+    # In float32 1 - tanh(12)^2 would be 0
+    single = squashed_gaussian_log_prob(mean.float(), log_std.float(), pre_tanh.float(), exact=True)
+    th.testing.assert_close(single, result.float())
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_only_the_exact_log_prob_draws_saturated_actions_back(exact: bool) -> None:
+    pre_tanh = th.tensor([[[-10.0, 0.0, 10.0]]], requires_grad=True)
+    # Far from the mean's influence: the Gaussian is wide
+    log_prob = squashed_gaussian_log_prob(th.zeros(1, 3), th.full((1, 3), 8.0), pre_tanh, exact)
+    (gradient,) = th.autograd.grad(log_prob.sum(), pre_tanh)
+    expected = th.tensor([-2.0, 0.0, 2.0]) if exact else th.zeros(3)
+    th.testing.assert_close(gradient[0, 0], expected, atol=0.01, rtol=0)
