@@ -124,8 +124,8 @@ class CategoricalHead(CriticHead):
     def __init__(self, n_bins: int = 101, bound: float = 5.0) -> None:
         super().__init__()
         check_integer("n_bins", n_bins, minimum=2)
-        smallest, largest = th.finfo(th.float32).tiny, th.finfo(th.float32).max
-        check_interval("bound", bound, smallest, largest, "a number > 0: the atoms go from -bound to bound")
+        # Beyond these, squares of values, or the reciprocals of the atoms' distances, leave the range of float32
+        check_interval("bound", bound, 1e-15, 1e15, "a number from 1e-15 to 1e15: the atoms go from -bound to bound")
         self.n_outputs, self.bound = n_bins, float(bound)
         self.support: th.Tensor
         # Not saved, since the arguments determine it

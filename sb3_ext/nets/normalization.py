@@ -184,3 +184,12 @@ def move_running_statistics(
     for layer in layers:
         if isinstance(layer, EnsembleBatchNorm) and layer.renorm:
             layer.n_batches += 1
+
+
+def copy_counts(
+    layers: Sequence[EnsembleBatchNorm | InputBatchNorm], targets: Sequence[EnsembleBatchNorm | InputBatchNorm]
+) -> None:
+    """Copy how many minibatches batch renormalization has seen, so that target networks end the warm-up, too."""
+    for layer, target in zip(layers, targets, strict=True):
+        if isinstance(layer, EnsembleBatchNorm) and isinstance(target, EnsembleBatchNorm) and layer.renorm:
+            target.n_batches.copy_(layer.n_batches)
