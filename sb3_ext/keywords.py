@@ -18,9 +18,8 @@ _NEAR = 0.8
 #: What arguments are called elsewhere, with their names here. Text with ``{}`` is what to write instead of an argument
 #: of that value. From SBX and JaxRL, CleanRL, Tianshou, Dopamine, Spinning Up, SB2, sb3-contrib and rl_zoo3
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(
-        ("lr", "policy_lr", "pi_lr", "actor_lr", "critic_lr", "q_lr", "qf_learning_rate"), ("learning_rate",)
-    ),
+    **dict.fromkeys(("lr", "policy_lr", "pi_lr", "actor_lr"), ("learning_rate",)),
+    **dict.fromkeys(("critic_lr", "q_lr", "qf_learning_rate"), ("qf_learning_rate", "learning_rate")),
     "discount": ("gamma",),
     "discount_factor": ("gamma",),
     "polyak": ("tau=1 - {}",),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch as th
+from gymnasium import spaces
 
 from sb3_ext.functional.ensemble import ActorQ, TargetBackup
 from sb3_ext.functional.policy_gradient import ActorGradient, Baseline
@@ -104,6 +105,25 @@ class Temperature(NamedTuple):
             return self.log_ent_coef.detach().exp()
         assert self.fixed is not None
         return self.fixed
+
+
+# Limits of one block of minibatches, which always holds at least one. The actor's pass holds the activations of all
+# rows, so their number is limited. The limit of observation elements keeps arrays in a CPU's caches, and their memory
+# with the process. It allows 5 minibatches of 256 Humanoid states.
+_MAX_BLOCK_ROWS = 8192
+_MAX_BLOCK_ELEMENTS = 2**19
+
+
+def largest_block(batch_size: int, observation_space: spaces.Space, fits_caches: bool) -> int:
+    """
+    Return the largest number of minibatches to prepare together.
+
+    :param fits_caches: whether the elements should fit into a CPU's caches
+    """
+    max_rows = _MAX_BLOCK_ROWS
+    if fits_caches:
+        max_rows = min(max_rows, _MAX_BLOCK_ELEMENTS // spaces.utils.flatdim(observation_space))
+    return max(max_rows // batch_size, 1)
 
 
 def plan_block(n_done: int, n_at_most: int, policy_delay: int, target_update_interval: int) -> Plan:

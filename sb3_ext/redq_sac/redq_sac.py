@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
@@ -20,11 +19,8 @@ from sb3_ext.buffers import DeviceReplayBuffer
 from sb3_ext.buffers.samples import sample_replay, single_precision, split_minibatches, update_priorities
 from sb3_ext.common.arguments.derived import Derivation
 from sb3_ext.common.arguments.keywords import explain_model_keywords
-from sb3_ext.common.finite import check_action
 from sb3_ext.common.networks import check_networks, check_temperature
-from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.probe import Probe
-from sb3_ext.common.return_scale import ReturnScale
 from sb3_ext.common.saved.state import Parameters
 from sb3_ext.functional.ensemble import ActorQ, TargetBackup
 from sb3_ext.functional.policy_gradient import ActorGradient, Baseline
@@ -33,20 +29,20 @@ from sb3_ext.nets import EnsembleCritic
 from sb3_ext.nets.modes import changes_statistics_in_place, set_dropout_mode
 from sb3_ext.redq_sac.arguments import check_arguments, check_ensemble, effective_baseline
 from sb3_ext.redq_sac.derived import REDQ_DERIVATIONS
-from sb3_ext.redq_sac.exploration import fitting_noise, held_actions
-from sb3_ext.redq_sac.held_noise import HeldNoise
-from sb3_ext.redq_sac.plan import JointGradient, Plan, TargetNetwork, Temperature, UpdateSettings, plan_block
-from sb3_ext.redq_sac.policies import (
-    CnnPolicy,
-    MlpPolicy,
-    MultiInputPolicy,
-    NormalizedMlpPolicy,
-    NormalizedMultiInputPolicy,
-    REDQSACPolicy,
+from sb3_ext.redq_sac.exploration import HeldExploration
+from sb3_ext.redq_sac.plan import (
+    JointGradient,
+    Plan,
+    TargetNetwork,
+    Temperature,
+    UpdateSettings,
+    largest_block,
+    plan_block,
 )
+from sb3_ext.redq_sac.policies import POLICY_ALIASES, REDQSACPolicy
 from sb3_ext.redq_sac.probe import REDQSACProbe
 from sb3_ext.redq_sac.recorded import recorded_where_possible, set_learning_rates
-from sb3_ext.redq_sac.returns import fitting_scale, warn_of_bound
+from sb3_ext.redq_sac.returns import ScaledReturns
 from sb3_ext.redq_sac.temperature import check_target_entropy, continues_learning, effective_target_entropy
 from sb3_ext.redq_sac.update import REDQUpdate
 from sb3_ext.speed.float32 import Float32MatmulPrecision, with_float32_matmul_precision
@@ -55,14 +51,8 @@ from sb3_ext.speed.recording import CudaRecorder, Recorder
 
 SelfREDQSAC = TypeVar("SelfREDQSAC", bound="REDQSAC")
 
-# Limits of one block of minibatches, which always holds at least one. The actor's pass holds the activations of all
-# rows, so their number is limited. The limit of observation elements keeps arrays in a CPU's caches, and their memory
-# with the process. It allows 5 minibatches of 256 Humanoid states.
-_MAX_BLOCK_ROWS = 8192
-_MAX_BLOCK_ELEMENTS = 2**19
 
-
-class REDQSAC(OffPolicyExtension, SAC):
+class REDQSAC(HeldExploration, ScaledReturns, SAC):
     """
     Randomized Ensembled Double Q-learning (REDQ) on Soft Actor-Critic.
 
@@ -74,8 +64,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     ``policy_delay`` and ``target_update_interval`` count critic updates over the whole run. SB3's SAC counts
     ``target_update_interval`` within one call of ``train()``, where it has no effect with ``gradient_steps=1``.
 
-    :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, NormalizedMlpPolicy,
-        NormalizedMultiInputPolicy, or a subclass of these)
+    :param policy: the policy model to use (one of ``POLICY_ALIASES``, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)
     :param learning_rate: learning rate of the optimizers of critics, actor and temperature: a number, or a function of
         the remaining progress (from 1 to 0)
@@ -158,13 +147,7 @@ class REDQSAC(OffPolicyExtension, SAC):
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": MlpPolicy,
-        "CnnPolicy": CnnPolicy,
-        "MultiInputPolicy": MultiInputPolicy,
-        "NormalizedMlpPolicy": NormalizedMlpPolicy,
-        "NormalizedMultiInputPolicy": NormalizedMultiInputPolicy,
-    }
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICY_ALIASES
     derivations: ClassVar[Mapping[str, Derivation]] = REDQ_DERIVATIONS
     action_space_type = spaces.Box
     _remedies_of_divergence = "A smaller learning_rate, a smaller tau, a fixed ent_coef or clipped rewards"
@@ -172,9 +155,6 @@ class REDQSAC(OffPolicyExtension, SAC):
     policy: REDQSACPolicy
     critic: EnsembleCritic
     critic_target: EnsembleCritic
-    _return_scale: ReturnScale | None = None
-    _held_noise: HeldNoise | None = None
-    _warned_of_bound = False
     #: Computes the updates, from networks, optimizers and settings
     updater: REDQUpdate
 
@@ -332,10 +312,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         """Critic updates for each update of the actor: ``policy_delay``, or its default."""
         return max(round(self.update_to_data_ratio), 1) if self.policy_delay is None else self.policy_delay
 
-    @property
-    def return_scale(self) -> float:
-        """What rewards are divided by before the critics learn from them. Values are multiplied by it again."""
-        return self._return_scale.scale if self.normalize_returns and self._return_scale is not None else 1.0
+    def _return_bound(self) -> float | None:
+        return self.critic.head.bound
 
     def _update_settings(self) -> UpdateSettings:
         """Return the present arguments, because a user may change them during training."""
@@ -379,10 +357,8 @@ class REDQSAC(OffPolicyExtension, SAC):
         return partial(CudaRecorder, self.device) if self.cuda_graphs and self.device.type == "cuda" else None
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        set_all = partial(super()._update_learning_rate, optimizers)
-
         def set_floats() -> None:
-            set_all()
+            super(REDQSAC, self)._update_learning_rate(optimizers)
             if self.qf_lr_schedule is not None:
                 rate = self.qf_lr_schedule(self._current_progress_remaining)
                 update_learning_rate(self.critic.optimizer, rate)
@@ -393,36 +369,6 @@ class REDQSAC(OffPolicyExtension, SAC):
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()
         self.qf_lr_schedule = None if self.qf_learning_rate is None else FloatSchedule(self.qf_learning_rate)
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        random_steps = learning_starts if self.random_steps is None else self.random_steps
-        if self.noise_repeat == 1 or self.num_timesteps < random_steps:
-            return super()._sample_action(random_steps, action_noise, n_envs)
-        assert self._last_obs is not None
-        self._held_noise = fitting_noise(self._held_noise, self.noise_repeat, n_envs, self.action_space)
-        scaled = held_actions(self.policy, self._last_obs, self._held_noise)
-        if action_noise is not None:
-            scaled = np.clip(scaled + action_noise(), -1, 1)
-        action = self.policy.unscale_action(scaled)
-        check_action(action, scaled, self.num_timesteps)
-        return action, scaled
-
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: np.ndarray,
-        new_obs: np.ndarray | dict[str, np.ndarray],
-        reward: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        if self.normalize_returns or self.critic.head.bound is not None:
-            self._return_scale = fitting_scale(self)
-            self._return_scale.update(reward, dones)
-            warn_of_bound(self)
 
     @with_float32_matmul_precision
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -448,7 +394,6 @@ class REDQSAC(OffPolicyExtension, SAC):
         # On a GPU the host would wait for the device, and a recording cannot read values at all
         reads_back = self.device.type == "cpu" and self._recorded is None
         self._divergence.start(self.policy, self.num_timesteps, reads_back, self._learned_tensors())
-
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         remaining = gradient_steps
         while remaining > 0:
@@ -456,8 +401,7 @@ class REDQSAC(OffPolicyExtension, SAC):
             plan = self._plan_block(remaining, batch_size)
             n_rows, progress = plan.n_updates * batch_size, self._current_progress_remaining
             replay_data = single_precision(sample_replay(self.replay_buffer, n_rows, self._vec_normalize_env, progress))
-            if self.normalize_returns:
-                replay_data = replay_data._replace(rewards=replay_data.rewards / self.return_scale)
+            replay_data = self._with_scaled_rewards(replay_data)
             self._divergence.next_updates(self._n_updates, replay_data)
             result = run(plan, replay_data)
             if result.errors is not None:
@@ -487,14 +431,9 @@ class REDQSAC(OffPolicyExtension, SAC):
 
     def _plan_block(self, remaining: int, batch_size: int) -> Plan:
         """Plan critic updates whose data can be prepared together, because the policy does not change in between."""
-        max_rows = _MAX_BLOCK_ROWS
-        if self._recorded is None:  # the elements should fit into a CPU's caches
-            max_rows = min(max_rows, _MAX_BLOCK_ELEMENTS // spaces.utils.flatdim(self.observation_space))
-        # With gSDE a new noise matrix for every update, as in SB3's SAC
-        largest = 1 if self.use_sde else max(max_rows // batch_size, 1)
-        return plan_block(
-            self._n_updates, min(remaining, largest), self.effective_policy_delay, self.target_update_interval
-        )
+        largest = largest_block(batch_size, self.observation_space, fits_caches=self._recorded is None)
+        n_at_most = 1 if self.use_sde else min(remaining, largest)  # with gSDE new noise for every update, as in SB3
+        return plan_block(self._n_updates, n_at_most, self.effective_policy_delay, self.target_update_interval)
 
     def make_probe(self) -> Probe:
         return REDQSACProbe(self)

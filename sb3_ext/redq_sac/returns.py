@@ -1,34 +1,100 @@
-"""The scale of returns as ``REDQSAC`` keeps it, and a warning where returns leave the critics' bound."""
+"""Rewards divided by a running scale of returns when they are sampled."""
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+
+from sb3_ext.buffers.samples import AnySamples
+from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.return_scale import ReturnScale
 
-if TYPE_CHECKING:
-    from sb3_ext.redq_sac.redq_sac import REDQSAC
 
+class ScaledReturns(OffPolicyExtension):
+    """
+    Mix-in that divides sampled rewards by a :class:`~sb3_ext.common.return_scale.ReturnScale`.
 
-def fitting_scale(model: "REDQSAC") -> ReturnScale:
-    """Return the scale of a model, or a new one, with the model's present settings and number of environments."""
-    bound, scale = model.critic.head.bound, model._return_scale
-    if scale is None:
-        return ReturnScale(model.n_envs, model.gamma, bound)
-    scale.gamma, scale.bound = model.gamma, bound
-    if len(scale.returns) != model.n_envs:
-        scale.restart(model.n_envs)
-    return scale
+    The replay buffer has the rewards as they came, since the scale moves while the training goes on.
+    """
 
+    normalize_returns: bool = False
+    # Saved with the model
+    _return_scale: ReturnScale | None = None
+    _warned_of_bound = False
 
-def warn_of_bound(model: "REDQSAC") -> None:
-    """Warn, once for each model, of returns that the bins of its critics cannot express."""
-    bound, scale = model.critic.head.bound, model._return_scale
-    if model._warned_of_bound or model.normalize_returns or bound is None or scale is None or scale.largest <= bound:
-        return
-    model._warned_of_bound = True
-    warnings.warn(
-        f"a discounted return of {scale.largest:.3g} after {model.num_timesteps} steps is beyond bound={bound:g}, the "
-        "last bin of the critics, which cannot express it: give normalize_returns=True, or a larger bound in "
-        "policy_kwargs=dict(head_kwargs=dict(bound=...))",
-        stacklevel=2,
-    )
+    def _return_bound(self) -> float | None:
+        """Hook: return the largest return that the critics can express, ``None`` for any."""
+        return None
+
+    @property
+    def return_scale(self) -> float:
+        """What rewards are divided by before the critics learn from them. Values times it are returns again."""
+        return self._return_scale.scale if self.normalize_returns and self._return_scale is not None else 1.0
+
+    def _fitting_scale(self) -> ReturnScale:
+        """Return the scale, made anew if need be, with the present settings and number of environments."""
+        bound = self._return_bound()
+        if self._return_scale is None:
+            self._return_scale = ReturnScale(self.n_envs, self.gamma, bound)
+        scale = self._return_scale
+        scale.gamma, scale.bound = self.gamma, bound
+        if len(scale.returns) != self.n_envs:
+            scale.restart(self.n_envs)
+        return scale
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if self._return_scale is not None and (reset_num_timesteps or self._last_obs is None):
+            self._return_scale.restart(self.n_envs)  # SB3 resets the environments
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        bound = self._return_bound()
+        if self.normalize_returns or bound is not None:
+            scale = self._fitting_scale()
+            scale.update(reward, dones)
+            if bound is not None and not self.normalize_returns and scale.largest > bound:
+                self._warn_of_bound(scale.largest, bound)
+
+    def _warn_of_bound(self, largest: float, bound: float) -> None:
+        if not self._warned_of_bound:
+            self._warned_of_bound = True
+            warnings.warn(
+                f"a discounted return of {largest:.3g} after {self.num_timesteps} steps is beyond bound={bound:g}, the "
+                "last bin of the critics, which cannot express it: give normalize_returns=True, or a larger bound in "
+                "policy_kwargs=dict(head_kwargs=dict(bound=...))",
+                stacklevel=2,
+            )
+
+    def _with_scaled_rewards(self, replay_data: AnySamples) -> AnySamples:
+        if not self.normalize_returns:
+            return replay_data
+        return replay_data._replace(rewards=replay_data.rewards / self.return_scale)
+
+    def _plain_state(self) -> dict[str, Any]:
+        own = {} if self._return_scale is None else {"return_scale": self._return_scale.state()}
+        return {**super()._plain_state(), **own}
+
+    def _set_plain_state(self, state: Mapping[str, Any]) -> None:
+        super()._set_plain_state(state)
+        if "return_scale" in state:
+            self._fitting_scale().set_state(state["return_scale"])

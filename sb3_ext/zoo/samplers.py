@@ -124,6 +124,9 @@ def sample_redq_sac_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """Draw the hyperparameters of REDQ-SAC, as arguments of its constructor."""
+    if _yaml_arguments(trial).get("policy", "").startswith("Normalized"):
+        _sample_normalized_params(trial, additional_args)
+        return _with_her_kwargs(convert_redq_sac_params(trial.params), additional_args)
     _sample_learning_params(trial, additional_args)
     # These are update-to-data ratios for one environment. rl_zoo3 does not tell a converter the number of environments,
     # so `gradient_steps` itself is sampled, and each vector step is followed by that many updates.
@@ -153,6 +156,43 @@ def sample_redq_sac_params(
     return _with_her_kwargs(convert_redq_sac_params(trial.params), additional_args)
 
 
+def _sample_normalized_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
+    """
+    Draw what matters for normalized networks, around the values of the YAML file.
+
+    Few updates of wide networks cost as much as many of narrow ones, so both have small ranges.
+    """
+    if "gamma" not in _yaml_buffer_kwargs(additional_args):
+        one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.003, 0.03, log=True)
+        trial.set_user_attr("gamma", 1 - one_minus_gamma)
+    trial.suggest_int("batch_size_pow", 7, 9)
+    trial.suggest_float("learning_rate", 1e-4, 1e-3, log=True)
+    trial.suggest_categorical("gradient_steps", [1, 2, 4])
+    trial.suggest_int("policy_delay", 1, 4)
+    _sample_replay_params(trial, additional_args)
+    trial.suggest_int("n_critics", 2, 5)
+    trial.suggest_categorical("width", [64, 128, 256])
+    trial.suggest_int("n_blocks", 1, 2)
+    trial.suggest_categorical("head", ["categorical", "scalar"])
+    if trial.suggest_categorical("target_network", ["none", "ema"]) == "ema":
+        trial.suggest_float("tau", 0.001, 0.02, log=True)
+    trial.suggest_categorical("noise_repeat", [1, 16])
+    trial.suggest_categorical("actor_q", ["mean", "min"])
+    trial.suggest_categorical("target_entropy", ["auto", "std_0.1", "std_0.15", "std_0.3"])
+
+
+def _convert_normalized_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = _convert_common_params(params)
+    same_name = ("policy_delay", "target_network", "noise_repeat", "actor_q", "target_entropy")
+    arguments.update({name: params[name] for name in same_name}, train_freq=1)
+    # The YAML file lowers the rate to this fraction, too
+    arguments["learning_rate_final"] = 0.3 * params["learning_rate"]
+    arguments["tau"] = params.get("tau", 0.005)
+    arguments["subset_size"] = None  # the YAML file's may exceed the number of critics
+    arguments["policy_kwargs"].update({name: params[name] for name in ("n_critics", "width", "n_blocks", "head")})
+    return arguments
+
+
 def convert_redq_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
     Turn the parameters of a trial into constructor arguments of ``REDQSAC``.
@@ -160,6 +200,8 @@ def convert_redq_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     The result sets every argument that depends on a sampled one. So a value in the YAML file cannot contradict a
     sampled one.
     """
+    if "width" in sampled_params:
+        return _convert_normalized_params(sampled_params)
     arguments = _convert_common_params(sampled_params)
     arguments["train_freq"] = 1
     same_name = ("tau", "target_backup", "backup_entropy", "ent_coef", "policy_delay", "actor_q", "actor_gradient")

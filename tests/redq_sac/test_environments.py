@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv, SimpleMultiObsEnv
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ext.redq_sac import redq_sac as implementation
+from sb3_ext.redq_sac import plan as implementation
 from sb3_ext.redq_sac.update import REDQUpdate
 from tests.support.environments import images
 from tests.support.models import check_redq

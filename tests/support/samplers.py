@@ -79,6 +79,11 @@ def check_redq_sac(arguments: dict[str, Any]) -> None:
     :param arguments: the constructor's arguments
     """
     n_critics = arguments["policy_kwargs"]["n_critics"]
+    if "width" in arguments["policy_kwargs"]:  # normalized networks
+        assert n_critics >= 2 and arguments["subset_size"] is None
+        assert arguments["learning_rate_final"] < arguments["learning_rate"]
+        assert arguments["train_freq"] == 1 and 1 <= arguments["gradient_steps"] <= 4
+        return
     subset_size = arguments["subset_size"]
     assert (subset_size is None) == (arguments["target_backup"] != "redq")
     assert subset_size is None or 1 <= subset_size <= n_critics

@@ -130,6 +130,13 @@ class SavedModel(OffPolicyAlgorithm):
         """Return the learned variables by their names."""
         return {name: getattr(self, name) for name in self._learned_variables().values()}
 
+    def _plain_state(self) -> dict[str, Any]:
+        """Hook: return what else determines the next update, as dictionaries, lists and Python's numbers."""
+        return {}
+
+    def _set_plain_state(self, state: Mapping[str, Any]) -> None:
+        """Hook: continue from what :meth:`_plain_state` returned. Parts may be missing."""
+
     def _after_parameters(self, params: Mapping[str, Any]) -> None:
         """Hook: set what depends on parameters that have just been set."""
 

@@ -48,6 +48,7 @@ def with_learned_values(model: "SavedModel", params: Parameters) -> Parameters:
     if main is not None:
         # As Python's numbers, because no others may be read from a file
         params[main]["counters"] = {name: _plain(vars(model)[name]) for name in _COUNTERS if name in vars(model)}
+        params[main]["plain_state"] = model._plain_state()
     return params
 
 
@@ -109,7 +110,9 @@ def _restore_learned_values(model: "SavedModel", params: Mapping[str, Any]) -> N
             with th.no_grad():
                 # In place, because the optimizer and recordings refer to the tensor
                 getattr(model, variable).copy_(value)
-    counters = params.get(_main_optimizer(params) or "", {}).get("counters", {})
+    main = params.get(_main_optimizer(params) or "", {})
+    model._set_plain_state(main.get("plain_state", {}))
+    counters = main.get("counters", {})
     for name in _COUNTERS:
         if name in counters and name in vars(model):
             setattr(model, name, counters[name])
