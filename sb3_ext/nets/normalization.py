@@ -157,7 +157,16 @@ class EnsembleRMSNorm(StackedLayer):
 
 def batch_norm_layers(network: nn.Module) -> list[EnsembleBatchNorm | InputBatchNorm]:
     """Return the layers whose statistics a pass by batch returns, in the order in which it does."""
-    return [module for module in network.modules() if isinstance(module, (EnsembleBatchNorm, InputBatchNorm))]
+    # A walk of its own, because `modules()` takes several times as long, and `train()` may make a single update
+    found: list[EnsembleBatchNorm | InputBatchNorm] = []
+    waiting: list[nn.Module | None] = [network]
+    while waiting:
+        module = waiting.pop()
+        if isinstance(module, (EnsembleBatchNorm, InputBatchNorm)):
+            found.append(module)
+        elif module is not None:
+            waiting += reversed(module._modules.values())
+    return found
 
 
 @th.no_grad()

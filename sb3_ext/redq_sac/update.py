@@ -74,8 +74,9 @@ class REDQUpdate:
             self._loss_gradients_with_targets = LossGradients(CriticLossWithTargets(self.critic, self.critic_target))
             self._actor_gradients = LossGradients(ActorLoss(self.actor, self.critic))
         for network in networks:
-            if hasattr(network, "find_batch_norm_layers"):
-                network.find_batch_norm_layers()
+            find_layers = getattr(network, "find_batch_norm_layers", None)
+            if find_layers is not None:
+                find_layers()
         self.parameters = trained_parameters(self.actor, self.critic, self.critic_target)
 
     def optimizers(self) -> list[th.optim.Optimizer]:

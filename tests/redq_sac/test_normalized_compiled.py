@@ -3,7 +3,6 @@
 import copy
 from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.envs import SimpleMultiObsEnv
@@ -16,8 +15,8 @@ from tests.support.states import assert_same_training
 
 VARIANTS: list[dict[str, Any]] = [
     dict(target_network="none"),
+    dict(policy_kwargs=dict(normalization="batch_renorm", head="scalar", n_blocks=0), joint_gradient="full"),
     dict(target_network="none", joint_gradient="full", target_backup="mean", policy_kwargs=dict(n_critics=3)),
-    dict(policy_kwargs=dict(normalization="batch_renorm", head="scalar", n_blocks=0)),
     dict(
         policy_kwargs=dict(normalization="rms", n_critics=3),
         target_backup="rem",
@@ -29,7 +28,9 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 
 
 @pytest.mark.usefixtures("traced_only", "no_excuses")
-@each_variant
+@pytest.mark.parametrize(
+    "variant", [*VARIANTS[:2], *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[2:])], ids=str
+)
 def test_traced_updates_are_the_plain_ones(variant: dict[str, Any]) -> None:
     plain, compiled = (make_normalized(compile=c, **variant).learn(26) for c in (False, True))
     assert_same_training(compiled, plain, tolerance=1e-3)
@@ -46,6 +47,7 @@ def test_compiled_updates_are_the_plain_ones(variant: dict[str, Any]) -> None:
     assert_same_training(compiled, plain, tolerance=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_only", "no_excuses")
 def test_traced_dictionaries() -> None:
     env = SimpleMultiObsEnv(discrete_actions=False)
@@ -56,6 +58,7 @@ def test_traced_dictionaries() -> None:
     assert_same_training(compiled, plain, tolerance=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_only", "no_excuses", "compiled_with_gradients")
 def test_traced_networks_with_gradients() -> None:
     """As on a GPU."""
@@ -87,6 +90,7 @@ def test_lower_precision_is_near(variant: dict[str, Any]) -> None:
     assert all(tensor.dtype in (th.float32, th.int64) for tensor in lower.policy.state_dict().values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_only", "no_excuses")
 def test_traced_lower_precision_is_the_plain_one() -> None:
     plain, compiled = (make_normalized(autocast_dtype="bfloat16", compile=c).learn(24) for c in (False, True))

@@ -110,10 +110,12 @@ def test_same_seed_same_parameters(variant: dict[str, Any]) -> None:
 
 
 def test_parameters_of_another_model() -> None:
-    """Statistics are among them."""
+    """Statistics, the scale of returns and the noise are among them."""
     model, other = make(VARIANTS[0]).learn(30), make(VARIANTS[0], seed=3)
     other.set_parameters(model.get_parameters())
     assert_equal(dict(other.policy.state_dict()), dict(model.policy.state_dict()))
+    assert other.return_scale == model.return_scale != 1.0
+    assert everything(other) == everything(model)
     obs = model.observation_space.sample()
     assert (other.predict(obs, deterministic=True)[0] == model.predict(obs, deterministic=True)[0]).all()
 

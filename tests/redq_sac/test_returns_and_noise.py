@@ -1,5 +1,6 @@
 """Rewards scaled when they are sampled, held exploration noise, and the critics' own learning rate in REDQSAC."""
 
+import copy
 import math
 import warnings
 from pathlib import Path
@@ -25,7 +26,9 @@ GAMMA = 0.99
 
 
 class Rewards(gym.Env):
-    """Random observations and rewards of one sign, in episodes of seven steps that end and are truncated in turn."""
+    """
+    Random observations and rewards from 0 to ``factor``, in episodes of seven steps. Every second one is truncated.
+    """
 
     observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
     action_space = spaces.Box(-2.0, 2.0, (2,), np.float32)
@@ -74,9 +77,9 @@ def discounted(env: DummyVecEnv) -> np.ndarray:
 @pytest.mark.parametrize("policy_kwargs", [{}, dict(head="scalar"), dict(head_kwargs=dict(bound=0.5))], ids=str)
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_the_unit_of_rewards_does_not_matter(n_envs: int, policy_kwargs: dict[str, Any]) -> None:
-    """Powers of two scale exactly."""
+    """Powers of two scale exactly, as long as the variance is large beside 1e-8."""
     models = []
-    for factor in (1.0, 1024.0):
+    for factor in (64.0, 65536.0):
         env = make_env(n_envs, factor)
         models.append(make_normalized(env=env, policy_kwargs=policy_kwargs).learn(45))
         returns = discounted(env)
@@ -89,32 +92,32 @@ def test_the_unit_of_rewards_does_not_matter(n_envs: int, policy_kwargs: dict[st
         stored = models[-1].replay_buffer.rewards[: models[-1].replay_buffer.pos]
         raw = np.stack([inner.unwrapped.rewards for inner in env.envs], axis=1)
         np.testing.assert_array_equal(stored, raw.astype(np.float32))
-    assert models[0].replay_buffer.rewards.max() > 0.9
+    assert models[0].replay_buffer.rewards.max() > 50
     assert_equal(state(models[1]), state(models[0]))
-    without = make_normalized(env=make_env(n_envs), normalize_returns=False, policy_kwargs=policy_kwargs).learn(45)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of returns beyond the bins
+        without = make_normalized(env=make_env(n_envs), normalize_returns=False, policy_kwargs=policy_kwargs).learn(45)
     assert without.return_scale == 1.0 and "train/return_scale" not in without.logger.name_to_value
     assert not th.equal(without.actor.mu.weight, models[0].actor.mu.weight)
 
 
 def test_the_plain_policy_scales_too() -> None:
-    models = [make(env=make_env(1, factor), normalize_returns=True, gradient_steps=2).learn(40) for factor in (1, 1024)]
-    assert_equal(state(models[1]), state(models[0]))
+    settings = dict(normalize_returns=True, gradient_steps=2)
+    first, second = (make(env=make_env(1, factor), **settings).learn(40) for factor in (64.0, 65536.0))
+    assert_equal(state(second), state(first))
 
 
 def test_sampled_rewards_are_divided_by_the_present_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_normalized(env=make_env(), gamma=GAMMA).learn(30)
-    sampled: list[Any] = []
-    sample, run = model.replay_buffer.sample, model.updater.run
-    monkeypatch.setattr(
-        model.replay_buffer,
-        "sample",
-        lambda *args, **kwargs: [*map(sampled.append, [sample(*args, **kwargs)]), sampled[-1]][-1],
-    )
+    model = make_normalized(env=make_env()).learn(30)
     given: list[th.Tensor] = []
+    run = model.updater.run
     monkeypatch.setattr(model.updater, "run", lambda plan, data: (given.append(data.rewards), run(plan, data))[1])
+    np.random.seed(3)
     model.train(1, 8)
-    assert model.return_scale != 1.0
-    th.testing.assert_close(given[0] * model.return_scale, sampled[0].rewards)
+    np.random.seed(3)
+    stored = model.replay_buffer.sample(8).rewards
+    assert model.return_scale != 1.0 and stored.std() > 0.1
+    assert th.equal(given[0], stored / model.return_scale)
 
 
 def test_a_new_scale_begins_at_one() -> None:
@@ -170,46 +173,45 @@ def test_returns_within_the_bins_are_silent(kwargs: dict[str, Any]) -> None:
 
 
 def test_observations_may_be_normalized_but_not_rewards_twice() -> None:
-    learned = make_normalized(env=VecNormalize(make_env(2), norm_reward=False, gamma=GAMMA)).learn(40)
+    learned = make_normalized(env=VecNormalize(make_env(2), norm_reward=False)).learn(40)
     assert learned.return_scale != 1.0
     with pytest.raises(ValueError, match=r"normalize_returns=True with VecNormalize\(norm_reward=True\): both would"):
-        make_normalized(env=VecNormalize(make_env(2), gamma=GAMMA))
-    assert make_normalized(env=VecNormalize(make_env(2), gamma=GAMMA), normalize_returns=False).return_scale == 1.0
+        make_normalized(env=VecNormalize(make_env(2)))
+    assert make_normalized(env=VecNormalize(make_env(2)), normalize_returns=False).return_scale == 1.0
 
 
-class Actions(BaseCallback):
-    """Collects the noise of each step: where the actions lie in the policy's distribution, in standard deviations."""
+class Noise(BaseCallback):
+    """Compares each action with what the policy makes of the held noise, and collects the noise."""
 
     def __init__(self, n_random: int) -> None:
         super().__init__()
-        self.n_random, self.noise = n_random, []
+        self.n_random = n_random
+        self.noise: list[list[list[float]]] = []
 
     def _on_step(self) -> bool:
         if self.num_timesteps > self.n_random:
+            self.noise.append(self.model._held_noise.state()["noise"])
             obs, _ = self.model.policy.obs_to_tensor(self.model._last_obs)
             with th.no_grad():
                 mean, log_std = gaussian_parameters(self.model.actor, obs)
-            scaled = th.as_tensor(self.locals["buffer_actions"], dtype=th.float64).clamp(-1 + 1e-7, 1 - 1e-7)
-            self.noise.append(((th.atanh(scaled) - mean) / log_std.exp()).numpy())
+            expected = th.tanh(mean + log_std.exp() * th.tensor(self.noise[-1]))
+            np.testing.assert_allclose(self.locals["buffer_actions"], expected.numpy(), rtol=0, atol=1e-6)
+            np.testing.assert_allclose(self.locals["actions"], 2 * expected.numpy(), rtol=0, atol=1e-6)
         return True
 
 
-@pytest.mark.parametrize("cls", [make, make_normalized])
+@pytest.mark.parametrize("make_model", [make, make_normalized])
 @pytest.mark.parametrize("n_envs", [1, 2])
-def test_actions_come_from_held_noise(cls: Any, n_envs: int) -> None:
-    model = cls(env=make_env(n_envs), noise_repeat=8, learning_starts=10, gradient_steps=1, gamma=GAMMA)
-    actions = Actions(n_random=10 + n_envs)
-    model.learn(10 + 60 * n_envs, callback=actions)
-    noise = np.stack(actions.noise)
-    assert noise.shape == (len(noise), n_envs, 2) and len(noise) >= 55
-    # Learned in between: the same noise is another action
-    is_held = np.abs(np.diff(noise, axis=0)).max(axis=2) < 1e-3
+def test_actions_come_from_held_noise(make_model: Any, n_envs: int) -> None:
+    model = make_model(env=make_env(n_envs), noise_repeat=8, learning_starts=10, gradient_steps=1)
+    callback = Noise(n_random=10)
+    model.learn(10 + 60 * n_envs, callback=callback)
+    noise = np.array(callback.noise)
+    assert noise.shape == (60, n_envs, 2)
+    is_held = (np.diff(noise, axis=0) == 0).all(axis=2)
     assert 0.2 < is_held.mean() < 0.7
     assert is_held.any(axis=0).all() and not is_held.all(axis=0).any()
-    if n_envs == 2:
-        assert (is_held[:, 0] != is_held[:, 1]).any()
-    np.testing.assert_allclose(noise[-1], model._held_noise.state()["noise"], atol=1e-3)
-    assert 0.5 < noise.std() < 1.5
+    assert n_envs == 1 or (is_held[:, 0] != is_held[:, 1]).any()
 
 
 def test_noise_that_is_not_held_is_the_stream_of_sb3() -> None:
@@ -235,12 +237,12 @@ def test_action_noise_is_added_to_held_noise() -> None:
     model = make_normalized(env=make_env(), noise_repeat=4).learn(24)
     other = copy.deepcopy(model)
     noise = NormalActionNoise(np.array([0.5, -0.5]), np.zeros(2))
-    for _ in range(10):
-        actions = [each._sample_action(0, given)[1] for each, given in ((model, None), (other, noise))]
-        np.testing.assert_array_equal(actions[1], np.clip(actions[0] + [[0.5, -0.5]], -1, 1))
-        th.manual_seed(3)
-        other._held_noise = copy.deepcopy(model._held_noise)
-        th.manual_seed(3)
+    for seed in range(10):
+        actions = []
+        for each, added in ((model, None), (other, noise)):
+            th.manual_seed(seed)
+            actions.append(each._sample_action(0, added)[1])
+        np.testing.assert_allclose(actions[1], np.clip(actions[0] + [[0.5, -0.5]], -1, 1), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("text", "std"), [("std_0.15", 0.15), ("std_1", 1.0), ("std_1e-200", 1e-200)])
