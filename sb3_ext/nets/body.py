@@ -121,7 +121,11 @@ def start_orthogonal(network: nn.Module) -> None:
 
 
 def project_weights(network: nn.Module) -> None:
-    """Bring the weights of all layers back to their norms, in place, see ``StackedLayer.project_weights``."""
+    """
+    Bring the weights of all layers back to their norms, in place, see ``StackedLayer.project_weights``.
+
+    Frozen layers keep theirs.
+    """
     for module in network.modules():
-        if isinstance(module, (OutputLinear, StackedLayer)):
+        if isinstance(module, (OutputLinear, StackedLayer)) and module.weight.requires_grad:
             module.project_weights()

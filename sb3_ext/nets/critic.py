@@ -71,6 +71,10 @@ class EnsembleCritic(NamesSubstitutes, ContinuousCritic):
             self.ensemble = body.build(n_critics, n_inputs, net_arch, activation_fn, self.head.n_outputs)
 
         self.weight_projection = body is not None and body.weight_projection
+        self.find_batch_norm_layers()
+
+    def find_batch_norm_layers(self) -> None:
+        """Find the layers with batch statistics, again after one was replaced: the walk is too slow for each use."""
         self.batch_norm_layers = batch_norm_layers(self.ensemble)
 
     @property

@@ -117,15 +117,15 @@ class CategoricalHead(CriticHead):
     Returns beyond the bound cannot be expressed, so rewards need a scale: ``REDQSAC(normalize_returns=True)`` finds it.
 
     :param n_bins: number of atoms, at least 2
-    :param bound: the atoms go from ``-bound`` to ``bound``; from 1e-30 to 1e30
+    :param bound: the atoms go from ``-bound`` to ``bound``; from 1e-15 to 1e15
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
     def __init__(self, n_bins: int = 101, bound: float = 5.0) -> None:
         super().__init__()
         check_integer("n_bins", n_bins, minimum=2)
-        # Near the limits of float32 the atoms or their distances would no longer be numbers
-        check_interval("bound", bound, 1e-30, 1e30, "a number from 1e-30 to 1e30: the atoms go from -bound to bound")
+        # Beyond these, squares of values, or the reciprocals of the atoms' distances, leave the range of float32
+        check_interval("bound", bound, 1e-15, 1e15, "a number from 1e-15 to 1e15: the atoms go from -bound to bound")
         self.n_outputs, self.bound = n_bins, float(bound)
         self.support: th.Tensor
         # Not saved, since the arguments determine it

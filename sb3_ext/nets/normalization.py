@@ -157,7 +157,16 @@ class EnsembleRMSNorm(StackedLayer):
 
 def batch_norm_layers(network: nn.Module) -> list[EnsembleBatchNorm | InputBatchNorm]:
     """Return the layers whose statistics a pass by batch returns, in the order in which it does."""
-    return [module for module in network.modules() if isinstance(module, (EnsembleBatchNorm, InputBatchNorm))]
+    # A walk of its own, because `modules()` takes several times as long, and `train()` may make a single update
+    found: list[EnsembleBatchNorm | InputBatchNorm] = []
+    waiting: list[nn.Module | None] = [network]
+    while waiting:
+        module = waiting.pop()
+        if isinstance(module, (EnsembleBatchNorm, InputBatchNorm)):
+            found.append(module)
+        elif module is not None:
+            waiting += reversed(module._modules.values())
+    return found
 
 
 @th.no_grad()
@@ -184,3 +193,12 @@ def move_running_statistics(
     for layer in layers:
         if isinstance(layer, EnsembleBatchNorm) and layer.renorm:
             layer.n_batches += 1
+
+
+def copy_counts(
+    layers: Sequence[EnsembleBatchNorm | InputBatchNorm], targets: Sequence[EnsembleBatchNorm | InputBatchNorm]
+) -> None:
+    """Copy how many minibatches batch renormalization has seen, so that target networks end the warm-up, too."""
+    for layer, target in zip(layers, targets, strict=True):
+        if isinstance(layer, EnsembleBatchNorm) and isinstance(target, EnsembleBatchNorm) and layer.renorm:
+            target.n_batches.copy_(layer.n_batches)

@@ -81,6 +81,14 @@ def check_ensemble(model: "REDQSAC") -> None:
         check_interval("subset_size", model.subset_size, 1, n_critics, f"in [1, n_critics={n_critics}]")
     if model.target_backup == "doubleq" and n_critics < 2:
         raise ValueError(f"target_backup='doubleq' with n_critics={n_critics}: it needs n_critics >= 2")
+    is_half = model.joint_gradient == "half"
+    needs = "critics with batch normalization, such as those of policy='NormalizedMlpPolicy'"
+    model._require_effect("joint_gradient", is_half or model.critic.uses_batch_statistics, needs, otherwise="half")
+    check_statistics(model)
+
+
+def check_statistics(model: "REDQSAC") -> None:
+    """Check what depends on batch normalization or on the environment, and may fit no longer when training begins."""
     uses_statistics = model.critic.uses_batch_statistics
     if uses_statistics and model.batch_size < 2:
         raise ValueError(f"batch_size={model.batch_size} with batch normalization: it needs batch_size >= 2")
@@ -89,9 +97,6 @@ def check_ensemble(model: "REDQSAC") -> None:
             "target_network='none' needs critics with batch normalization, without which it usually diverges: give "
             "policy='NormalizedMlpPolicy', or tau=1 for targets from the present critics all the same"
         )
-    is_half = model.joint_gradient == "half"
-    needs = "critics with batch normalization, such as those of policy='NormalizedMlpPolicy'"
-    model._require_effect("joint_gradient", is_half or uses_statistics, needs, otherwise="half")
     if model.normalize_returns and getattr(model._vec_normalize_env, "norm_reward", False):
         raise ValueError(
             "normalize_returns=True with VecNormalize(norm_reward=True): both would scale the rewards, so only one of "

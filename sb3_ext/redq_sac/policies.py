@@ -76,13 +76,17 @@ class NormalizedActor(REDQSACActor):
         network = body.build(1, self.features_dim, self.net_arch, self.activation_fn, None)
         self.latent_pi: LatentNetwork = LatentNetwork(network)  # type: ignore[assignment]
         self.weight_projection = body.weight_projection
-        self.batch_norm_layers = batch_norm_layers(network)
+        self.find_batch_norm_layers()
         for name in ("mu", "log_std"):
             layer = nn.Linear(body.n_features(self.net_arch, self.features_dim), get_action_dim(self.action_space))
             output = OutputLinear.from_linear(layer)
             if self.weight_projection:
                 start_orthogonal(output)
             setattr(self, name, output)
+
+    def find_batch_norm_layers(self) -> None:
+        """See :meth:`~sb3_ext.nets.critic.EnsembleCritic.find_batch_norm_layers`."""
+        self.batch_norm_layers = batch_norm_layers(self.latent_pi)
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         mean, log_std = self._from_latent(self.latent_pi(self.extract_features(obs, self.features_extractor)))

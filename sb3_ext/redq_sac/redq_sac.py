@@ -27,7 +27,7 @@ from sb3_ext.functional.policy_gradient import ActorGradient, Baseline
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import EnsembleCritic
 from sb3_ext.nets.modes import changes_statistics_in_place, set_dropout_mode
-from sb3_ext.redq_sac.arguments import check_arguments, check_ensemble, effective_baseline
+from sb3_ext.redq_sac.arguments import check_arguments, check_ensemble, check_statistics, effective_baseline
 from sb3_ext.redq_sac.derived import REDQ_DERIVATIONS
 from sb3_ext.redq_sac.exploration import HeldExploration
 from sb3_ext.redq_sac.plan import (
@@ -421,8 +421,6 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, values in joined.items():
             self.logger.record(f"train/{name}", values.mean().item())
-        if self.normalize_returns:
-            self.logger.record("train/return_scale", self.return_scale)
         self._divergence.finish(trained)
 
     def _check_divergence(self, metrics: dict[str, th.Tensor]) -> None:
@@ -448,4 +446,5 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfREDQSAC:
+        check_statistics(self)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -88,6 +88,7 @@ class ScaledReturns(OffPolicyExtension):
     def _with_scaled_rewards(self, replay_data: AnySamples) -> AnySamples:
         if not self.normalize_returns:
             return replay_data
+        self.logger.record("train/return_scale", self.return_scale)
         return replay_data._replace(rewards=replay_data.rewards / self.return_scale)
 
     def _plain_state(self) -> dict[str, Any]:

@@ -63,5 +63,6 @@ def effective_target_entropy(target_entropy: str | float, action_space: spaces.S
     n_actions = int(np.prod(action_space.shape))
     std = _standard_deviation(target_entropy)
     if std is not None:
-        return 0.5 * n_actions * math.log(2 * math.pi * math.e * std**2)
+        # Written so that the square of a tiny or huge number is not needed
+        return n_actions * (0.5 * math.log(2 * math.pi * math.e) + math.log(std))
     return -float(n_actions) if is_automatic(target_entropy) else float(target_entropy)

@@ -24,7 +24,7 @@ from sb3_ext.functional.policy_gradient import (
     temperature_loss,
 )
 from sb3_ext.nets.body import project_weights
-from sb3_ext.nets.normalization import move_running_statistics
+from sb3_ext.nets.normalization import copy_counts, move_running_statistics
 from sb3_ext.redq_sac.losses import ActorLoss, CriticLoss, CriticLossWithTargets
 from sb3_ext.redq_sac.parameters import trained_parameters
 from sb3_ext.redq_sac.plan import BlockResult, Plan, PolicySample, Temperature, UpdateSettings
@@ -72,6 +72,10 @@ class REDQUpdate:
             self._loss_gradients = LossGradients(CriticLoss(self.critic))
             self._loss_gradients_with_targets = LossGradients(CriticLossWithTargets(self.critic, self.critic_target))
             self._actor_gradients = LossGradients(ActorLoss(self.actor, self.critic))
+        for network in networks:
+            find_layers = getattr(network, "find_batch_norm_layers", None)
+            if find_layers is not None:
+                find_layers()
         self.parameters = trained_parameters(self.actor, self.critic, self.critic_target)
 
     def optimizers(self) -> list[th.optim.Optimizer]:
@@ -252,6 +256,7 @@ class REDQUpdate:
             th._foreach_lerp_(self.parameters.targets, self.parameters.online, tau)
         # Running statistics of batch normalization are copied, see SB3's GH issue #996
         polyak_update(self.parameters.online_statistics, self.parameters.target_statistics, 1.0)
+        copy_counts(self.critic.batch_norm_layers, self.critic_target.batch_norm_layers)
 
     def draw_policy(self, minibatch: AnySamples) -> PolicySample | th.Tensor:
         """

@@ -151,7 +151,7 @@ def test_bad_bound(bound: object) -> None:
         CategoricalHead(bound=bound)
 
 
-@pytest.mark.parametrize("bound", [1, np.float32(0.5), 1e-30, 1e30])
+@pytest.mark.parametrize("bound", [1, np.float32(0.5), 1e-15, 1e15])
 @pytest.mark.parametrize("n_bins", [2, np.int64(101)])
 def test_every_support_that_is_accepted_can_be_projected_onto(n_bins: int, bound: float) -> None:
     head = CategoricalHead(n_bins, bound)

@@ -44,6 +44,29 @@ def make(
     return cls(policy, env, policy_kwargs=networks | (policy_kwargs or {}), **(settings_of(cls) | kwargs))
 
 
+def make_normalized(
+    cls: Any = REDQSAC,
+    env: Any = None,
+    policy: Any = "NormalizedMlpPolicy",
+    policy_kwargs: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """
+    A REDQSAC whose networks are normalized and have one small block, or one small hidden layer with ``n_blocks=0``.
+
+    It makes two updates of critics and actor after each step from time step 20 on. Rewards are scaled to the bins.
+
+    :param env: Pendulum by default
+    """
+    networks = dict(width=8, expansion=2, n_blocks=1, actor_width=8) | (policy_kwargs or {})
+    if networks["n_blocks"] == 0:
+        networks.setdefault("net_arch", [8])
+    settings = (
+        settings_of(REDQSAC) | dict(batch_size=16, gradient_steps=2, policy_delay=1, normalize_returns=True) | kwargs
+    )
+    return cls(policy, "Pendulum-v1" if env is None else env, policy_kwargs=networks, **settings)
+
+
 def learn_and_check(cls: Any = REDQSAC, env: Any = None, total_timesteps: int = 200, **kwargs: Any) -> Any:
     """A model all of whose networks have learned, to finite numbers."""
     model = make(cls, env, **kwargs)

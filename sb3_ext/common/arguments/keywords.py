@@ -26,6 +26,7 @@ from sb3_ext.keywords import (
     show,
     unknown_keywords,
 )
+from sb3_ext.nets.heads import HEADS
 
 # What a policy gives to its parts itself, and SB3 to policy and replay buffer
 _OF_POLICY = ("observation_space", "action_space", "lr_schedule")
@@ -75,11 +76,21 @@ def policy_parts(policy_class: type, policy_kwargs: Mapping[str, Any], form: str
     for what, taken in defaults.items():
         target = policy_kwargs.get(f"{what}_class") or default_of(policy_class, f"{what}_class")
         yield part(f"{what}_kwargs", target, taken)
-    of_the_class: dict[str, tuple[str, ...]] = {"network": _OF_NETWORK, "head": ()}
-    for what, taken in of_the_class.items():
-        target = getattr(policy_class, f"{what}_class", None)
-        if target is not None:
-            yield part(f"{what}_kwargs", target, taken)
+    network_class, head_class = getattr(policy_class, "network_class", None), _head_class(policy_class, policy_kwargs)
+    if network_class is not None:
+        yield part("network_kwargs", network_class, _OF_NETWORK)
+    if head_class is not None:
+        yield part("head_kwargs", head_class, ())
+
+
+def _head_class(policy_class: type, policy_kwargs: Mapping[str, Any]) -> type | None:
+    """Return the class of a policy's heads, ``None`` where it has none or only a constructor of somebody else knows."""
+    policy: Any = policy_class
+    base: Any = known_base(policy_class)
+    if "head" not in policy_kwargs and policy.__init__ is not base.__init__:
+        return None
+    name = policy_kwargs.get("head", default_of(base, "head"))
+    return getattr(policy, "head_class", None) if name is None else HEADS.get(str(name))
 
 
 def model_parts(algorithm: type, arguments: Mapping[str, Any]) -> Iterator[Part]:

@@ -164,6 +164,10 @@ def _learning_rate(name: str, value: Any) -> Any:
     return float(value)
 
 
+def _optional_learning_rate(name: str, value: Any) -> Any:
+    return None if value is None else _learning_rate(name, value)
+
+
 def _train_freq(name: str, value: Any) -> Any:
     frequency, unit = value if isinstance(value, tuple) and len(value) == 2 else (value, "step")
     is_unit = isinstance(unit, (str, TrainFrequencyUnit)) and unit in ("step", "episode", *TrainFrequencyUnit)
@@ -237,6 +241,7 @@ def _tensorboard_log(name: str, value: Any) -> Any:
 
 _PREPARED: dict[str, Callable[[str, Any], Any]] = {
     "learning_rate": _learning_rate,
+    "qf_learning_rate": _optional_learning_rate,
     "learning_starts": _learning_starts,
     "train_freq": _train_freq,
     "action_noise": _action_noise,
