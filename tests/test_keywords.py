@@ -101,7 +101,7 @@ def test_other_names_lead_to_names_that_exist() -> None:
         (REDQSAC, "ensemble_size", "policy_kwargs=dict(n_critics=0.5)?"),
         (REDQSAC, "utd_ratio", "train_freq=1, gradient_steps=0.5?"),
         (DoubleDQN, "lr", "learning_rate=0.5?"),
-        (REDQSAC, "critic_lr", "learning_rate=0.5?"),
+        (REDQSAC, "critic_lr", "qf_learning_rate=0.5 or learning_rate=0.5?"),
         (REDQSAC, "init_temperature", "ent_coef='auto_0.5'?"),
         (SoftDQN, "init_temperature", "temperature_initial=0.5?"),
         (IQN, "wrapper_class", "env=make_vec_env(..., wrapper_class=0.5)?"),

@@ -137,8 +137,10 @@ def build_mlp(
     sizes = list(pairwise(widths))
     if not sizes:  # neither hidden layers nor outputs
         return nn.Sequential()
-    linear_layers = layers.linear_layers(sizes, has_output)
-    modules: list[nn.Module] = [InputBatchNorm(input_dim)] if normalization in BATCH_NORMALIZATIONS else []
+    by_batch = normalization in BATCH_NORMALIZATIONS
+    # Subtracting the batch's mean makes a bias ineffective, and its gradient mere rounding
+    linear_layers = layers.linear_layers(sizes, has_output, hidden_bias=not by_batch)
+    modules: list[nn.Module] = [InputBatchNorm(input_dim)] if by_batch else []
     for linear, width in zip(linear_layers, net_arch, strict=False):
         modules.append(linear)
         if dropout > 0:

@@ -129,6 +129,7 @@ def test_a_quantile_network_names_its_layers() -> None:
 CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "learning_rate": (lambda progress: 0.01 * progress, {}),
     "learning_rate_final": (1e-5, {}),
+    "qf_learning_rate": (lambda progress: 0.02 * progress, {}),
     "learning_rate_fraction": (0.5, dict(learning_rate_final=1e-5)),
     "train_freq": ((7, "step"), {}),
     "ent_coef": ("auto_0.25", {}),
@@ -149,8 +150,8 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 def derived(model: Any) -> list[Any]:
     """What is derived from arguments."""
     facts: list[Any] = [model.train_freq]
-    for name in ("lr_schedule", "exploration_schedule", "temperature_schedule"):
-        if hasattr(model, name):
+    for name in ("lr_schedule", "qf_lr_schedule", "exploration_schedule", "temperature_schedule"):
+        if getattr(model, name, None) is not None:
             facts += [getattr(model, name)(progress) for progress in (1.0, 0.85, 0.5, 0.0)]
     if isinstance(model, REDQSAC):
         settings, temperature = model._update_settings(), model._temperature()

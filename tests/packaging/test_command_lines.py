@@ -94,10 +94,11 @@ def test_train_reads_our_yaml(trained, installed):
 
 def test_mujoco_from_train_to_enjoy(installed, tmp_path):
     names = ("--algo", "redq_sac", "--env", "Humanoid-v4")
-    small = ("learning_starts:30", "batch_size:16", "gradient_steps:2", "buffer_size:500", SMALL_POLICY)
+    policy = "policy_kwargs:dict(width=8, actor_width=8, n_blocks=1)"
+    small = ("learning_starts:30", "batch_size:16", "gradient_steps:2", "buffer_size:500", "compile:False", policy)
     options = ("-n", "40", "--eval-freq", "20", "--eval-episodes", "1", "-P", "-params")
     output = installed.run(*NO_WARNING, "-m", "rl_zoo3.train", *names, *options, *small, cwd=tmp_path)
-    assert "('target_entropy', -2)" in output
+    assert "('policy', 'NormalizedMlpPolicy')" in output
     assert (tmp_path / "logs" / "redq_sac" / "Humanoid-v4_1" / "best_model.zip").is_file()
     output = installed.run(
         *NO_WARNING, "-m", "rl_zoo3.enjoy", *names, "-f", "logs", "--no-render", "-n", "60", cwd=tmp_path

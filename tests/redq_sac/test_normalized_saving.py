@@ -171,3 +171,12 @@ def test_files_keep_the_switches(tmp_path: Path) -> None:
     changed = REDQSAC.load(tmp_path / "model", target_network="ema", joint_gradient="half", normalize_returns=False)
     assert (changed.updater.settings.target_network, changed.updater.settings.joint_gradient) == ("ema", "half")
     assert changed.return_scale == 1.0
+
+
+def test_a_target_network_may_be_asked_for_at_load(tmp_path: Path) -> None:
+    make_normalized(target_network="none").learn(24).save(tmp_path / "model")
+    loaded = REDQSAC.load(tmp_path / "model", env=make_vec_env("Pendulum-v1"), target_network="ema")
+    for critic, target in zip(loaded.critic.parameters(), loaded.critic_target.parameters(), strict=True):
+        assert th.equal(critic, target)  # without targets from them, they are copies
+    loaded.learn(24, reset_num_timesteps=False)
+    assert not th.equal(loaded.critic.ensemble.layers[1].weight, loaded.critic_target.ensemble.layers[1].weight)

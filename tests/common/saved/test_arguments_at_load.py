@@ -55,6 +55,9 @@ VALUES: dict[str, Any] = dict(
     float32_matmul_precision="medium",
     cuda_graphs=True,
     buffer_device="auto",
+    noise_repeat=4,
+    normalize_returns=True,
+    qf_learning_rate=1e-5,
     exploration_fraction=1.0,
     exploration_initial_eps=0.7,
     exploration_final_eps=0.3,
@@ -80,6 +83,8 @@ VALUES: dict[str, Any] = dict(
 )
 # Arguments of `load()` itself, and those that decide on the networks
 OTHERS = {"self", "policy", "env", "device", "policy_kwargs", "use_sde", "_init_setup_model"}
+# These need critics with batch normalization: tests/redq_sac/test_normalized_arguments.py
+OTHERS |= {"target_network", "joint_gradient"}
 SMALL: dict[str, Any] = dict(learning_starts=8, buffer_size=100, seed=0)
 
 
