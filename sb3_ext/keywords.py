@@ -19,7 +19,7 @@ _NEAR = 0.8
 #: of that value. From SBX and JaxRL, CleanRL, Tianshou, Dopamine, Spinning Up, SB2, sb3-contrib and rl_zoo3
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("lr", "policy_lr", "pi_lr", "actor_lr"), ("learning_rate",)),
-    **dict.fromkeys(("critic_lr", "q_lr", "qf_learning_rate"), ("qf_learning_rate", "learning_rate")),
+    **dict.fromkeys(("critic_lr", "q_lr"), ("qf_learning_rate", "learning_rate")),
     "discount": ("gamma",),
     "discount_factor": ("gamma",),
     "polyak": ("tau=1 - {}",),

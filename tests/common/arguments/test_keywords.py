@@ -77,7 +77,7 @@ def arguments_of_buffer(buffer: type) -> set[str]:
 def misspelled(name: str) -> Iterator[str]:
     """The name with one letter changed: the first, one in the middle, the last."""
     for place in sorted({0, len(name) // 2, len(name) - 1}):
-        yield f"{name[:place]}j{name[place + 1 :]}"
+        yield f"{name[:place]}{'q' if name[place] == 'j' else 'j'}{name[place + 1 :]}"
 
 
 def environment_of(cls: Any) -> str:
