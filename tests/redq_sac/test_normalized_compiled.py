@@ -15,14 +15,18 @@ from tests.support.states import assert_same_training
 
 VARIANTS: list[dict[str, Any]] = [
     dict(target_network="none"),
-    dict(policy_kwargs=dict(normalization="batch_renorm", head="scalar", n_blocks=0), joint_gradient="full"),
+    dict(policy_kwargs=dict(normalization="batch_renorm", head="scalar"), joint_gradient="full"),
     dict(target_network="none", joint_gradient="full", target_backup="mean", policy_kwargs=dict(n_critics=3)),
     dict(
         policy_kwargs=dict(normalization="rms", n_critics=3),
         target_backup="rem",
         replay_buffer_class=PrioritizedReplayBuffer,
     ),
-    dict(policy_kwargs=dict(normalization="layer", weight_projection=False), n_steps=3, target_backup="doubleq"),
+    dict(
+        policy_kwargs=dict(normalization="layer", weight_projection=False, n_blocks=0),
+        n_steps=3,
+        target_backup="doubleq",
+    ),
 ]
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 
