@@ -96,7 +96,6 @@ def test_bad_networks_and_heads(policy_kwargs: dict[str, Any], message: str) -> 
         (dict(policy="NormalizedCnnPolicy"), r"policy='NormalizedCnnPolicy' is not one of 'Normalized"),
         (dict(policy="NormalizedMultiInputPolicy"), r"is no Dict: use MlpPolicy"),
     ],
-    ids=str,
 )
 def test_bad_settings(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
