@@ -7,7 +7,6 @@ from torch import nn
 
 from sb3_ext.checks import check_choice, check_integer
 from sb3_ext.nets.builder import (
-    BATCH_NORMALIZATIONS,
     NORMALIZATIONS,
     Normalization,
     StackedLayers,
@@ -43,10 +42,6 @@ class NormalizedBody:
         check_integer("n_blocks", self.n_blocks, minimum=0)
         check_integer("width", self.width, minimum=1)
         check_integer("expansion", self.expansion, minimum=1)
-
-    @property
-    def uses_batch_statistics(self) -> bool:
-        return self.normalization in BATCH_NORMALIZATIONS
 
     def n_features(self, net_arch: list[int], input_dim: int) -> int:
         """Return the width of the last hidden layer."""
@@ -127,5 +122,5 @@ def project_weights(network: nn.Module) -> None:
     Frozen layers keep theirs.
     """
     for module in network.modules():
-        if isinstance(module, (OutputLinear, StackedLayer)) and module.weight.requires_grad:
+        if isinstance(module, (OutputLinear, StackedLayer)) and all(p.requires_grad for p in module.parameters()):
             module.project_weights()

@@ -142,7 +142,7 @@ class EnsembleCritic(NamesSubstitutes, ContinuousCritic):
             :meth:`~sb3_ext.nets.ensemble.EnsembleNetwork.by_batch`
         :param members: indices of the M critics to evaluate; all N if ``None``
         :param full_gradient: whether gradients flow through the next rows' part in the statistics, too, as in CrossQ.
-            Without them the pass costs a third less
+            Without them the pass has less to compute
         :return: outputs of shape (M, B, n_outputs), and those of the next rows, detached
         """
         pairs = [(obs, actions), (next_obs, next_actions)]

@@ -108,8 +108,9 @@ class EnsembleLinear(StackedLayer):
                 self.bias[index].copy_(layer.bias)
 
     def project_weights(self) -> None:
-        """Scale the weights that lead to each output to norm 1. Biases stay."""
-        project_columns(self.weight, dim=-2)
+        """Scale the weights that lead to each output to norm 1. Biases stay, and so does a single output: a value."""
+        if not self.is_output or self.weight.shape[-1] > 1:  # a norm would limit the values
+            project_columns(self.weight, dim=-2)
 
     def forward(self, x: th.Tensor, pick: Pick = unchanged) -> th.Tensor:
         weight, bias = pick(self.weight), None if self.bias is None else pick(self.bias)

@@ -1,7 +1,6 @@
 """Normalizations of N stacked networks. Batch statistics are results of a pass, so nothing changes inside it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch as th
 from torch import nn
@@ -18,13 +17,6 @@ from sb3_ext.nets.layers import Pick, StackedLayer, unchanged
 
 #: Updates of CrossQ before batch renormalization uses running statistics
 RENORM_WARM_UP = 100_000
-
-
-class Moments(NamedTuple):
-    """Mean and biased variance of a minibatch, detached, shape (N, 1, d) each."""
-
-    mean: th.Tensor
-    variance: th.Tensor
 
 
 class EnsembleBatchNorm(StackedLayer):
@@ -125,6 +117,7 @@ class InputBatchNorm(nn.Module):
 
     def by_batch(self, groups: Sequence[th.Tensor], statistics: list[th.Tensor]) -> list[th.Tensor]:
         """Normalize groups of rows, shape (B_i, d), by their joint statistics, which are appended to ``statistics``."""
+        groups = [group.to(self.running_mean.dtype) for group in groups]
         mean, variance = shifted_batch_moments(groups)
         statistics += [mean.detach(), variance.detach()]
         factor = th.rsqrt(variance + self.eps)

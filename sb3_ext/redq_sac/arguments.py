@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from stable_baselines3 import HerReplayBuffer
+
 from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.functional.ensemble import ACTOR_QS, TARGET_BACKUPS
 from sb3_ext.functional.policy_gradient import ACTOR_GRADIENTS, BASELINES, Baseline
 from sb3_ext.redq_sac.plan import JOINT_GRADIENTS, TARGET_NETWORKS
-from sb3_ext.redq_sac.policies import REDQSACPolicy
+from sb3_ext.redq_sac.policies import POLICY_ALIASES, REDQSACPolicy
 from sb3_ext.redq_sac.temperature import check_target_entropy, starting_temperature
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ def check_arguments(model: "REDQSAC") -> None:
     if not issubclass(model.policy_class, REDQSACPolicy):
         raise ValueError(
             f"policy={model.policy_class.__name__} must be a subclass of {REDQSACPolicy.__name__}: give "
-            "'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy'. A file of SB3's SAC can be converted: "
+            f"one of {', '.join(map(repr, POLICY_ALIASES))}. A file of SB3's SAC can be converted: "
             "sb3_ext.redq_sac.from_sac(SAC.load(path))"
         )
     check_choice("target_backup", model.target_backup, TARGET_BACKUPS)
@@ -96,6 +98,15 @@ def check_statistics(model: "REDQSAC") -> None:
         raise ValueError(
             "target_network='none' needs critics with batch normalization, without which it usually diverges: give "
             "policy='NormalizedMlpPolicy', or tau=1 for targets from the present critics all the same"
+        )
+    if model.target_network == "none":
+        is_default = model.target_update_interval == 1
+        model._require_effect("target_update_interval", is_default, needs="target_network='ema'", otherwise=1)
+    buffer_class = model.replay_buffer_class
+    if model.normalize_returns and isinstance(buffer_class, type) and issubclass(buffer_class, HerReplayBuffer):
+        raise ValueError(
+            "normalize_returns=True with a HerReplayBuffer, whose relabelled rewards the scale does not see: only "
+            "normalize_returns=False is allowed"
         )
     if model.normalize_returns and getattr(model._vec_normalize_env, "norm_reward", False):
         raise ValueError(

@@ -46,6 +46,9 @@ class HeldExploration(OffPolicyExtension):
         check_action(action, scaled, self.num_timesteps)
         return action, scaled
 
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_held_noise"]  # which is among the parameters
+
     def _plain_state(self) -> dict[str, Any]:
         own = {} if self._held_noise is None else {"held_noise": self._held_noise.state()}
         return {**super()._plain_state(), **own}

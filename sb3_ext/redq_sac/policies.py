@@ -250,8 +250,9 @@ class NormalizedMlpPolicy(REDQSACPolicy):
     A policy whose critics and actor are normalized networks, for few updates per environment step.
 
     By default they are FlashSAC's (https://arxiv.org/abs/2604.04539) at half of its width, and two critics form the
-    ensemble. Each part can be changed alone. So CrossQ's critic is ``n_blocks=0, net_arch=[2048, 2048],
-    normalization="batch_renorm", head="scalar", weight_projection=False``.
+    ensemble. Each part can be changed alone. So critics close to CrossQ's are ``n_blocks=0,
+    net_arch=dict(pi=[256, 256], qf=[2048, 2048]), normalization="batch_renorm", head="scalar",
+    weight_projection=False``.
 
     :param n_critics: number of critics
     :param normalization: of the hidden layers: ``"batch"``, ``"batch_renorm"``, ``"layer"``, ``"rms"`` or ``None``

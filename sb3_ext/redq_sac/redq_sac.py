@@ -118,12 +118,11 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
-    :param compile: compile the critics' loss with its gradient, and passes without a gradient (``torch.compile``). On a
-        CPU this gave about a tenth more updates a second (``docs/benchmarks.md``). The first update takes about 17
-        seconds more. Without a C++ compiler there is a warning, and no compilation. No effect on networks with
-        torch's batch normalization; that of ``NormalizedMlpPolicy`` is compiled
-    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
-        layers. It is faster on CPUs with AVX512-BF16 or AMX, where ``"auto"`` selects it. ``None``: float32
+    :param compile: compile the losses with their gradients, and passes without a gradient (``torch.compile``): what it
+        gains and costs is in ``docs/benchmarks.md``. Without a C++ compiler there is a warning, and no compilation. No
+        effect on networks with torch's batch normalization; that of ``NormalizedMlpPolicy`` is compiled
+    :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except last
+        layers and normalization. Faster on CPUs with AVX512-BF16 or AMX, where ``"auto"`` selects it. ``None``: float32
     :param float32_matmul_precision: which library computes float32 products on a CPU while training. ``"auto"``: oneDNN
         where it is as exact as torch's default. ``"medium"``: also where it rounds to bfloat16, as on CPUs with AMX.
         ``None``: as torch is set, see :func:`~sb3_ext.speed.float32.float32_matmul_precision`
@@ -134,15 +133,16 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
         exceeds 1, or a ``replay_buffer_class`` is given
     :param target_network: ``"ema"``: target critics follow the critics by ``tau``. ``"none"``: next values come from
         the critics' own pass, as in CrossQ (https://arxiv.org/abs/1902.05605), which needs batch normalization; ``tau``
-        has no effect then
+        has no effect then, and ``target_update_interval`` has to be 1
     :param joint_gradient: batch normalization sees transitions and next states together. ``"full"``: the gradient flows
-        through the statistics of both, as in CrossQ. ``"half"``: through those of the transitions only, a third cheaper
+        through the statistics of both, as in CrossQ. ``"half"``: through those of the transitions only, with less work
     :param noise_repeat: exploration noise is held for n steps, with probability proportional to n^-2 for n up to this
         number (FlashSAC, https://arxiv.org/abs/2604.04539). 1: new noise for each step
     :param normalize_returns: divide sampled rewards by the running standard deviation of discounted returns
-        (https://arxiv.org/abs/2509.25174). With ``head="categorical"`` also so that no return leaves the bins. Stored
-        rewards remain as they are
-    :param qf_learning_rate: learning rate of the critics alone, a number or a schedule; ``None``: ``learning_rate``
+        (https://arxiv.org/abs/2509.25174). With ``head="categorical"`` also so that the returns so far stay within the
+        bins, without what the entropy adds. Stored rewards remain as they are
+    :param qf_learning_rate: learning rate of the critics alone, a number or a schedule, to which
+        ``learning_rate_final`` does not apply; ``None``: ``learning_rate``
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :raises ValueError: naming the argument, its value and what is allowed
     """

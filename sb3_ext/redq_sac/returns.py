@@ -85,6 +85,10 @@ class ScaledReturns(OffPolicyExtension):
                 stacklevel=2,
             )
 
+    def _excluded_save_params(self) -> list[str]:
+        # The scale is among the parameters
+        return [*super()._excluded_save_params(), "_return_scale"]
+
     def _with_scaled_rewards(self, replay_data: AnySamples) -> AnySamples:
         if not self.normalize_returns:
             return replay_data

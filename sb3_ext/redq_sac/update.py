@@ -232,10 +232,11 @@ class REDQUpdate:
         self._check("critic", results[n_trained], results[:n_trained])
         self.critic.optimizer.step()
         self.divergence.n_updates += 1
-        self._end_step(self.critic)
         layers = self.critic.batch_norm_layers
         n_results = len(results) - 2 * len(layers)
-        move_running_statistics(layers, results[n_results:])
+        if n_trained:  # else all critics are frozen
+            self._end_step(self.critic)
+            move_running_statistics(layers, results[n_results:])
         return results[n_trained:n_results]
 
     def _end_step(self, network: nn.Module) -> None:
