@@ -20,7 +20,7 @@ def check_arguments(model: "REDQSAC") -> None:
     if not issubclass(model.policy_class, REDQSACPolicy):
         raise ValueError(
             f"policy={model.policy_class.__name__} must be a subclass of {REDQSACPolicy.__name__}: give "
-            f"one of {', '.join(map(repr, POLICY_ALIASES))}. A file of SB3's SAC can be converted: "
+            f"{', '.join(map(repr, POLICY_ALIASES))}. A file of SB3's SAC can be converted: "
             "sb3_ext.redq_sac.from_sac(SAC.load(path))"
         )
     check_choice("target_backup", model.target_backup, TARGET_BACKUPS)

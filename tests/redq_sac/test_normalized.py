@@ -100,13 +100,15 @@ def test_dictionary_observations(target_network: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy_kwargs", "n_expected"), [({}, 15), (dict(n_blocks=0, normalization="rms", head="scalar"), 7)], ids=str
+    ("policy_kwargs", "n_expected"), [({}, 15), (dict(n_blocks=0, normalization="rms", head="scalar"), 6)], ids=str
 )
 def test_weights_have_their_norms_after_training(policy_kwargs: dict[str, Any], n_expected: int) -> None:
     """Biases of linear layers stay as they are, and so do the target critics, which are averages."""
     model = make_normalized(policy_kwargs=policy_kwargs).learn(30)
     n_layers = 0
     for module in (*model.actor.modules(), *model.critic.modules()):
+        if isinstance(module, EnsembleLinear) and module.weight.shape[-1] == 1:
+            continue  # values of critics, which a norm would limit
         if isinstance(module, (EnsembleLinear, OutputLinear)):
             inputs = 1 if isinstance(module, OutputLinear) else -2
             norms = module.weight.norm(dim=inputs)
@@ -236,9 +238,10 @@ def test_the_loss_by_networks_of_torch(target_network: str) -> None:
         target_network=target_network,
         target_backup="mean",
         ent_coef=0.3,
-        target_update_interval=1000,
         policy_kwargs=dict(head="scalar"),
     ).learn(30)
+    for parameter in model.critic_target.parameters():
+        parameter.data += 0.05
     minibatch = model.replay_buffer.sample(16)
     next_actions, bonus = th.rand(16, 1) * 2 - 1, th.rand(16)
     rows = (
