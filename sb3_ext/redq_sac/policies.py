@@ -319,16 +319,6 @@ class NormalizedMlpPolicy(REDQSACPolicy):
         return self.critic_class(**critic_kwargs, head=self.make_head(), body=self.critic_body).to(self.device)
 
 
-class NormalizedMultiInputPolicy(NormalizedMlpPolicy):
-    """``NormalizedMlpPolicy`` for dictionary observations, with the extractor ``CombinedExtractor`` by default."""
-
-    @positional_as_in(SACPolicy)
-    def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
-
-
 class MultiInputPolicy(REDQSACPolicy):
     """``REDQSACPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
@@ -337,6 +327,10 @@ class MultiInputPolicy(REDQSACPolicy):
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ) -> None:
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class NormalizedMultiInputPolicy(MultiInputPolicy, NormalizedMlpPolicy):
+    """``NormalizedMlpPolicy`` for dictionary observations, with the extractor ``CombinedExtractor`` by default."""
 
 
 #: By the names that ``REDQSAC`` takes
