@@ -1,5 +1,6 @@
 """The shape of normalized networks: one description for critics and actor."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch as th
@@ -15,6 +16,7 @@ from sb3_ext.nets.builder import (
 )
 from sb3_ext.nets.ensemble import EnsembleNetwork
 from sb3_ext.nets.layers import EnsembleLinear, OutputLinear, StackedLayer
+from sb3_ext.nets.walk import walk
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,20 @@ def start_orthogonal(network: nn.Module) -> None:
             weight.copy_(nn.init.orthogonal_(th.empty(weight.shape, device=weight.device, dtype=weight.dtype)))
         if module.bias is not None:
             module.bias.zero_()
-    project_weights(network)
+    project_weights(projected_layers(network))
 
 
-def project_weights(network: nn.Module) -> None:
-    """
-    Bring the weights of all layers back to their norms, in place, see ``StackedLayer.project_weights``.
+def projected_layers(network: nn.Module) -> list[OutputLinear | StackedLayer]:
+    """Return the layers whose weights :func:`project_weights` brings back to their norms, without frozen layers."""
+    return [
+        layer
+        for layer in walk(network)
+        if isinstance(layer, (OutputLinear, StackedLayer))
+        and all(parameter is None or parameter.requires_grad for parameter in layer._parameters.values())
+    ]
 
-    Frozen layers keep theirs.
-    """
-    for module in network.modules():
-        if isinstance(module, (OutputLinear, StackedLayer)) and all(p.requires_grad for p in module.parameters()):
-            module.project_weights()
+
+def project_weights(layers: Sequence[OutputLinear | StackedLayer]) -> None:
+    """Bring the weights of layers back to their norms, in place, see ``StackedLayer.project_weights``."""
+    for layer in layers:
+        layer.project_weights()

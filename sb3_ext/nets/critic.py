@@ -15,6 +15,7 @@ from sb3_ext.nets.body import NormalizedBody
 from sb3_ext.nets.ensemble import EnsembleMLP, EnsembleNetwork
 from sb3_ext.nets.heads import CriticHead, ScalarHead
 from sb3_ext.nets.normalization import batch_norm_layers
+from sb3_ext.nets.walk import set_mode
 
 
 class EnsembleCritic(NamesSubstitutes, ContinuousCritic):
@@ -72,6 +73,9 @@ class EnsembleCritic(NamesSubstitutes, ContinuousCritic):
 
         self.weight_projection = body is not None and body.weight_projection
         self.find_batch_norm_layers()
+
+    def set_training_mode(self, mode: bool) -> None:
+        set_mode(self, mode)
 
     def find_batch_norm_layers(self) -> None:
         """Find the layers with batch statistics, again after one was replaced: the walk is too slow for each use."""

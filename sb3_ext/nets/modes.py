@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from sb3_ext.nets.normalization import EnsembleBatchNorm, InputBatchNorm
+from sb3_ext.nets.walk import set_mode, walk
 
 
 def set_dropout_mode(network: nn.Module, active: bool) -> None:
@@ -16,8 +17,8 @@ def set_dropout_mode(network: nn.Module, active: bool) -> None:
 
     Batch normalization in a target network must neither use the minibatch's statistics nor update its own.
     """
-    network.eval()
-    for module in network.modules():
+    set_mode(network, False)
+    for module in walk(network):
         if isinstance(module, _DropoutNd):
             module.train(active)
 
@@ -62,8 +63,8 @@ def select_statistics(buffers: Mapping[str, th.Tensor], prefix: str = "") -> lis
 def changes_statistics_in_place(network: nn.Module) -> bool:
     """Tell whether the forward pass of a layer changes its running statistics. Those of this package return them."""
     return any(
-        select_statistics(dict(module.named_buffers(recurse=False)))
-        for module in network.modules()
+        module._buffers and select_statistics(dict(module.named_buffers(recurse=False)))
+        for module in walk(network)
         if not isinstance(module, (EnsembleBatchNorm, InputBatchNorm))
     )
 

@@ -14,6 +14,7 @@ from sb3_ext.functional.normalization import (
     shifted_batch_moments,
 )
 from sb3_ext.nets.layers import Pick, StackedLayer, unchanged
+from sb3_ext.nets.walk import walk
 
 #: Updates of CrossQ before batch renormalization uses running statistics
 RENORM_WARM_UP = 100_000
@@ -150,16 +151,7 @@ class EnsembleRMSNorm(StackedLayer):
 
 def batch_norm_layers(network: nn.Module) -> list[EnsembleBatchNorm | InputBatchNorm]:
     """Return the layers whose statistics a pass by batch returns, in the order in which it does."""
-    # A walk of its own, because `modules()` takes several times as long, and `train()` may make a single update
-    found: list[EnsembleBatchNorm | InputBatchNorm] = []
-    waiting: list[nn.Module | None] = [network]
-    while waiting:
-        module = waiting.pop()
-        if isinstance(module, (EnsembleBatchNorm, InputBatchNorm)):
-            found.append(module)
-        elif module is not None:
-            waiting += reversed(module._modules.values())
-    return found
+    return [module for module in walk(network) if isinstance(module, (EnsembleBatchNorm, InputBatchNorm))]
 
 
 @th.no_grad()

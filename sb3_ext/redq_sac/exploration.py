@@ -39,12 +39,28 @@ class HeldExploration(OffPolicyExtension):
         if self.noise_repeat == 1 or self.num_timesteps < random_steps:
             return super()._sample_action(random_steps, action_noise, n_envs)
         assert self._last_obs is not None
-        scaled = held_actions(self.policy, self._last_obs, self._fitting_noise())
+        scaled = self._held_actions(self._last_obs)
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1, 1)
         action = self.policy.unscale_action(scaled)
         check_action(action, scaled, self.num_timesteps)
         return action, scaled
+
+    def _held_actions(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
+        """
+        Sample actions as ``predict`` does, with held noise, and compiled on request.
+
+        :param observation: of E environments
+        :return: actions in [-1, 1], of the shape (E, ...) of a batch of actions
+        """
+        policy = self.policy
+        policy.set_training_mode(False)
+        obs, _ = policy.obs_to_tensor(observation)
+        with th.no_grad():
+            mean, log_std = self.evaluator(gaussian_parameters, policy.actor, obs)
+            actions = th.tanh(mean + log_std.exp() * self._fitting_noise().sample().to(mean.device))
+        assert policy.action_space.shape is not None
+        return actions.cpu().numpy().reshape(-1, *policy.action_space.shape)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_held_noise"]  # which is among the parameters
@@ -57,21 +73,3 @@ class HeldExploration(OffPolicyExtension):
         super()._set_plain_state(state)
         if "held_noise" in state and self.noise_repeat > 1:
             self._fitting_noise().set_state(state["held_noise"])
-
-
-def held_actions(
-    policy: REDQSACPolicy, observation: np.ndarray | dict[str, np.ndarray], noise: HeldNoise
-) -> np.ndarray:
-    """
-    Sample actions of a policy without gSDE, as ``predict`` does, with held noise.
-
-    :param observation: of E environments
-    :return: actions in [-1, 1], of the shape (E, ...) of a batch of actions
-    """
-    policy.set_training_mode(False)
-    obs, _ = policy.obs_to_tensor(observation)
-    with th.no_grad():
-        mean, log_std = gaussian_parameters(policy.actor, obs)
-        actions = th.tanh(mean + log_std.exp() * noise.sample().to(mean.device))
-    assert policy.action_space.shape is not None
-    return actions.cpu().numpy().reshape(-1, *policy.action_space.shape)

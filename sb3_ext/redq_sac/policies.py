@@ -27,6 +27,7 @@ from sb3_ext.nets.body import LatentNetwork, NormalizedBody, start_orthogonal
 from sb3_ext.nets.builder import Normalization
 from sb3_ext.nets.heads import HEADS
 from sb3_ext.nets.normalization import batch_norm_layers
+from sb3_ext.nets.walk import set_mode
 from sb3_ext.speed.optimizers import with_fused_adam
 
 # FlashSAC's bounds of the log standard deviation of a normalized actor
@@ -46,6 +47,9 @@ class REDQSACActor(Actor):
             layer = getattr(self, name)
             if isinstance(layer, nn.Linear):
                 setattr(self, name, OutputLinear.from_linear(layer))
+
+    def set_training_mode(self, mode: bool) -> None:
+        set_mode(self, mode)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if th.compiler.is_exporting() and (deterministic or not self.use_sde):
@@ -245,6 +249,9 @@ class CnnPolicy(REDQSACPolicy):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
 
+_BLOCK_SHAPE = dict(width=128, expansion=4, actor_width=128, actor_expansion=2)
+
+
 class NormalizedMlpPolicy(REDQSACPolicy):
     """
     A policy whose critics and actor are normalized networks, for few updates per environment step.
@@ -282,10 +289,10 @@ class NormalizedMlpPolicy(REDQSACPolicy):
         normalization: Normalization | None = "batch",
         weight_projection: bool = True,
         n_blocks: int = 2,
-        width: int = 128,
-        expansion: int = 4,
-        actor_width: int = 128,
-        actor_expansion: int = 2,
+        width: int = _BLOCK_SHAPE["width"],
+        expansion: int = _BLOCK_SHAPE["expansion"],
+        actor_width: int = _BLOCK_SHAPE["actor_width"],
+        actor_expansion: int = _BLOCK_SHAPE["actor_expansion"],
         head: Literal["scalar", "categorical"] | None = "categorical",
         **kwargs: Any,
     ) -> None:
@@ -294,6 +301,10 @@ class NormalizedMlpPolicy(REDQSACPolicy):
                 raise ValueError(f"{name}={kwargs[name]!r} is not defined for {type(self).__name__}: leave it out")
         if net_arch is not None and n_blocks != 0:
             raise ValueError(f"net_arch={net_arch!r} has no effect with n_blocks={n_blocks!r}: it needs n_blocks=0")
+        shape = dict(width=width, expansion=expansion, actor_width=actor_width, actor_expansion=actor_expansion)
+        for name, value in shape.items() if n_blocks == 0 else ():
+            if value != _BLOCK_SHAPE[name]:
+                raise ValueError(f"{name}={value!r} has no effect with n_blocks=0: give net_arch instead")
         check_integer("actor_width", actor_width, minimum=1)
         check_integer("actor_expansion", actor_expansion, minimum=1)
         self.critic_body = NormalizedBody(normalization, weight_projection, n_blocks, width, expansion)

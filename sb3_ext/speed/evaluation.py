@@ -63,12 +63,9 @@ class NetworkEvaluator:
         :param differentiable: whether a gradient of the result is needed later
         :param plain: an equivalent function that is faster uncompiled; by default the function itself
         """
-        plain = function if plain is None else plain
-        call: Callable[..., Evaluated] = plain
+        call: Callable[..., Evaluated] = function if plain is None else plain
         if self.is_compiled(differentiable):
-            if function not in self._compiled:
-                self._compiled[function] = compiled_or_plain(function, plain)
-            call = self._compiled[function]
+            call = self._compiled_of(function, call)
         dtype = autocast_dtype_on(self.autocast_dtype, self.device.type)
         if dtype is None:
             return call(*args, **kwargs)
@@ -77,6 +74,16 @@ class NetworkEvaluator:
         if isinstance(result, th.Tensor):
             return result.float()
         return type(result)(tensor.float() for tensor in result)
+
+    def in_place(self, function: Callable[..., None], *args: Any) -> None:
+        """Call a function that changes tensors, in their own precision."""
+        call = self._compiled_of(function, function) if self.compile else function
+        call(*args)
+
+    def _compiled_of(self, function: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+        if function not in self._compiled:
+            self._compiled[function] = compiled_or_plain(function, plain)
+        return self._compiled[function]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "NetworkEvaluator":
         return _make_evaluator(self.device, self.compile, self.autocast_dtype)

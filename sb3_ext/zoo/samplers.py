@@ -190,6 +190,7 @@ def _convert_normalized_params(params: Mapping[str, Any]) -> dict[str, Any]:
     arguments["tau"] = params.get("tau", 0.005)
     arguments["subset_size"] = None  # the YAML file's may exceed the number of critics
     arguments["policy_kwargs"].update({name: params[name] for name in ("n_critics", "width", "n_blocks", "head")})
+    arguments["policy_kwargs"]["actor_width"] = params["width"]
     return arguments
 
 

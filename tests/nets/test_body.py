@@ -7,7 +7,7 @@ import torch as th
 from torch import nn
 
 from sb3_ext.nets import EnsembleNetwork, OutputLinear
-from sb3_ext.nets.body import LatentNetwork, NormalizedBody, project_weights
+from sb3_ext.nets.body import LatentNetwork, NormalizedBody, project_weights, projected_layers
 from sb3_ext.nets.normalization import EnsembleBatchNorm, batch_norm_layers, move_running_statistics
 from sb3_ext.nets.residual import ResidualBlock
 
@@ -145,7 +145,7 @@ def test_projection_restores_the_norms(body: NormalizedBody) -> None:
     for parameter in network.parameters():
         parameter.data *= 1 + th.rand_like(parameter)
     before = {name: parameter.clone() for name, parameter in network.named_parameters()}
-    project_weights(network)
+    project_weights(projected_layers(network))
     for name, parameter in network.named_parameters():
         if parameter.shape[-2] > 1:  # (N, in, out)
             for member in range(N):
@@ -157,7 +157,7 @@ def test_projection_restores_the_norms(body: NormalizedBody) -> None:
             squares = layer.weight.square().sum(dim=-1) + layer.bias.square().sum(dim=-1)
             th.testing.assert_close(squares, th.full_like(squares, layer.n_features))
     again = {name: parameter.clone() for name, parameter in network.named_parameters()}
-    project_weights(network)
+    project_weights(projected_layers(network))
     th.testing.assert_close(dict(network.named_parameters()), again)
 
 
@@ -192,7 +192,7 @@ def test_projection_of_an_output_layer() -> None:
     layer = OutputLinear(4, 2)
     layer.weight.data *= 3
     bias = layer.bias.clone()
-    project_weights(layer)
+    project_weights(projected_layers(layer))
     th.testing.assert_close(layer.weight.norm(dim=1), th.ones(2))
     assert th.equal(layer.bias, bias)
 

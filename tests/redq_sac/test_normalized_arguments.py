@@ -50,6 +50,10 @@ ENTROPY = r"must be a number, 'auto', or 'std_' and a number > 0"
             for value in (0, 0.5)
         ],
         (dict(net_arch=[8]), r"net_arch=\[8\] has no effect with n_blocks=1: it needs n_blocks=0"),
+        *[
+            (dict(n_blocks=0, net_arch=[8]) | {name: 7}, rf"{name}=7 has no effect with n_blocks=0: give net_arch")
+            for name in ("width", "expansion", "actor_width", "actor_expansion")
+        ],
         (dict(layer_norm=True), r"layer_norm=True is not defined for NormalizedMlpPolicy: leave it out"),
         (dict(dropout=0.1), r"dropout=0.1 is not defined for NormalizedMlpPolicy: leave it out"),
         (dict(activation_fn=th.nn.PReLU), r"activation_fn=PReLU has parameters"),

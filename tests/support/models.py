@@ -58,9 +58,9 @@ def make_normalized(
 
     :param env: Pendulum by default
     """
-    networks = dict(width=8, expansion=2, n_blocks=1, actor_width=8) | (policy_kwargs or {})
-    if networks["n_blocks"] == 0:
-        networks.setdefault("net_arch", [8])
+    networks: dict[str, Any] = dict(n_blocks=1) | (policy_kwargs or {})
+    small = dict(net_arch=[8]) if networks["n_blocks"] == 0 else dict(width=8, expansion=2, actor_width=8)
+    networks = small | networks
     settings = (
         settings_of(REDQSAC) | dict(batch_size=16, gradient_steps=2, policy_delay=1, normalize_returns=True) | kwargs
     )

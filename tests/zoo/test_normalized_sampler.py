@@ -39,5 +39,5 @@ def test_optuna_takes_the_conditional_ranges() -> None:
     # A reloaded trial has nothing but these
     stored = study.trials[3].params
     arguments = ZOO_ALGORITHMS["redq_sac"].converter(stored)
-    assert arguments["policy_kwargs"]["width"] == stored["width"]
+    assert arguments["policy_kwargs"]["width"] == arguments["policy_kwargs"]["actor_width"] == stored["width"]
     assert arguments["tau"] == stored.get("tau", 0.005)
