@@ -1,5 +1,7 @@
 """Rewards divided by a running scale of returns when they are sampled."""
 
+import io
+import pathlib
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -74,6 +76,23 @@ class ScaledReturns(OffPolicyExtension):
             scale.update(reward, dones)
             if bound is not None and not self.normalize_returns and scale.largest > bound:
                 self._warn_of_bound(scale.largest, bound)
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """See ``OffPolicyModel``. A model that has seen no rewards yet counts those of the buffer for the scale."""
+        super().load_replay_buffer(path, truncate_last_traj)
+        if self.normalize_returns and self._fitting_scale().count == 0:
+            self._count_stored_returns()
+
+    def _count_stored_returns(self) -> None:
+        buffer, scale = self.replay_buffer, self._fitting_scale()
+        if buffer is None or buffer.size() == 0:
+            return
+        ended = np.logical_or(buffer.dones, buffer.timeouts)
+        first = buffer.pos if buffer.full else 0
+        scale.restart(buffer.n_envs)
+        for slot in (first + np.arange(buffer.size())) % buffer.buffer_size:
+            scale.update(buffer.rewards[slot], ended[slot])
+        scale.restart(self.n_envs)
 
     def _warn_of_bound(self, largest: float, bound: float) -> None:
         if not self._warned_of_bound:

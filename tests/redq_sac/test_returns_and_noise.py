@@ -128,6 +128,32 @@ def test_a_new_scale_begins_at_one() -> None:
     assert model.return_scale == pytest.approx(max(1e-4, model.env.envs[0].unwrapped.rewards[0] / 5))
 
 
+@pytest.mark.parametrize("buffer_size", [1000, 60])
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_a_new_model_counts_the_rewards_of_a_loaded_buffer(n_envs: int, buffer_size: int, tmp_path: Path) -> None:
+    env = make_env(n_envs, factor=300.0)
+    old = make_normalized(env=env, buffer_size=buffer_size).learn(200)
+    old.save_replay_buffer(tmp_path / "buffer")
+    new = make_normalized(env=env, buffer_size=buffer_size)
+    new.load_replay_buffer(tmp_path / "buffer")
+    assert new.replay_buffer is not None
+    steps = [(worker.rewards, worker.ends) for worker in (each.unwrapped for each in env.envs)]
+    kept = new.replay_buffer.size()
+    returns = []
+    for rewards, ends in steps:
+        running = 0.0
+        for reward, end in list(zip(rewards, ends, strict=True))[-kept:]:
+            running = GAMMA * running + reward
+            returns.append(running)
+            running = 0.0 if end else running
+    expected = max(np.std(returns), np.max(returns) / 5)
+    assert new.return_scale == pytest.approx(expected, rel=1e-5)
+
+    before = old.return_scale
+    old.load_replay_buffer(tmp_path / "buffer")
+    assert old.return_scale == before
+
+
 def test_returns_restart_where_the_environments_do() -> None:
     """SB3 resets them in a new `learn()`, and for a new environment."""
     model = make_normalized(env=make_env(), learning_starts=100)
