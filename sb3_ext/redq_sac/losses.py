@@ -15,18 +15,41 @@ from sb3_ext.redq_sac.policies import gaussian_parameters_by_batch, log_prob_of
 
 
 class CriticLoss(nn.Module):
+    """The loss of the critics, from targets."""
+
+    def __init__(self, critic: EnsembleCritic) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, replay_data: AnySamples, targets: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        Return the loss and, for transitions drawn by priority, the error of each, shape (B,), detached.
+
+        :param targets: targets of each critic, see :meth:`~sb3_ext.nets.heads.CriticHead.td_targets`
+        """
+        outputs = self.critic.outputs(replay_data.observations, replay_data.actions)
+        return self.losses(outputs, targets, replay_data)
+
+    def losses(self, outputs: th.Tensor, targets: th.Tensor, replay_data: AnySamples) -> tuple[th.Tensor, ...]:
+        """Return what :meth:`forward` does, from the critics' outputs."""
+        head, weights = self.critic.head, minibatch_weights(replay_data)
+        loss = head.loss(outputs, targets, weights)
+        return (loss,) if weights is None else (loss, head.td_errors(outputs, targets))
+
+
+class CriticLossWithTargets(CriticLoss):
     """
-    Targets and loss of the critics in one pass. ``torch.compile`` makes one function of both and the gradient, and
-    batch normalization gets the rows of both.
+    Targets and loss in one forward pass. ``torch.compile`` makes one function of both and the gradient, and batch
+    normalization gets the rows of both.
 
     With Hopper's sizes two functions made 7 % fewer updates (``benchmarks/results/before_after_two_functions.csv``).
     """
 
     def __init__(self, critic: EnsembleCritic, critic_target: EnsembleCritic) -> None:
-        super().__init__()
-        self.critic, self.critic_target = critic, critic_target
+        super().__init__(critic)
+        self.critic_target = critic_target
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         replay_data: AnySamples,
         next_actions: th.Tensor,
@@ -39,13 +62,9 @@ class CriticLoss(nn.Module):
         joint_gradient: JointGradient,
     ) -> tuple[th.Tensor, ...]:
         """
-        Return the loss; for transitions drawn by priority the error of each, shape (B,); then the statistics of batch
-        normalization. All but the loss are detached.
+        Do what :meth:`~sb3_ext.redq_sac.update.REDQUpdate.run` does from the target critics to the loss.
 
-        :param next_actions: an action in each next state, shape (B, A)
-        :param entropy_bonus: what the next value is raised by, shape (B,)
-        :param members: indices of M target critics, all if ``None``
-        :param mixture: weights of the critics for ``"rem"``, shape (N, B)
+        :return: what :class:`CriticLoss` returns, then the statistics of batch normalization
         """
         statistics: list[th.Tensor] = []
         if self.critic.uses_batch_statistics:
@@ -58,16 +77,15 @@ class CriticLoss(nn.Module):
             elif members is not None:
                 next_outputs = next_outputs.index_select(0, members)
         else:
+            outputs = self.critic.outputs(replay_data.observations, replay_data.actions)
             with th.no_grad():
                 next_outputs = self.critic_target.outputs(replay_data.next_observations, next_actions, members)
-            outputs = self.critic.outputs(replay_data.observations, replay_data.actions)
         with th.no_grad():
-            next_returns = self.critic_target.head.backup(next_outputs, target_backup, self.critic.n_critics, mixture)
+            head = self.critic_target.head
+            next_returns = head.backup(next_outputs, target_backup, self.critic.n_critics, mixture)
             rewards, dones, discounts = transition_rows(replay_data, gamma)
-            targets = self.critic_target.head.td_targets(rewards, dones, discounts, next_returns, entropy_bonus)
-        head, weights = self.critic.head, minibatch_weights(replay_data)
-        errors = () if weights is None else (head.td_errors(outputs, targets),)
-        return head.loss(outputs, targets, weights), *errors, *statistics
+            targets = head.td_targets(rewards, dones, discounts, next_returns, entropy_bonus)
+        return *self.losses(outputs, targets, replay_data), *statistics
 
 
 class ActorLoss(nn.Module):

@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
-from sb3_ext.buffers.samples import AnySamples, minibatch_rows, split_minibatches
+from sb3_ext.buffers.samples import AnySamples, minibatch_rows, split_minibatches, transition_rows
 from sb3_ext.common.divergence import DivergenceCheck, total_norm
 from sb3_ext.functional.ensemble import aggregate_q, random_mixture_weights, random_subset
 from sb3_ext.functional.fields import map_fields
@@ -25,7 +25,7 @@ from sb3_ext.functional.policy_gradient import (
 )
 from sb3_ext.nets.body import project_weights, projected_layers
 from sb3_ext.nets.normalization import copy_counts, move_running_statistics
-from sb3_ext.redq_sac.losses import ActorLoss, CriticLoss
+from sb3_ext.redq_sac.losses import ActorLoss, CriticLoss, CriticLossWithTargets
 from sb3_ext.redq_sac.parameters import trained_parameters
 from sb3_ext.redq_sac.plan import BlockResult, Plan, PolicySample, Temperature, UpdateSettings
 from sb3_ext.redq_sac.policies import REDQSACPolicy, gaussian_parameters, gaussian_parameters_by_batch, log_prob_of
@@ -69,7 +69,8 @@ class REDQUpdate:
         if networks != getattr(self, "_networks", None):
             self._networks = networks
             _, self.critic, self.critic_target = networks
-            self._critic_gradients = LossGradients(CriticLoss(self.critic, self.critic_target))
+            self._loss_gradients = LossGradients(CriticLoss(self.critic))
+            self._loss_gradients_with_targets = LossGradients(CriticLossWithTargets(self.critic, self.critic_target))
             self._actor_gradients = LossGradients(ActorLoss(self.actor, self.critic))
         for network in networks:
             find_layers = getattr(network, "find_batch_norm_layers", None)
@@ -95,7 +96,7 @@ class REDQUpdate:
 
         :param replay_data: one minibatch for each critic update, see :func:`~sb3_ext.buffers.samples.split_minibatches`
         """
-        settings = self.settings
+        settings, head = self.settings, self.critic_target.head
         self._grad_norms.clear()
         minibatches = split_minibatches(replay_data, plan.n_updates)
         if settings.compile:
@@ -117,9 +118,17 @@ class REDQUpdate:
         for index, (minibatch, moves_targets) in enumerate(zip(minibatches, plan.moves_targets, strict=True)):
             rows = minibatch_rows(index, plan.n_updates)
             members, mixture = self.draw_critics(len(minibatch.rewards))
-            critic_loss, *td_errors = self.step_critics(
-                minibatch, next_actions[rows], entropy_bonus[rows], members, mixture
-            )
+            if settings.compile or self.critic.uses_batch_statistics:
+                critic_loss, *td_errors = self.step_critics_with_targets(
+                    minibatch, next_actions[rows], entropy_bonus[rows], members, mixture
+                )
+            else:
+                with th.no_grad():
+                    next_outputs = self.next_outputs(minibatch.next_observations, next_actions[rows], members)
+                    next_returns = head.backup(next_outputs, settings.target_backup, self.critic.n_critics, mixture)
+                    rewards, dones, discounts = transition_rows(minibatch, settings.gamma)
+                    targets = head.td_targets(rewards, dones, discounts, next_returns, entropy_bonus[rows])
+                critic_loss, *td_errors = self.step_critics(minibatch, targets)
             metrics["critic_loss"].append(critic_loss)
             errors += td_errors
             if policy_sample is not None and index == plan.n_updates - 1:
@@ -158,7 +167,28 @@ class REDQUpdate:
             return None, random_mixture_weights(n_critics, batch_size, dtype, self.critic.device)
         return None, None
 
-    def step_critics(
+    def next_outputs(self, next_obs: PyTorchObs, next_actions: th.Tensor, members: th.Tensor | None) -> th.Tensor:
+        """
+        Evaluate target critics in B next states.
+
+        :param next_actions: one action in each, shape (B, A)
+        :param members: indices of M target critics, all if ``None``
+        :return: shape (M, B, n_outputs)
+        """
+        return self.evaluator(self.critic_target.outputs, next_obs, next_actions, members)
+
+    def step_critics(self, minibatch: AnySamples, targets: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        Move all critics one step towards their targets.
+
+        :return: the loss and, for transitions drawn by priority, the error of each, shape (B,); detached
+        """
+        trained, gradients = self._begin_critic_step(), self._loss_gradients
+        with th.no_grad():  # gradients are returned as results
+            results = self.evaluator(gradients.functional, trained, minibatch, targets, plain=gradients.autograd)
+        return self._end_critic_step(results)
+
+    def step_critics_with_targets(
         self,
         minibatch: AnySamples,
         next_actions: th.Tensor,
@@ -167,42 +197,52 @@ class REDQUpdate:
         mixture: th.Tensor | None,
     ) -> tuple[th.Tensor, ...]:
         """
-        Move all critics one step towards their targets. The parameters are those of ``CriticLoss.forward``.
+        Compute the targets and do :meth:`step_critics`, in one function.
 
-        :return: the loss and, for transitions drawn by priority, the error of each, shape (B,); detached
+        :param next_actions: an action in each next state, shape (B, A)
+        :param entropy_bonus: what the next value is raised by, shape (B,)
+        :param members: see :meth:`draw_critics`, as ``mixture``
         """
-        settings, gradients, trained = self.settings, self._critic_gradients, self.parameters.trained
-        for parameter in self.parameters.online:
-            parameter.grad = None  # `zero_grad()` does the same, more slowly
+        trained, gradients = self._begin_critic_step(), self._loss_gradients_with_targets
         # Views of a block have other strides with each size of the block, and each would be compiled
         next_actions, entropy_bonus = next_actions.contiguous(), entropy_bonus.contiguous()
-        with th.no_grad():  # gradients are returned as results
+        with th.no_grad():
             results = self.evaluator(
                 gradients.functional,
                 trained,
                 minibatch,
                 next_actions,
                 entropy_bonus,
-                settings.gamma,
-                settings.target_backup,
+                self.settings.gamma,
+                self.settings.target_backup,
                 members,
                 mixture,
-                settings.target_network,
-                settings.joint_gradient,
+                self.settings.target_network,
+                self.settings.joint_gradient,
                 plain=gradients.autograd,
             )
-        parts, losses = results[: len(trained)], results[len(trained) :]
-        for parameter, gradient in zip(trained.values(), parts, strict=True):
+        return self._end_critic_step(results)
+
+    def _begin_critic_step(self) -> dict[str, nn.Parameter]:
+        """Forget old gradients, and return the parameters that get new ones."""
+        for parameter in self.parameters.online:
+            parameter.grad = None  # `zero_grad()` does the same, more slowly
+        return self.parameters.trained
+
+    def _end_critic_step(self, results: tuple[th.Tensor, ...]) -> tuple[th.Tensor, ...]:
+        """Let the optimizer use the gradients, which come first in the results, and return the other results."""
+        n_trained = len(self.parameters.trained)
+        for parameter, gradient in zip(self.parameters.trained.values(), results[:n_trained], strict=True):
             parameter.grad = gradient
-        self._check("critic", losses[0], parts)
+        self._check("critic", results[n_trained], results[:n_trained])
         self.critic.optimizer.step()
         self.divergence.n_updates += 1
         layers = self.critic.batch_norm_layers
-        n_losses = len(losses) - 2 * len(layers)
-        if trained:  # else all critics are frozen
+        n_results = len(results) - 2 * len(layers)
+        if n_trained:  # else all critics are frozen
             self._project_weights(self.critic)
-            move_running_statistics(layers, losses[n_losses:])
-        return losses[:n_losses]
+            move_running_statistics(layers, results[n_results:])
+        return results[n_trained:n_results]
 
     def _project_weights(self, network: nn.Module) -> None:
         """Bring the weights of a network back to their norms after a step of its optimizer, if it is made that way."""

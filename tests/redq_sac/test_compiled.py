@@ -122,13 +122,13 @@ def test_compiled_updates_are_recorded() -> None:
 def test_compiled_dropout_drops() -> None:
     model = make(compile=True, policy_kwargs=dict(dropout=0.5, n_critics=2)).learn(24)
     assert model._n_updates == 80
-    minibatch = model.replay_buffer.sample(8)
+    minibatch, targets = model.replay_buffer.sample(8), th.zeros(2, 8)
     model.policy.set_training_mode(True)
     state = copy.deepcopy(model.critic.state_dict())
     losses = []
     for _ in range(2):
         model.critic.load_state_dict(state)
-        losses.append(model.updater.step_critics(minibatch, minibatch.actions, th.zeros(8), None, None)[0])
+        losses.append(model.updater.step_critics(minibatch, targets)[0])
     assert losses[0] != losses[1]
 
 

@@ -259,5 +259,5 @@ def test_the_loss_by_networks_of_torch(target_network: str) -> None:
     targets = minibatch.rewards[:, 0] + 0.99 * (1 - minibatch.dones[:, 0]) * next_values
     expected = 0.5 * ((online[:, :16] - targets) ** 2).mean(dim=1).sum()
     model.policy.set_training_mode(True)
-    loss = model.updater.step_critics(minibatch, next_actions, bonus, None, None)[0]
+    loss = model.updater.step_critics_with_targets(minibatch, next_actions, bonus, None, None)[0]
     th.testing.assert_close(loss, expected)
