@@ -48,7 +48,7 @@ class HeldExploration(OffPolicyExtension):
 
     def _held_actions(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         """
-        Sample actions as ``predict`` does, with held noise, and compiled on request.
+        Sample actions as ``predict`` does, but with held noise, and compiled and in lower precision as training is.
 
         :param observation: of E environments
         :return: actions in [-1, 1], of the shape (E, ...) of a batch of actions

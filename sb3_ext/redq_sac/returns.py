@@ -78,7 +78,11 @@ class ScaledReturns(OffPolicyExtension):
                 self._warn_of_bound(scale.largest, bound)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """See ``OffPolicyModel``. A model that has seen no rewards yet counts those of the buffer for the scale."""
+        """
+        See SB3. A model that has seen no rewards yet counts those of the buffer for the scale.
+
+        A buffer has no mark where ``learn()`` began anew within an episode, so such returns are counted too large.
+        """
         super().load_replay_buffer(path, truncate_last_traj)
         if self.normalize_returns and self._fitting_scale().count == 0:
             self._count_stored_returns()
