@@ -70,9 +70,10 @@ def prepare(label: str, settings: dict[str, Any]) -> Callable[[], Figures]:
     model.learn(WARM_UP, reset_num_timesteps=False)
 
     def block() -> Figures:
-        start = time.perf_counter()
+        start, done = time.perf_counter(), model.num_timesteps
         model.learn(settings["steps"], reset_num_timesteps=False)
-        return {"steps_per_s": settings["steps"] / (time.perf_counter() - start), "start_up_s": start_up}
+        steps = model.num_timesteps - done  # `train_freq` may round up
+        return {"steps_per_s": steps / (time.perf_counter() - start), "start_up_s": start_up}
 
     return block
 
