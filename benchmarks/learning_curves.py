@@ -29,6 +29,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import yaml
+from matplotlib.ticker import EngFormatter
 
 from sb3_ext.experiments.worker import versions
 
@@ -38,6 +39,7 @@ STYLES = [
     *(("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":")),
     *(("#E69F00", "-"), ("#56B4E9", "--"), ("#000000", "-."), ("#7F4F24", ":")),
 ]
+PUBLISHED_STYLES = [("o", "0.35"), ("s", "0.55"), ("^", "0.7"), ("D", "0.35"), ("v", "0.55"), ("P", "0.7")]
 
 
 class _ArgsLoader(yaml.SafeLoader):
@@ -238,20 +240,21 @@ def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = Fals
             reached = [position(env, variant, seed, step) for seed, step in curves]
             last_step = max([last_step, *(place for place in reached if not math.isnan(place))])
         for (marker, gray), algo in zip(
-            (("o", "0.35"), ("s", "0.55"), ("^", "0.7")), sorted({r["algo"] for r in published}), strict=False
+            itertools.cycle(PUBLISHED_STYLES), sorted({r["algo"] for r in published}), strict=False
         ):
             points = [(float(r["steps"]), float(r["mean"])) for r in published if r["env"] == env and r["algo"] == algo]
             points = [point for point in points if point[0] <= 1.7 * last_step]
             if points:
-                axis.plot(
-                    *zip(*points, strict=True), marker=marker, color=gray, linewidth=1, label=f"{algo}, published"
-                )
+                label, every = f"{algo}, published", math.ceil(len(points) / 12)
+                axis.plot(*zip(*points, strict=True), marker=marker, markevery=every, color=gray, lw=1, label=label)
         axis.set(
             title=env,
             xlabel="minutes" if in_minutes else "environment steps",
             ylabel="training return" if bin_size > 1 else "evaluation return",
             xlim=(0, last_step * 1.02),
         )
+        if not in_minutes:
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
         axis.grid(alpha=0.3)
         # Many lines leave no room for it among them
         if len(axis.lines) > 10:
