@@ -112,12 +112,20 @@ class PolicyUpdate:
         with th.no_grad():  # gradients are returned as results
             function, plain = gradients.functional, gradients.autograd
             results = self.evaluator(function, trained, obs, noise, ent_coef, self.settings.actor_q, plain=plain)
-        parts, (loss, log_prob, *statistics) = results[: len(trained)], results[len(trained) :]
-        for parameter, gradient in zip(trained.values(), parts, strict=True):
-            parameter.grad = gradient
+        parts, (loss, log_prob, *statistics) = self._take_gradients(trained, results)
         if trained:
             self._end_actor_step(loss, parts, statistics)
         return loss, log_prob
+
+    @staticmethod
+    def _take_gradients(
+        trained: dict[str, nn.Parameter], results: tuple[th.Tensor, ...]
+    ) -> tuple[tuple[th.Tensor, ...], tuple[th.Tensor, ...]]:
+        """Give parameters their gradients, which come first in the results. Return these and the other results."""
+        gradients, others = results[: len(trained)], results[len(trained) :]
+        for parameter, gradient in zip(trained.values(), gradients, strict=True):
+            parameter.grad = gradient
+        return gradients, others
 
     def _end_actor_step(
         self,

@@ -225,18 +225,16 @@ class REDQUpdate(PolicyUpdate):
 
     def _end_critic_step(self, results: tuple[th.Tensor, ...]) -> tuple[th.Tensor, ...]:
         """Let the optimizer use the gradients, which come first in the results, and return the other results."""
-        n_trained = len(self.parameters.trained)
-        for parameter, gradient in zip(self.parameters.trained.values(), results[:n_trained], strict=True):
-            parameter.grad = gradient
-        self._check("critic", results[n_trained], results[:n_trained])
+        gradients, others = self._take_gradients(self.parameters.trained, results)
+        self._check("critic", others[0], gradients)
         self.critic.optimizer.step()
         self.divergence.n_updates += 1
         layers = self.critic.batch_norm_layers
-        n_results = len(results) - 2 * len(layers)
-        if n_trained:  # else all critics are frozen
+        n_losses = len(others) - 2 * len(layers)
+        if gradients:  # else all critics are frozen
             self._project_weights(self.critic)
-            move_running_statistics(layers, results[n_results:])
-        return results[n_trained:n_results]
+            move_running_statistics(layers, others[n_losses:])
+        return others[:n_losses]
 
     def step_target_critics(self) -> None:
         """Move the target critics by ``tau`` towards the critics. Without targets from them, they become the same."""
