@@ -29,6 +29,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from sb3_ext.experiments.worker import versions
@@ -91,7 +92,7 @@ def evaluation_minutes(folder: Path, timesteps: Iterable[int]) -> list[dict[str,
     """
     :param folder: of a run with one environment
     :param timesteps: of its evaluations
-    :return: timesteps, and minutes since the run began
+    :return: timesteps, and minutes since the run began; after the last whole episode with the speed of the second half
     """
     path = folder / "0.monitor.csv"
     if not path.exists() or (folder / "1.monitor.csv").exists():  # steps of several environments do not add up so
@@ -100,12 +101,16 @@ def evaluation_minutes(folder: Path, timesteps: Iterable[int]) -> list[dict[str,
         next(file)  # a comment
         episodes = list(csv.DictReader(file))
     ends = np.cumsum([0, *(int(episode["l"]) for episode in episodes)])
-    minutes = [0.0, *(float(episode["t"]) / 60 for episode in episodes)]
-    return [
-        {"timesteps": step, "minutes": round(float(np.interp(step, ends, minutes)), 2)}
-        for step in sorted(set(timesteps))
-        if step <= ends[-1]
-    ]
+    minutes = np.array([0.0, *(float(episode["t"]) / 60 for episode in episodes)])
+    if len(episodes) == 0:
+        return []
+    half = len(episodes) // 2
+    pace = (minutes[-1] - minutes[half]) / (ends[-1] - ends[half])
+    result = []
+    for step in sorted(set(timesteps)):
+        taken = np.interp(step, ends, minutes) + pace * max(step - ends[-1], 0)
+        result.append({"timesteps": step, "minutes": round(float(taken), 2)})
+    return result
 
 
 def read_run(folder: Path, training: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -203,6 +208,9 @@ def curves_by_variant(rows: list[dict[str, str]], bin_size: int = 1) -> dict[str
     return result
 
 
+Clocks = dict[RunKey, dict[int, float]]
+
+
 def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = False) -> None:
     """
     One panel an environment: every seed as a thin line, their mean as a thick one, published curves in grey.
@@ -210,60 +218,101 @@ def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = Fals
     :param in_minutes: draw against minutes. Published curves have none
     """
     by_env = curves_by_variant(read_csv(results / "returns.csv"), bin_size)
-    published = read_csv(results / "published.csv") if (results / "published.csv").exists() else []
-    clocks: dict[RunKey, dict[int, float]] = {}
+    published = [] if in_minutes or not (results / "published.csv").exists() else read_csv(results / "published.csv")
+    clocks: Clocks | None = None
     if in_minutes:
-        published = []
         clocks = {
             key: {int(row["timesteps"]): float(row["minutes"]) for row in rows}
             for key, rows in rows_by_run(results / "minutes.csv").items()
         }
-
-    def position(env: str, variant: str, seed: int, step: int) -> float:
-        return clocks.get((env, variant, seed), {}).get(step, math.nan) if in_minutes else step
-
-    fig, axes = plt.subplots(1, len(by_env), figsize=(5.2 * len(by_env), 4.4), squeeze=False, layout="constrained")
-    for axis, (env, variants) in zip(axes[0], sorted(by_env.items()), strict=True):
-        last_step = 0.0
-        for (color, style), (variant, seeds) in zip(itertools.cycle(STYLES), sorted(variants.items()), strict=False):
-            means = {seed: {step: float(np.mean(returns)) for step, returns in c.items()} for seed, c in seeds.items()}
-            for seed, curve in means.items():
-                points = [(position(env, variant, seed, step), value) for step, value in sorted(curve.items())]
-                axis.plot(*zip(*points, strict=True), style, color=color, alpha=0.35, linewidth=1)
-            # The mean only where there are all seeds: else it would jump where one ends
-            steps = sorted(set.intersection(*(set(curve) for curve in means.values())))
-            label = f"{variant} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"
-            over_seeds = [float(np.mean([curve[step] for curve in means.values()])) for step in steps]
-            places = [float(np.mean([position(env, variant, seed, step) for seed in means])) for step in steps]
-            axis.plot(places, over_seeds, style, color=color, linewidth=2.2, label=label)
-            curves = ((seed, step) for seed, curve in means.items() for step in curve)
-            reached = [position(env, variant, seed, step) for seed, step in curves]
-            last_step = max([last_step, *(place for place in reached if not math.isnan(place))])
-        for (marker, gray), algo in zip(
-            itertools.cycle(PUBLISHED_STYLES), sorted({r["algo"] for r in published}), strict=False
-        ):
-            points = [(float(r["steps"]), float(r["mean"])) for r in published if r["env"] == env and r["algo"] == algo]
-            points = [point for point in points if point[0] <= 1.7 * last_step]
-            if points:
-                label, every = f"{algo}, published", math.ceil(len(points) / 12)
-                axis.plot(*zip(*points, strict=True), marker=marker, markevery=every, color=gray, lw=1, label=label)
+    variants = sorted({variant for of_env in by_env.values() for variant in of_env})
+    # With many panels a style means the same in all of them, and one legend serves all
+    shares_styles = len(by_env) > 3
+    n_columns = math.ceil(len(by_env) / 2) if shares_styles else len(by_env)
+    n_rows = math.ceil(len(by_env) / n_columns)
+    size = (5.2 * n_columns, 4.4 * n_rows)
+    fig, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
+    for axis, (env, seeds_by_variant) in zip(axes.flat, sorted(by_env.items()), strict=False):
+        ordered = variants if shares_styles else sorted(seeds_by_variant)
+        styles = dict(zip(ordered, itertools.cycle(STYLES), strict=False))
+        last_place = draw_runs(axis, env, seeds_by_variant, styles, clocks, counts_seeds=not shares_styles)
+        draw_published(axis, [row for row in published if row["env"] == env], published, 1.7 * last_place)
         axis.set(
             title=env,
-            xlabel="minutes" if in_minutes else "environment steps",
+            xlabel="environment steps" if clocks is None else "minutes",
             ylabel="training return" if bin_size > 1 else "evaluation return",
-            xlim=(0, last_step * 1.02),
+            xlim=(0, last_place * 1.02),
         )
-        if not in_minutes:
+        if clocks is None:
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
         axis.grid(alpha=0.3)
+        if shares_styles:
+            continue
         # Many lines leave no room for it among them
         if len(axis.lines) > 10:
             axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
         else:
             axis.legend(fontsize=8, loc="best")
+    for axis in list(axes.flat)[len(by_env) :]:
+        axis.remove()
+    if shares_styles:
+        lines = {line.get_label(): line for axis in fig.axes for line in axis.lines}
+        labels = [str(label) for label in lines if not str(label).startswith("_")]
+        fig.legend([lines[label] for label in labels], labels, loc="outside lower center", ncol=5)
     figure.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(figure, dpi=120)
     print(f"wrote {figure}")
+
+
+def draw_runs(
+    axis: Axes,
+    env: str,
+    seeds_by_variant: dict[str, dict[int, Curve]],
+    styles: dict[str, tuple[str, str]],
+    clocks: Clocks | None,
+    counts_seeds: bool,
+) -> float:
+    """
+    :param styles: color and line style of each variant
+    :param clocks: minutes of each run at its time steps; ``None``: draw against time steps
+    :param counts_seeds: put the number of seeds into the legend
+    :return: how far to the right a curve reaches
+    """
+
+    def position(variant: str, seed: int, step: int) -> float:
+        return step if clocks is None else clocks.get((env, variant, seed), {}).get(step, math.nan)
+
+    last_place = 0.0
+    for variant, seeds in sorted(seeds_by_variant.items()):
+        color, style = styles[variant]
+        means = {seed: {step: float(np.mean(returns)) for step, returns in c.items()} for seed, c in seeds.items()}
+        for seed, curve in means.items():
+            points = [(position(variant, seed, step), value) for step, value in sorted(curve.items())]
+            axis.plot(*zip(*points, strict=True), style, color=color, alpha=0.35, linewidth=1)
+        # The mean only where there are all seeds: else it would jump where one ends
+        steps = sorted(set.intersection(*(set(curve) for curve in means.values())))
+        label = f"{variant} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})" if counts_seeds else variant
+        over_seeds = [float(np.mean([curve[step] for curve in means.values()])) for step in steps]
+        places = [float(np.mean([position(variant, seed, step) for seed in means])) for step in steps]
+        axis.plot(places, over_seeds, style, color=color, linewidth=2.2, label=label)
+        reached = [position(variant, seed, step) for seed, curve in means.items() for step in curve]
+        last_place = max([last_place, *(place for place in reached if not math.isnan(place))])
+    return last_place
+
+
+def draw_published(axis: Axes, rows: list[dict[str, str]], all_rows: list[dict[str, str]], last_step: float) -> None:
+    """
+    :param rows: published curves in one environment
+    :param all_rows: those of all, which give each algorithm its style
+    :param last_step: leave out what comes after it
+    """
+    algos = sorted({row["algo"] for row in all_rows})
+    for (marker, gray), algo in zip(itertools.cycle(PUBLISHED_STYLES), algos, strict=False):
+        points = [(float(row["steps"]), float(row["mean"])) for row in rows if row["algo"] == algo]
+        points = [point for point in points if point[0] <= last_step]
+        if points:
+            label, every = f"{algo}, published", math.ceil(len(points) / 12)
+            axis.plot(*zip(*points, strict=True), marker=marker, markevery=every, color=gray, lw=1, label=label)
 
 
 def main() -> None:

@@ -72,9 +72,41 @@ def test_minutes_are_those_of_the_monitor_file(tmp_path: Path) -> None:
     (folder / "0.monitor.csv").write_text('#{"t_start": 0.0}\nr,l,t\n1.0,16,120\n1.0,9,180\n')
     run(LEARNING_CURVES, "collect", folder, "--output", tmp_path / "results", cwd=tmp_path)
     minutes = [(int(row["timesteps"]), float(row["minutes"])) for row in read(tmp_path / "results" / "minutes.csv")]
-    assert minutes == [(10, 1.25), (20, pytest.approx(2 + 4 / 9, abs=0.01))]
+    # The last one as if the run had gone on as in its second half, 9 steps a minute
+    assert minutes == [(10, 1.25), (20, pytest.approx(2 + 4 / 9, abs=0.01)), (30, pytest.approx(3 + 5 / 9, abs=0.01))]
     run(LEARNING_CURVES, "plot", tmp_path / "results", "--figure", "figure.png", "--minutes", cwd=tmp_path)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_in_many_panels_a_variant_has_one_style_and_one_legend_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["env,variant,seed,timesteps,episode,return"]
+    variants = {"Ant-v4": "ab", "Hopper-v4": "b", "Swimmer-v4": "a", "Walker2d-v4": "b", "Reacher-v4": "ab"}
+    for env, names in variants.items():
+        lines += [f"{env},{name},{seed},{step},0,{step}" for name in names for seed in (0, 1) for step in (10, 20)]
+    (tmp_path / "returns.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "published.csv").write_text("env,algo,steps,mean\nHopper-v4,sac,10,5\nAnt-v4,redq,10,5\n")
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    learning_curves = importlib.import_module("learning_curves")
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: drawn.append(figure))
+    learning_curves.plot(tmp_path, tmp_path / "figure.png")
+
+    (figure,) = drawn
+    assert [axis.get_title() for axis in figure.axes] == sorted(variants)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "redq, published", "sac, published"]
+    colors = {
+        (axis.get_title(), line.get_label()): line.get_color()
+        for axis in figure.axes
+        for line in axis.lines
+        if line.get_label() in ("a", "b")
+    }
+    assert set(colors) == {(env, name) for env, names in variants.items() for name in names}
+    of_variant = {name: {color for (_, label), color in colors.items() if label == name} for name in "ab"}
+    assert [len(found) for found in of_variant.values()] == [1, 1]
+    assert of_variant["a"] != of_variant["b"]
 
 
 def test_training_returns_are_collected_and_drawn(tmp_path: Path) -> None:
