@@ -175,7 +175,7 @@ def _sample_normalized_params(trial: "optuna.Trial", additional_args: dict[str, 
     trial.suggest_int("n_blocks", 1, 2)
     trial.suggest_categorical("head", ["categorical", "scalar"])
     if trial.suggest_categorical("target_network", ["none", "ema"]) == "ema":
-        trial.suggest_float("tau", 0.001, 0.02, log=True)
+        trial.suggest_float("tau", 0.003, 0.1, log=True)
     trial.suggest_categorical("noise_repeat", [1, 16])
     trial.suggest_categorical("actor_q", ["mean", "min"])
     trial.suggest_categorical("target_entropy", ["auto", "std_0.1", "std_0.15", "std_0.3"])
