@@ -8,9 +8,10 @@ From runs of rl_zoo3 to the committed results: raw returns and commands as CSV, 
 seed, versions and processor of each; so collect in the environment, and on the machine, that they ran in). A run's
 variant is what ``--log-folder`` ended in, without the seed: ``logs/hopper_redq_1`` is seed 1 of ``hopper_redq``. With
 ``--training`` the returns are those of the training episodes, from the monitor files, as Atari results are published.
-``minutes.csv`` has the minutes that each run had taken by each evaluation, as its monitor file tells: on a machine that
-did other things meanwhile they are too many. ``plot`` reads nothing else than these files and, if it is there,
-``published.csv``; ``--bin`` averages over so many steps, and ``--minutes`` draws against them in place of steps.
+``minutes.csv`` has the minutes that each run had taken by each evaluation, as its monitor file tells, and beyond its
+last episode at the pace until then. On a machine that did other things meanwhile they are too many. ``plot`` reads
+nothing else than these files and, if it is there, ``published.csv``; ``--bin`` averages over so many steps, and
+``--minutes`` draws against them in place of steps.
 """
 
 import argparse
@@ -36,10 +37,10 @@ from sb3_ext.experiments.worker import versions
 
 ATARI_FRAME_SKIP = 4
 # Okabe and Ito's palette and a brown, told apart by colour-blind readers; the line style says it once more
-STYLES = [
-    *(("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":")),
-    *(("#E69F00", "-"), ("#56B4E9", "--"), ("#000000", "-."), ("#7F4F24", ":")),
-]
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F4F24"]
+LINES = ["-", "--", "-.", ":"]
+STYLES = [(color, LINES[(index + shift) % 4]) for shift in range(4) for index, color in enumerate(COLORS)]
+PUBLISHED = ", published"
 PUBLISHED_STYLES = [("o", "0.35"), ("s", "0.55"), ("^", "0.7"), ("D", "0.35"), ("v", "0.55"), ("P", "0.7")]
 
 
@@ -92,7 +93,8 @@ def evaluation_minutes(folder: Path, timesteps: Iterable[int]) -> list[dict[str,
     """
     :param folder: of a run with one environment
     :param timesteps: of its evaluations
-    :return: timesteps, and minutes since the run began; after the last whole episode with the speed of the second half
+    :return: timesteps, and minutes since the run began; beyond the last whole episode at the pace of the second half of
+        the steps
     """
     path = folder / "0.monitor.csv"
     if not path.exists() or (folder / "1.monitor.csv").exists():  # steps of several environments do not add up so
@@ -100,11 +102,11 @@ def evaluation_minutes(folder: Path, timesteps: Iterable[int]) -> list[dict[str,
     with path.open(newline="") as file:
         next(file)  # a comment
         episodes = list(csv.DictReader(file))
+    if not episodes:
+        return []
     ends = np.cumsum([0, *(int(episode["l"]) for episode in episodes)])
     minutes = np.array([0.0, *(float(episode["t"]) / 60 for episode in episodes)])
-    if len(episodes) == 0:
-        return []
-    half = len(episodes) // 2
+    half = int(np.searchsorted(ends, ends[-1] / 2, side="right")) - 1
     pace = (minutes[-1] - minutes[half]) / (ends[-1] - ends[half])
     result = []
     for step in sorted(set(timesteps)):
@@ -235,7 +237,11 @@ def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = Fals
     for axis, (env, seeds_by_variant) in zip(axes.flat, sorted(by_env.items()), strict=False):
         ordered = variants if shares_styles else sorted(seeds_by_variant)
         styles = dict(zip(ordered, itertools.cycle(STYLES), strict=False))
-        last_place = draw_runs(axis, env, seeds_by_variant, styles, clocks, counts_seeds=not shares_styles)
+        labels = {variant: variant for variant in seeds_by_variant}
+        for variant, seeds in seeds_by_variant.items():
+            if not shares_styles or sum(variant in others for others in by_env.values()) == 1:
+                labels[variant] = f"{variant} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"
+        last_place = draw_runs(axis, env, seeds_by_variant, labels, styles, clocks)
         draw_published(axis, [row for row in published if row["env"] == env], published, 1.7 * last_place)
         axis.set(
             title=env,
@@ -256,9 +262,10 @@ def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = Fals
     for axis in list(axes.flat)[len(by_env) :]:
         axis.remove()
     if shares_styles:
-        lines = {line.get_label(): line for axis in fig.axes for line in axis.lines}
-        labels = [str(label) for label in lines if not str(label).startswith("_")]
-        fig.legend([lines[label] for label in labels], labels, loc="outside lower center", ncol=5)
+        lines = {str(line.get_label()): line for axis in fig.axes for line in axis.lines}
+        names = sorted(name for name in lines if not name.startswith("_"))
+        names.sort(key=lambda name: name.endswith(PUBLISHED))
+        fig.legend([lines[name] for name in names], names, loc="outside lower center", ncol=5)
     figure.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(figure, dpi=120)
     print(f"wrote {figure}")
@@ -268,14 +275,14 @@ def draw_runs(
     axis: Axes,
     env: str,
     seeds_by_variant: dict[str, dict[int, Curve]],
+    labels: dict[str, str],
     styles: dict[str, tuple[str, str]],
     clocks: Clocks | None,
-    counts_seeds: bool,
 ) -> float:
     """
+    :param labels: of each variant in the legend
     :param styles: color and line style of each variant
     :param clocks: minutes of each run at its time steps; ``None``: draw against time steps
-    :param counts_seeds: put the number of seeds into the legend
     :return: how far to the right a curve reaches
     """
 
@@ -291,10 +298,9 @@ def draw_runs(
             axis.plot(*zip(*points, strict=True), style, color=color, alpha=0.35, linewidth=1)
         # The mean only where there are all seeds: else it would jump where one ends
         steps = sorted(set.intersection(*(set(curve) for curve in means.values())))
-        label = f"{variant} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})" if counts_seeds else variant
         over_seeds = [float(np.mean([curve[step] for curve in means.values()])) for step in steps]
         places = [float(np.mean([position(variant, seed, step) for seed in means])) for step in steps]
-        axis.plot(places, over_seeds, style, color=color, linewidth=2.2, label=label)
+        axis.plot(places, over_seeds, style, color=color, linewidth=2.2, label=labels[variant])
         reached = [position(variant, seed, step) for seed, curve in means.items() for step in curve]
         last_place = max([last_place, *(place for place in reached if not math.isnan(place))])
     return last_place
@@ -311,7 +317,7 @@ def draw_published(axis: Axes, rows: list[dict[str, str]], all_rows: list[dict[s
         points = [(float(row["steps"]), float(row["mean"])) for row in rows if row["algo"] == algo]
         points = [point for point in points if point[0] <= last_step]
         if points:
-            label, every = f"{algo}, published", math.ceil(len(points) / 12)
+            label, every = f"{algo}{PUBLISHED}", math.ceil(len(points) / 12)
             axis.plot(*zip(*points, strict=True), marker=marker, markevery=every, color=gray, lw=1, label=label)
 
 

@@ -68,12 +68,17 @@ def test_runs_are_collected_and_drawn(tmp_path: Path) -> None:
 
 def test_minutes_are_those_of_the_monitor_file(tmp_path: Path) -> None:
     folder = fake_run(tmp_path, "hopper_redq", 1, 1.0)
-    # Episodes of 16 and 9 steps, which end after 2 and 3 minutes; the evaluation at step 30 comes after them
-    (folder / "0.monitor.csv").write_text('#{"t_start": 0.0}\nr,l,t\n1.0,16,120\n1.0,9,180\n')
+    # Four episodes of one step in the first minute, and two of 12 and 9, which end after 2 and 3 minutes
+    episodes = [(1, 15), (1, 30), (1, 45), (1, 60), (12, 120), (9, 180)]
+    lines = "".join(f"1.0,{length},{seconds}\n" for length, seconds in episodes)
+    (folder / "0.monitor.csv").write_text(f'#{{"t_start": 0.0}}\nr,l,t\n{lines}')
     run(LEARNING_CURVES, "collect", folder, "--output", tmp_path / "results", cwd=tmp_path)
     minutes = [(int(row["timesteps"]), float(row["minutes"])) for row in read(tmp_path / "results" / "minutes.csv")]
-    # The last one as if the run had gone on as in its second half, 9 steps a minute
-    assert minutes == [(10, 1.25), (20, pytest.approx(2 + 4 / 9, abs=0.01)), (30, pytest.approx(3 + 5 / 9, abs=0.01))]
+    # The last one as if the run had gone on as from step 4 to 25, in which the middle lies
+    expected = [1.5, 2 + 4 / 9, 3 + 5 * 2 / 21]
+    assert minutes == [
+        (step, pytest.approx(value, abs=0.01)) for step, value in zip((10, 20, 30), expected, strict=True)
+    ]
     run(LEARNING_CURVES, "plot", tmp_path / "results", "--figure", "figure.png", "--minutes", cwd=tmp_path)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
@@ -82,11 +87,13 @@ def test_in_many_panels_a_variant_has_one_style_and_one_legend_entry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = ["env,variant,seed,timesteps,episode,return"]
-    variants = {"Ant-v4": "ab", "Hopper-v4": "b", "Swimmer-v4": "a", "Walker2d-v4": "b", "Reacher-v4": "ab"}
+    variants = {"Ant-v4": "c", "Hopper-v4": "b", "Swimmer-v4": "a", "Walker2d-v4": "b", "Reacher-v4": "ab"}
     for env, names in variants.items():
         lines += [f"{env},{name},{seed},{step},0,{step}" for name in names for seed in (0, 1) for step in (10, 20)]
     (tmp_path / "returns.csv").write_text("\n".join(lines) + "\n")
-    (tmp_path / "published.csv").write_text("env,algo,steps,mean\nHopper-v4,sac,10,5\nAnt-v4,redq,10,5\n")
+    (tmp_path / "published.csv").write_text(
+        "env,algo,steps,mean\nHopper-v4,sac,10,5\nAnt-v4,redq,10,5\nAnt-v4,sac,10,5\n"
+    )
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
     learning_curves = importlib.import_module("learning_curves")
     drawn = []
@@ -95,18 +102,20 @@ def test_in_many_panels_a_variant_has_one_style_and_one_legend_entry(
 
     (figure,) = drawn
     assert [axis.get_title() for axis in figure.axes] == sorted(variants)
+    assert [axis.get_subplotspec().rowspan.start for axis in figure.axes] == [0, 0, 0, 1, 1]
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "redq, published", "sac, published"]
-    colors = {
-        (axis.get_title(), line.get_label()): line.get_color()
-        for axis in figure.axes
-        for line in axis.lines
-        if line.get_label() in ("a", "b")
-    }
-    assert set(colors) == {(env, name) for env, names in variants.items() for name in names}
-    of_variant = {name: {color for (_, label), color in colors.items() if label == name} for name in "ab"}
-    assert [len(found) for found in of_variant.values()] == [1, 1]
-    assert of_variant["a"] != of_variant["b"]
+    # The number of seeds where it is that of one panel
+    entries = ["a", "b", "c (2 seeds)", "redq, published", "sac, published"]
+    assert [text.get_text() for text in legend.get_texts()] == entries
+    styles: dict[str, set[tuple[str, str, str]]] = {entry: set() for entry in entries}
+    for axis in figure.axes:
+        for line in axis.lines:
+            if line.get_label() in styles:
+                styles[line.get_label()].add((line.get_color(), line.get_linestyle(), line.get_marker()))
+    assert [len(found) for found in styles.values()] == [1] * 5
+    assert len(set.union(*styles.values())) == 5
+    drawn_in = [axis.get_title() for axis in figure.axes if "a" in [line.get_label() for line in axis.lines]]
+    assert drawn_in == ["Reacher-v4", "Swimmer-v4"]
 
 
 def test_training_returns_are_collected_and_drawn(tmp_path: Path) -> None:
