@@ -242,7 +242,7 @@ def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = Fals
             if not shares_styles or sum(variant in others for others in by_env.values()) == 1:
                 labels[variant] = f"{variant} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"
         last_place = draw_runs(axis, env, seeds_by_variant, labels, styles, clocks)
-        draw_published(axis, [row for row in published if row["env"] == env], published, 1.7 * last_place)
+        draw_published(axis, env, published, 1.7 * last_place)
         axis.set(
             title=env,
             xlabel="environment steps" if clocks is None else "minutes",
@@ -263,8 +263,8 @@ def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = Fals
         axis.remove()
     if shares_styles:
         lines = {str(line.get_label()): line for axis in fig.axes for line in axis.lines}
-        names = sorted(name for name in lines if not name.startswith("_"))
-        names.sort(key=lambda name: name.endswith(PUBLISHED))
+        shown = (name for name in lines if not name.startswith("_"))
+        names = sorted(shown, key=lambda name: (name.endswith(PUBLISHED), name))
         fig.legend([lines[name] for name in names], names, loc="outside lower center", ncol=5)
     figure.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(figure, dpi=120)
@@ -306,15 +306,15 @@ def draw_runs(
     return last_place
 
 
-def draw_published(axis: Axes, rows: list[dict[str, str]], all_rows: list[dict[str, str]], last_step: float) -> None:
+def draw_published(axis: Axes, env: str, published: list[dict[str, str]], last_step: float) -> None:
     """
-    :param rows: published curves in one environment
-    :param all_rows: those of all, which give each algorithm its style
+    :param published: curves in all environments, so that each algorithm has one style
     :param last_step: leave out what comes after it
     """
-    algos = sorted({row["algo"] for row in all_rows})
+    algos = sorted({row["algo"] for row in published})
     for (marker, gray), algo in zip(itertools.cycle(PUBLISHED_STYLES), algos, strict=False):
-        points = [(float(row["steps"]), float(row["mean"])) for row in rows if row["algo"] == algo]
+        rows = [row for row in published if (row["env"], row["algo"]) == (env, algo)]
+        points = [(float(row["steps"]), float(row["mean"])) for row in rows]
         points = [point for point in points if point[0] <= last_step]
         if points:
             label, every = f"{algo}{PUBLISHED}", math.ceil(len(points) / 12)
