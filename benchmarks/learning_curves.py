@@ -265,7 +265,7 @@ def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = Fals
         lines = {str(line.get_label()): line for axis in fig.axes for line in axis.lines}
         shown = (name for name in lines if not name.startswith("_"))
         names = sorted(shown, key=lambda name: (name.endswith(PUBLISHED), name))
-        fig.legend([lines[name] for name in names], names, loc="outside lower center", ncol=5)
+        fig.legend([lines[name] for name in names], names, loc="outside lower center", ncol=2 * n_columns - 1)
     figure.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(figure, dpi=120)
     print(f"wrote {figure}")
