@@ -2,6 +2,7 @@
 
 from sb3_ext.buffers import (
     DeviceReplayBuffer,
+    Float32ReplayBuffer,
     FrameDedupReplayBuffer,
     PrioritizedFrameDedupReplayBuffer,
     PrioritizedReplayBuffer,
@@ -24,6 +25,7 @@ __all__ = [
     "DeviceReplayBuffer",
     "DiagnosisCallback",
     "DoubleDQN",
+    "Float32ReplayBuffer",
     "FrameDedupReplayBuffer",
     "PrioritizedFrameDedupReplayBuffer",
     "PrioritizedReplayBuffer",

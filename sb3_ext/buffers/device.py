@@ -11,8 +11,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ext.buffers.spaces import check_storable
-from sb3_ext.checks import check_choice, check_device, check_integer
+from sb3_ext.buffers.float32 import check_buffer
+from sb3_ext.checks import check_choice
 from sb3_ext.keywords import among, checks_keywords
 
 # What the copy is made of
@@ -64,13 +64,9 @@ class DeviceReplayBuffer(ReplayBuffer):
         check_choice("optimize_memory_usage", optimize_memory_usage, (True, False))
         if optimize_memory_usage:
             raise ValueError("optimize_memory_usage=True is not allowed with DeviceReplayBuffer, only False")
-        if isinstance(observation_space, spaces.Dict):
-            raise ValueError("observation_space=Dict is not allowed with DeviceReplayBuffer: use DictReplayBuffer")
-        check_integer("buffer_size", buffer_size, minimum=1)
-        check_integer("n_envs", n_envs, minimum=1)
-        check_storable(observation_space, action_space)
-        check_device("device", device)
-        check_choice("handle_timeout_termination", handle_timeout_termination, (True, False))
+        check_buffer(
+            type(self), buffer_size, observation_space, action_space, device, n_envs, handle_timeout_termination
+        )
         super().__init__(
             buffer_size,
             observation_space,

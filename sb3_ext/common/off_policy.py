@@ -16,7 +16,8 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ext.buffers import DeviceReplayBuffer
+from sb3_ext.buffers import DeviceReplayBuffer, Float32ReplayBuffer
+from sb3_ext.buffers.float32 import is_double
 from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.arguments.compatibility import check_compatibility
 from sb3_ext.common.arguments.derived import (
@@ -36,6 +37,7 @@ from sb3_ext.common.finite import check_action, check_first_observation, check_t
 from sb3_ext.common.networks import check_learning_rates, set_training_mode
 from sb3_ext.common.progress import close_progress_bars
 from sb3_ext.common.saved.model import SavedModel
+from sb3_ext.functional.schedules import falling_n_steps
 from sb3_ext.keywords import declared_names
 from sb3_ext.speed.allocator import keep_freed_memory
 from sb3_ext.speed.evaluation import NetworkEvaluator
@@ -45,7 +47,7 @@ from sb3_ext.speed.precision import AUTOCAST_DTYPES
 SelfOffPolicy = TypeVar("SelfOffPolicy", bound="OffPolicyExtension")
 
 # Buffers that SB3 or this package chooses when the user names none
-_AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, DeviceReplayBuffer)
+_AUTOMATIC_BUFFER_CLASSES = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, DeviceReplayBuffer, Float32ReplayBuffer)
 
 
 class OffPolicyExtension(SavedModel):
@@ -64,6 +66,8 @@ class OffPolicyExtension(SavedModel):
 
     learning_rate_final: float | None = None
     learning_rate_fraction: float | None = None
+    n_steps_final: int | None = None
+    n_steps_fraction: float | None = None
     compile: bool = False
     autocast_dtype: str | None = None
     float32_matmul_precision: str | None = "auto"
@@ -129,14 +133,22 @@ class OffPolicyExtension(SavedModel):
             raise
 
     def _pass_to_buffer(self, name: str) -> None:
-        """Pass ``n_steps`` or ``gamma`` to a buffer that takes it."""
+        """Pass ``n_steps``, as they are now, or ``gamma`` to a buffer that takes it."""
         if _accepts(type(self.replay_buffer), name):
-            setattr(self.replay_buffer, name, getattr(self, name))
+            setattr(self.replay_buffer, name, self.current_n_steps if name == "n_steps" else getattr(self, name))
+
+    @property
+    def current_n_steps(self) -> int:
+        """``n_steps``, or where it is on its way to ``n_steps_final``."""
+        if self.n_steps_final is None:
+            return self.n_steps
+        fraction = 1.0 if self.n_steps_fraction is None else self.n_steps_fraction
+        return falling_n_steps(self.n_steps, self.n_steps_final, fraction, self._current_progress_remaining)
 
     @property
     def effective_n_steps(self) -> int:
         """Steps of the returns that are learned from: 1 where the replay buffer forms no n-step returns."""
-        return self.n_steps if _accepts(type(self.replay_buffer), "n_steps") else 1
+        return self.current_n_steps if _accepts(type(self.replay_buffer), "n_steps") else 1
 
     def _check_arguments(self) -> None:
         """Hook: check the arguments before anything is built from them. A wrong one raises a ValueError."""
@@ -150,6 +162,7 @@ class OffPolicyExtension(SavedModel):
             )
         check_interval("gamma", self.gamma, 0.0, 1.0, "in [0, 1]")
         check_integer("n_steps", self.n_steps, minimum=1)
+        self._check_falling_n_steps()
         check_integer("buffer_size", self.buffer_size, minimum=1)
         check_integer("batch_size", self.batch_size, minimum=1)
         for name in ("alpha", "beta", "eps"):
@@ -162,6 +175,22 @@ class OffPolicyExtension(SavedModel):
         check_choice("compile", self.compile, (True, False))
         check_choice("autocast_dtype", self.autocast_dtype, (None, "auto", *AUTOCAST_DTYPES))
         check_choice("float32_matmul_precision", self.float32_matmul_precision, FLOAT32_MATMUL_PRECISIONS)
+
+    def _check_falling_n_steps(self) -> None:
+        final, fraction = self.n_steps_final, self.n_steps_fraction
+        if final is not None:
+            check_integer("n_steps_final", final, minimum=1)
+            if final >= self.n_steps:
+                raise ValueError(f"n_steps_final={final!r} must be below n_steps={self.n_steps!r}: returns get shorter")
+            given = None if self._chose_buffer_class else self.replay_buffer_class
+            if given is not None and not _accepts(given, "n_steps"):
+                raise ValueError(
+                    f"n_steps_final={final!r} has no effect with replay_buffer_class={given.__name__}, which forms no "
+                    "n-step returns"
+                )
+        if fraction is not None:
+            check_interval("n_steps_fraction", fraction, np.finfo(np.float64).tiny, 1.0, "in (0, 1]")
+            self._require_effect("n_steps_fraction", has_effect=final is not None, needs="n_steps_final")
 
     def _require_effect(self, name: str, has_effect: bool, needs: str, otherwise: Any = None) -> None:
         """
@@ -207,7 +236,8 @@ class OffPolicyExtension(SavedModel):
 
     def _default_buffer_class(self) -> type[ReplayBuffer] | None:
         """Hook: return the class of the replay buffer if the user names none, or ``None`` for SB3's choice."""
-        return None
+        has_equal_samples = self.n_steps == 1 and not self.replay_buffer_kwargs and self._vec_normalize_env is None
+        return Float32ReplayBuffer if has_equal_samples and is_double(self.observation_space) else None
 
     def _buffer_kwargs_with_returns(self) -> dict[str, Any]:
         """
@@ -237,6 +267,9 @@ class OffPolicyExtension(SavedModel):
         if self.device.type == "cpu":
             keep_freed_memory()
         set_training_mode(self.policy)
+        if self.n_steps_final is not None:
+            self._pass_to_buffer("n_steps")
+            self.logger.record("train/n_steps", self.effective_n_steps)
         self._update_learning_rate(optimizers)
         check_learning_rates(optimizers)
 

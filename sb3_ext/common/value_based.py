@@ -98,6 +98,8 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         target_clip: float | None = None,
         learning_rate_final: float | None = None,
         learning_rate_fraction: float | None = None,
+        n_steps_final: int | None = None,
+        n_steps_fraction: float | None = None,
         compile: bool = False,
         autocast_dtype: str | None = None,
         float32_matmul_precision: str | None = "auto",
@@ -134,6 +136,8 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         self.target_clip = target_clip
         self.learning_rate_final = learning_rate_final
         self.learning_rate_fraction = learning_rate_fraction
+        self.n_steps_final = n_steps_final
+        self.n_steps_fraction = n_steps_fraction
         self.compile = compile
         self.autocast_dtype = autocast_dtype
         self.float32_matmul_precision = float32_matmul_precision

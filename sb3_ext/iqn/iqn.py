@@ -86,6 +86,9 @@ class IQN(ValueBasedAlgorithm):
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
+    :param n_steps_final: if given, ``n_steps`` falls exponentially to this value, see
+        :func:`~sb3_ext.functional.schedules.falling_n_steps`
+    :param n_steps_fraction: fraction of the training, in (0, 1], after which ``n_steps_final`` is reached; ``None``: 1
     :param compile: run the networks through ``torch.compile`` while training. On a CPU this compiles only passes
         without a gradient, which measured no faster
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
@@ -150,6 +153,8 @@ class IQN(ValueBasedAlgorithm):
         target_clip: float | None = None,
         learning_rate_final: float | None = None,
         learning_rate_fraction: float | None = None,
+        n_steps_final: int | None = None,
+        n_steps_fraction: float | None = None,
         compile: bool = False,
         autocast_dtype: AutocastDtype | None = None,
         float32_matmul_precision: Float32MatmulPrecision | None = "auto",
@@ -185,6 +190,8 @@ class IQN(ValueBasedAlgorithm):
             target_clip=target_clip,
             learning_rate_final=learning_rate_final,
             learning_rate_fraction=learning_rate_fraction,
+            n_steps_final=n_steps_final,
+            n_steps_fraction=n_steps_fraction,
             compile=compile,
             autocast_dtype=autocast_dtype,
             float32_matmul_precision=float32_matmul_precision,

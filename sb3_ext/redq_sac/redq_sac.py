@@ -118,6 +118,9 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
+    :param n_steps_final: if given, ``n_steps`` falls exponentially to this value, see
+        :func:`~sb3_ext.functional.schedules.falling_n_steps`
+    :param n_steps_fraction: fraction of the training, in (0, 1], after which ``n_steps_final`` is reached; ``None``: 1
     :param compile: compile the losses with their gradients, and passes without a gradient (``torch.compile``): what it
         gains and costs is in ``docs/benchmarks.md``. Without a C++ compiler there is a warning, and no compilation. No
         effect on networks with torch's batch normalization; that of ``NormalizedMlpPolicy`` is compiled
@@ -201,6 +204,8 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
         random_steps: int | None = None,
         learning_rate_final: float | None = None,
         learning_rate_fraction: float | None = None,
+        n_steps_final: int | None = None,
+        n_steps_fraction: float | None = None,
         compile: bool = False,
         autocast_dtype: AutocastDtype | None = None,
         float32_matmul_precision: Float32MatmulPrecision | None = "auto",
@@ -253,6 +258,8 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
         self.random_steps = random_steps
         self.learning_rate_final = learning_rate_final
         self.learning_rate_fraction = learning_rate_fraction
+        self.n_steps_final = n_steps_final
+        self.n_steps_fraction = n_steps_fraction
         self.compile = compile
         self.autocast_dtype = autocast_dtype
         self.float32_matmul_precision = float32_matmul_precision
@@ -272,9 +279,10 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
 
     def _default_buffer_class(self) -> type[ReplayBuffer] | None:
         is_plain = self.n_steps == 1 and not self.optimize_memory_usage and not self.replay_buffer_kwargs
-        if self.device.type == "cpu" or self.buffer_device == "cpu" or not is_plain:
-            return None
-        return None if isinstance(self.observation_space, spaces.Dict) else DeviceReplayBuffer
+        is_copied = self.device.type != "cpu" and self.buffer_device == "auto" and is_plain
+        if is_copied and not isinstance(self.observation_space, spaces.Dict):
+            return DeviceReplayBuffer
+        return super()._default_buffer_class()
 
     def _setup_model(self) -> None:
         # SAC sets either these or `ent_coef_tensor`, and removes nothing from an earlier temperature

@@ -277,7 +277,7 @@ def _convert_value_params(params: Mapping[str, Any]) -> dict[str, Any]:
     # one, and its small tau fits another interval.
     arguments.update(tau=1.0, learning_rate_final=None, learning_rate_fraction=None)
     if "n_steps" in params:
-        arguments["n_steps"] = params["n_steps"]
+        arguments.update(n_steps=params["n_steps"], n_steps_final=None, n_steps_fraction=None)
     arguments["policy_kwargs"]["dueling"] = params["dueling"]
     if "adam_eps" in params:
         arguments["policy_kwargs"]["optimizer_kwargs"] = {"eps": params["adam_eps"], "fused": True}

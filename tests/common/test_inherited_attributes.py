@@ -22,7 +22,7 @@ from sb3_ext import (
     PrioritizedReplayBuffer,
     SoftDQN,
 )
-from sb3_ext.buffers import ArrayReplayBuffer, DeviceReplayBuffer
+from sb3_ext.buffers import ArrayReplayBuffer, DeviceReplayBuffer, Float32ReplayBuffer
 from tests.support.models import CLASSES, VALUE_BASED
 from tests.support.models import make as make_model
 
@@ -100,7 +100,7 @@ def test_public_attributes_of_models_are_there(cls: Any) -> None:
 @pytest.mark.parametrize(
     "cls",
     [
-        *(ArrayReplayBuffer, FrameDedupReplayBuffer, DeviceReplayBuffer),
+        *(ArrayReplayBuffer, FrameDedupReplayBuffer, DeviceReplayBuffer, Float32ReplayBuffer),
         *(PrioritizedReplayBuffer, PrioritizedFrameDedupReplayBuffer),
     ],
 )
@@ -131,6 +131,8 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "learning_rate_final": (1e-5, {}),
     "qf_learning_rate": (lambda progress: 0.02 * progress, {}),
     "learning_rate_fraction": (0.5, dict(learning_rate_final=1e-5)),
+    "n_steps_final": (2, dict(n_steps=3)),
+    "n_steps_fraction": (0.5, dict(n_steps=3, n_steps_final=2)),
     "train_freq": ((7, "step"), {}),
     "ent_coef": ("auto_0.25", {}),
     "target_entropy": (-3, {}),
@@ -153,6 +155,11 @@ def derived(model: Any) -> list[Any]:
     for name in ("lr_schedule", "qf_lr_schedule", "exploration_schedule", "temperature_schedule"):
         if getattr(model, name, None) is not None:
             facts += [getattr(model, name)(progress) for progress in (1.0, 0.85, 0.5, 0.0)]
+    before = model._current_progress_remaining
+    for progress in (1.0, 0.85, 0.5, 0.0):
+        model._current_progress_remaining = progress
+        facts.append(model.effective_n_steps)
+    model._current_progress_remaining = before
     if isinstance(model, REDQSAC):
         settings, temperature = model._update_settings(), model._temperature()
         facts += [settings.target_entropy, temperature.ent_coef().item(), temperature.optimizer is None]
@@ -177,7 +184,7 @@ def test_a_changed_argument_has_the_effect_of_a_given_one(cls: Any, name: str) -
     model.learn(25)
     file = io.BytesIO()
     model.save(file)
-    assert derived(cls.load(file, device="cpu"))[:5] == derived(model)[:5]
+    assert derived(cls.load(file, device="cpu"))[:9] == derived(model)[:9]
 
 
 @pytest.mark.parametrize("cls", CLASSES)

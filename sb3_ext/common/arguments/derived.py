@@ -24,6 +24,11 @@ def derive_learning_rate(model: Any) -> None:
     model._setup_lr_schedule()
 
 
+def derive_n_steps(model: Any) -> None:
+    if model.replay_buffer is not None:
+        model._pass_to_buffer("n_steps")
+
+
 def derive_train_freq(model: Any) -> None:
     model._convert_train_freq()
 
@@ -39,6 +44,8 @@ DERIVATIONS: Mapping[str, Derivation] = {
     "learning_rate": derive_learning_rate,
     "learning_rate_final": derive_learning_rate,
     "learning_rate_fraction": derive_learning_rate,
+    "n_steps_final": derive_n_steps,
+    "n_steps_fraction": derive_n_steps,
     "train_freq": derive_train_freq,
 }
 #: For DQN

@@ -17,6 +17,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_ext.buffers import (
     DeviceReplayBuffer,
+    Float32ReplayBuffer,
     FrameDedupReplayBuffer,
     PrioritizedFrameDedupReplayBuffer,
     PrioritizedReplayBuffer,
@@ -31,6 +32,7 @@ BUFFERS: dict[str, type[ReplayBuffer]] = {
         FrameDedupReplayBuffer,
         PrioritizedFrameDedupReplayBuffer,
         DeviceReplayBuffer,
+        Float32ReplayBuffer,
         ReplayBuffer,
         DictReplayBuffer,
         NStepReplayBuffer,

@@ -257,7 +257,7 @@ def check_saved_buffer(model: "SavedModel", given: Mapping[str, Any]) -> None:
     if buffer_class is not None and type(replay_buffer) is not buffer_class:
         saved = type(replay_buffer).__name__
         raise ValueError(f"replay_buffer_class={buffer_class.__name__} is not the saved one, {saved}: {remedy}")
-    if given.get("n_steps", 1) > getattr(replay_buffer, "n_steps", 1):
+    if given.get("n_steps", 1) > 1 and not hasattr(replay_buffer, "n_steps"):
         name = type(replay_buffer).__name__
         raise ValueError(f"n_steps={given['n_steps']!r}: the saved {name} has no n-step returns: {remedy}")
     wanted = dict(given.get("replay_buffer_kwargs") or {})

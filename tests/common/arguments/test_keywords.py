@@ -25,6 +25,7 @@ from sb3_ext import (
     DeviceReplayBuffer,
     DiagnosisCallback,
     DoubleDQN,
+    Float32ReplayBuffer,
     FrameDedupReplayBuffer,
     PrioritizedFrameDedupReplayBuffer,
     PrioritizedReplayBuffer,
@@ -38,7 +39,7 @@ from sb3_ext.redq_sac.policies import REDQSACPolicy
 from tests.support.models import CLASSES, make
 
 BUFFERS: list[Any] = [
-    *(DeviceReplayBuffer, ArrayReplayBuffer, FrameDedupReplayBuffer),
+    *(DeviceReplayBuffer, Float32ReplayBuffer, ArrayReplayBuffer, FrameDedupReplayBuffer),
     *(PrioritizedReplayBuffer, PrioritizedFrameDedupReplayBuffer, HerReplayBuffer),
 ]
 POLICIES: list[Any] = [(cls, policy) for cls in CLASSES for policy in cls.policy_aliases.values()]
@@ -153,7 +154,7 @@ def test_a_misspelled_argument_of_a_buffer(buffer: Any) -> None:
             expected = f"{buffer.__name__} has no argument {typo}=5: did you mean {name}=5?"
             assert message(buffer, 10, BOX, BOX, **{typo: 5}) == expected
     expected = f"{buffer.__name__} has no argument handle_timeouts=5: did you mean handle_timeout_termination=5?"
-    if buffer is not DeviceReplayBuffer:
+    if buffer not in (DeviceReplayBuffer, Float32ReplayBuffer):
         assert message(estimate_memory, buffer, 10, BOX, BOX, handle_timeouts=5) == expected
 
 

@@ -74,6 +74,8 @@ VALUES: dict[str, Any] = dict(
     # With what gives them an effect
     reinforce_baseline=dict(reinforce_baseline="none", actor_gradient="reinforce"),
     learning_rate_fraction=dict(learning_rate_fraction=0.5, learning_rate_final=1e-5),
+    n_steps_final=dict(n_steps_final=2, n_steps=3),
+    n_steps_fraction=dict(n_steps_fraction=0.5, n_steps_final=2, n_steps=3),
     target_entropy_fraction=dict(target_entropy_fraction=0.3, auto_temperature=True),
     munchausen_coef=dict(munchausen_coef=0.9, double_q=False),
     munchausen_clip=dict(munchausen_clip=-0.5, munchausen_coef=0.9, double_q=False),
