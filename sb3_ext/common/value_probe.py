@@ -6,6 +6,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_ext.common.probe import PolicyStep, Probe, learned_discount
+from sb3_ext.functional.soft_value import Munchausen, munchausen_bonus
 from sb3_ext.nets.output_layers import output_layers
 
 
@@ -49,3 +50,20 @@ class ValueProbe(Probe):
 
     def entropy(self, obs: PyTorchObs) -> th.Tensor | None:
         return None
+
+
+def sampled_step(
+    values: th.Tensor, log_policy: th.Tensor, entropy_bonuses: th.Tensor, munchausen: Munchausen | None
+) -> PolicyStep:
+    """
+    Sample an action of a policy in each of B states, for probes of critics that value such a policy.
+
+    :param values: shape (B, A)
+    :param log_policy: shape (B, A)
+    :param entropy_bonuses: what the critic's targets add to the value of the policy, shape (B,)
+    """
+    actions = th.distributions.Categorical(logits=log_policy).sample().unsqueeze(1)
+    reward_bonuses = th.zeros_like(entropy_bonuses)
+    if munchausen is not None:
+        reward_bonuses = munchausen_bonus(values, actions, *munchausen)
+    return PolicyStep(actions.squeeze(1).cpu().numpy(), values.gather(1, actions).T, entropy_bonuses, reward_bonuses)

@@ -12,7 +12,7 @@ Actions may be masked, see :mod:`sb3_ext.functional.action_masks`. They have pro
 """
 
 import math
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch as th
 
@@ -22,6 +22,22 @@ from sb3_ext.functional.q_learning import double_q_learning, q_learning
 #: How the Q-values of the next state become one value
 SoftBackup = Literal["soft", "boltzmann", "mellowmax", "max"]
 SOFT_BACKUPS: tuple[SoftBackup, ...] = get_args(SoftBackup)
+#: Values of 1e6 divided by this temperature stay finite, as do their exponentials
+SMALLEST_TEMPERATURE = 1e-8
+
+
+class Munchausen(NamedTuple):
+    """
+    The settings of Munchausen targets, see :func:`munchausen_bonus`.
+
+    :param temperature: alpha > 0
+    :param coef: m
+    :param clip: l0 <= 0
+    """
+
+    temperature: float
+    coef: float
+    clip: float
 
 
 def _logits(q_values: th.Tensor, temperature: th.Tensor | float) -> th.Tensor:
@@ -106,6 +122,22 @@ def _log_mean_exp(logits: th.Tensor) -> th.Tensor:
     return th.log1p(terms.mean(dim=1, keepdim=True) * (logits.shape[1] / count_allowed(logits)))
 
 
+def soft_quantiles(quantiles: th.Tensor, temperature: th.Tensor | float) -> th.Tensor:
+    """
+    Compute quantiles of the soft value of a state, ``sum_a pi (z - alpha log pi)``, under the policy of their means.
+
+    That is the next return of Munchausen-IQN (appendix of https://arxiv.org/abs/2007.14430). Its mean is the value
+    ``"soft"`` of :func:`soft_state_value`, from the means of the quantiles.
+
+    :param quantiles: z of each action, shape (B, T, A); -inf for masked actions
+    :param temperature: alpha > 0
+    :return: shape (B, T)
+    """
+    log_policy = boltzmann_log_policy(quantiles.mean(dim=1), temperature).unsqueeze(1)
+    terms = quantiles - temperature * log_policy
+    return (log_policy.exp() * terms.masked_fill(log_policy == -math.inf, 0.0)).sum(dim=2)
+
+
 def munchausen_bonus(
     q_values: th.Tensor, actions: th.Tensor, temperature: th.Tensor | float, coef: float, clip: float
 ) -> th.Tensor:
@@ -114,7 +146,7 @@ def munchausen_bonus(
 
     The clip applies after the log-policy is scaled by alpha.
 
-    :param q_values: values of the TARGET network in the state s, shape (B, A)
+    :param q_values: values in the state s, shape (B, A): those of the TARGET network in the paper
     :param actions: a, shape (B, 1), integers
     :param temperature: alpha > 0, a number or a tensor of shape () or (1,)
     :param coef: m

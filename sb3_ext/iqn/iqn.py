@@ -19,12 +19,16 @@ from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.quantile import RiskMeasure, check_risk, quantile_huber_loss
+from sb3_ext.functional.soft_value import SMALLEST_TEMPERATURE, Munchausen, munchausen_bonus, soft_quantiles
 from sb3_ext.iqn.policies import CnnPolicy, ImplicitQuantileNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.iqn.probe import IQNProbe
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode
 from sb3_ext.speed.float32 import Float32MatmulPrecision
 from sb3_ext.speed.precision import AutocastDtype
+
+# Munchausen-IQN's, in the place of None
+_TEMPERATURE, _CLIP = 0.03, -1.0
 
 
 def derive_choice_of_actions(model: "IQN") -> None:
@@ -82,6 +86,12 @@ class IQN(ValueBasedAlgorithm):
         :func:`~sb3_ext.functional.quantile.distort_taus`
     :param risk_eta: parameter of the risk measure: in (0, 1] for ``"cvar"`` and ``"cpw"``, risk-averse below 0 for
         ``"wang"`` and ``"pow"``, unused for ``"neutral"``
+    :param munchausen_coef: if above 0, Munchausen-IQN (https://arxiv.org/abs/2007.14430): the reward, or the n-step
+        return, is raised by ``m clip(alpha log pi(a|s), l0, 0)``, and the next return is that of the policy pi, the
+        softmax of the values by alpha, with its entropy; 0.9 in the paper. Actions are still the best ones. pi(a|s) is
+        the online network's, as in BTR (https://arxiv.org/abs/2411.03820), which costs no further pass
+    :param munchausen_temperature: alpha, > 0, for rewards of about 1; ``None``: 0.03
+    :param munchausen_clip: l0, at most 0; ``None``: -1
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
@@ -150,6 +160,9 @@ class IQN(ValueBasedAlgorithm):
         double_q: bool = False,
         risk_measure: RiskMeasure = "neutral",
         risk_eta: float = 0.0,
+        munchausen_coef: float = 0.0,
+        munchausen_temperature: float | None = None,
+        munchausen_clip: float | None = None,
         target_clip: float | None = None,
         learning_rate_final: float | None = None,
         learning_rate_fraction: float | None = None,
@@ -202,6 +215,9 @@ class IQN(ValueBasedAlgorithm):
         self.kappa = kappa
         self.risk_measure = risk_measure
         self.risk_eta = risk_eta
+        self.munchausen_coef = munchausen_coef
+        self.munchausen_temperature = munchausen_temperature
+        self.munchausen_clip = munchausen_clip
         if _init_setup_model:
             self._setup_model()
 
@@ -214,12 +230,40 @@ class IQN(ValueBasedAlgorithm):
         if self.risk_eta != 0:
             has_effect, needs = self.risk_measure != "neutral", "another risk_measure than 'neutral'"
             self._require_effect("risk_eta", has_effect, needs, otherwise=0.0)
+        self._check_munchausen()
         for name in ("n_action_quantile_samples", "risk_measure", "risk_eta"):
             if name in self.policy_kwargs:
                 raise ValueError(
                     f"policy_kwargs has {name}={self.policy_kwargs[name]!r}, which is not allowed: give it to IQN "
                     "itself, which sets it in the policy"
                 )
+
+    def _check_munchausen(self) -> None:
+        check_interval("munchausen_coef", self.munchausen_coef, 0.0, 1.0, "in [0, 1]")
+        has_bonus, largest = self.munchausen_coef > 0, float(np.finfo(np.float32).max)
+        for name, allowed in (("double_q", False), ("risk_measure", "neutral")) if has_bonus else ():
+            value = getattr(self, name)
+            if value != allowed:
+                raise ValueError(
+                    f"munchausen_coef={self.munchausen_coef} with {name}={value!r}: only {name}={allowed!r} is allowed"
+                )
+        limits = {
+            "munchausen_temperature": (SMALLEST_TEMPERATURE, largest, f"a number >= {SMALLEST_TEMPERATURE:g}"),
+            "munchausen_clip": (-largest, 0.0, "a number <= 0"),
+        }
+        for name, (low, high, allowed) in limits.items():
+            if getattr(self, name) is not None:
+                check_interval(name, getattr(self, name), low, high, allowed)
+                self._require_effect(name, has_bonus, needs="munchausen_coef above 0")
+
+    @property
+    def munchausen(self) -> Munchausen | None:
+        """The settings of Munchausen-IQN, with their defaults; ``None`` without it."""
+        if self.munchausen_coef == 0:
+            return None
+        temperature = _TEMPERATURE if self.munchausen_temperature is None else self.munchausen_temperature
+        clip = _CLIP if self.munchausen_clip is None else self.munchausen_clip
+        return Munchausen(temperature, self.munchausen_coef, clip)
 
     def _create_aliases(self) -> None:
         super()._create_aliases()
@@ -241,10 +285,13 @@ class IQN(ValueBasedAlgorithm):
     def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
         actions = actions_taken(replay_data)
         taus = th.rand(len(actions), self.n_quantile_samples, device=self.device)
-        with th.no_grad():
-            # Transposed to (T', B) and back, so that discounts of shape (B,) broadcast
-            targets = self.td_targets(replay_data, discounts, self.next_quantiles(replay_data).T).T
         all_quantiles = self.evaluator(self.q_net.quantiles, replay_data.observations, taus, differentiable=True)
+        with th.no_grad():
+            bonus: th.Tensor | float = 0.0
+            if self.munchausen is not None:
+                bonus = munchausen_bonus(all_quantiles.detach().mean(dim=1), actions, *self.munchausen)
+            # Transposed to (T', B) and back, so that discounts of shape (B,) broadcast
+            targets = self.td_targets(replay_data, discounts, self.next_quantiles(replay_data).T, bonus).T
         quantiles = all_quantiles.gather(2, actions.unsqueeze(1).expand(-1, taus.shape[1], 1)).squeeze(2)
         masked = None
         if may_be_masked(quantiles[:, 0]):
@@ -263,9 +310,16 @@ class IQN(ValueBasedAlgorithm):
         return IQNProbe(self)
 
     def next_quantiles(self, replay_data: AnySamples) -> th.Tensor:
-        """Return quantiles of the best next action at uniformly random levels, shape (B, T')."""
+        """
+        Return quantiles of the next return at uniformly random levels, shape (B, T').
+
+        They are those of the best action, or of Munchausen-IQN's policy.
+        """
         next_obs, n_states = replay_data.next_observations, len(replay_data.actions)
         taus = th.rand(n_states, self.n_target_quantile_samples, device=self.device)
+        if self.munchausen is not None:
+            all_quantiles = self.evaluator(self.q_net_target.quantiles, next_obs, taus)
+            return soft_quantiles(all_quantiles, self.munchausen.temperature)
         action_taus = self.q_net.action_taus(n_states, deterministic=False)
         if self.double_q:
             with evaluation_mode(self.q_net):

@@ -6,9 +6,9 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_ext.common.probe import PolicyStep
-from sb3_ext.common.value_probe import ValueProbe
+from sb3_ext.common.value_probe import ValueProbe, sampled_step
 from sb3_ext.functional.action_masks import count_allowed
-from sb3_ext.functional.soft_value import boltzmann_log_policy, munchausen_bonus, policy_entropy
+from sb3_ext.functional.soft_value import Munchausen, boltzmann_log_policy, policy_entropy
 
 if TYPE_CHECKING:
     from sb3_ext.soft_dqn.soft_dqn import SoftDQN
@@ -31,15 +31,11 @@ class SoftDQNProbe(ValueProbe):
         values = self.action_values(obs)
         temperature = self.model.q_net.temperature
         log_policy = boltzmann_log_policy(values, temperature)
-        actions = th.distributions.Categorical(logits=log_policy).sample()
-        reward_bonuses = th.zeros_like(values[:, 0])
-        coef, clip = self.model.munchausen_coef, self.model.effective_munchausen_clip
-        if coef > 0:
-            reward_bonuses = munchausen_bonus(values, actions.unsqueeze(1), temperature, coef, clip)
-        q_values = values.gather(1, actions.unsqueeze(1)).T
-        return PolicyStep(
-            actions.cpu().numpy(), q_values, self._entropy_bonuses(log_policy, temperature), reward_bonuses
-        )
+        munchausen = None
+        if self.model.munchausen_coef > 0:
+            coef, clip = self.model.munchausen_coef, self.model.effective_munchausen_clip
+            munchausen = Munchausen(temperature.item(), coef, clip)
+        return sampled_step(values, log_policy, self._entropy_bonuses(log_policy, temperature), munchausen)
 
     def _entropy_bonuses(self, log_policy: th.Tensor, temperature: th.Tensor) -> th.Tensor:
         """Return what the backup adds to the expected Q of the policy, shape (B,)."""

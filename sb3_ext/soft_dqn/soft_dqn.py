@@ -26,6 +26,7 @@ from sb3_ext.functional.action_masks import count_allowed
 from sb3_ext.functional.bellman import huber_value_loss
 from sb3_ext.functional.policy_gradient import temperature_loss
 from sb3_ext.functional.soft_value import (
+    SMALLEST_TEMPERATURE,
     SOFT_BACKUPS,
     SoftBackup,
     boltzmann_log_policy,
@@ -39,8 +40,6 @@ from sb3_ext.soft_dqn.probe import SoftDQNProbe
 from sb3_ext.speed.float32 import Float32MatmulPrecision
 from sb3_ext.speed.precision import AutocastDtype
 
-# Values of 1e6 divided by this temperature stay finite, as do their exponentials
-_SMALLEST_TEMPERATURE = 1e-8
 # Defaults of arguments that are None
 _TEMPERATURE_FINAL, _TEMPERATURE_FRACTION = 0.05, 0.5
 _TARGET_ENTROPY_FRACTION = 0.1
@@ -244,7 +243,7 @@ class SoftDQN(ValueBasedAlgorithm):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        smallest, largest = _SMALLEST_TEMPERATURE, np.finfo(np.float32).max
+        smallest, largest = SMALLEST_TEMPERATURE, np.finfo(np.float32).max
         tiny = np.finfo(np.float64).tiny
         check_choice("target_backup", self.target_backup, SOFT_BACKUPS)
         check_choice("auto_temperature", self.auto_temperature, (True, False))
@@ -379,7 +378,7 @@ class SoftDQN(ValueBasedAlgorithm):
         loss.backward()
         self.temperature_optimizer.step()
         with th.no_grad():
-            self.log_temperature.clamp_(min=math.log(_SMALLEST_TEMPERATURE))
+            self.log_temperature.clamp_(min=math.log(SMALLEST_TEMPERATURE))
         temperature = self.log_temperature.detach().exp()
         self._divergence.before_step("temperature", temperature)
         self._set_temperature(temperature)
@@ -410,7 +409,7 @@ class SoftDQN(ValueBasedAlgorithm):
                 self._set_temperature(self.log_temperature.exp())
             elif not th.allclose(self.log_temperature.exp(), self.q_net.temperature):
                 # From a model with a schedule, or from the networks alone: learning goes on from their temperature
-                self.log_temperature.copy_(self.q_net.temperature.clamp(min=_SMALLEST_TEMPERATURE).log())
+                self.log_temperature.copy_(self.q_net.temperature.clamp(min=SMALLEST_TEMPERATURE).log())
 
     def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
         state = super()._state_for_arguments(state, changed)

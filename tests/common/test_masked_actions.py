@@ -32,6 +32,7 @@ VARIANTS: list[tuple[Any, dict[str, Any]]] = [
     (SoftDQN, dict(auto_temperature=True)),
     (SoftDQN, dict(double_q=False, munchausen_coef=0.9)),
     (IQN, dict(risk_measure="cvar", risk_eta=0.3)),
+    (IQN, dict(munchausen_coef=0.9)),
     (DoubleDQN, dict(policy_kwargs=dict(dueling=True))),
     (DoubleDQN, dict(replay_buffer_class=PrioritizedReplayBuffer)),
     (SoftDQN, dict(n_steps=3, target_clip=2.0)),

@@ -23,6 +23,7 @@ VARIANTS = [
     (SoftDQN, dict(auto_temperature=True, target_backup="mellowmax")),
     (SoftDQN, dict(munchausen_coef=0.9, double_q=False, policy_kwargs=dict(dueling=True))),
     (IQN, dict(double_q=True, n_steps=3)),
+    (IQN, dict(munchausen_coef=0.9, n_steps=4, n_steps_final=2)),
     (IQN, dict(risk_measure="cvar", risk_eta=0.5, policy_kwargs=dict(dueling=True, n_cosines=5, net_arch=[6, 7]))),
 ]
 

@@ -74,6 +74,17 @@ def test_entropy_of_a_boltzmann_policy(
     assert row["policy_entropy"] == (None if settings["target_backup"] == "max" else pytest.approx(LOG3, rel=1e-5))
 
 
+def test_entropy_of_munchausen_iqn(tmp_path: Path) -> None:
+    model = make_model(IQN, learning_rate=0.0, munchausen_coef=0.75, munchausen_temperature=2.0)
+    # clip(2 log(1/3), -1, 0) = -1
+    value = (0.25 + GAMMA * 2 * LOG3) / (1 - GAMMA)
+    predict_value(model, 1.5 * value)
+    row = measured(model, tmp_path, tail_tolerance=1e-3)
+    assert row["mc_return_mean"] == pytest.approx(value, rel=2e-3)
+    assert row["normalized_bias_mean"] == pytest.approx(0.5, abs=3e-3)
+    assert row["policy_entropy"] == pytest.approx(LOG3, rel=1e-5)
+
+
 def squashed_entropy(std: float) -> float:
     """Of tanh(u), u ~ N(0, std^2), by summing over a grid: E[-log N(u)] + E[log(1 - tanh(u)^2)]."""
     total, step = 0.5 * math.log(2 * math.pi * math.e * std**2), std / 500

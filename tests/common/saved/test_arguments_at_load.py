@@ -78,6 +78,7 @@ VALUES: dict[str, Any] = dict(
     n_steps_fraction=dict(n_steps_fraction=0.5, n_steps_final=2, n_steps=3),
     target_entropy_fraction=dict(target_entropy_fraction=0.3, auto_temperature=True),
     munchausen_coef=dict(munchausen_coef=0.9, double_q=False),
+    munchausen_temperature=dict(munchausen_temperature=0.5, munchausen_coef=0.9),
     munchausen_clip=dict(munchausen_clip=-0.5, munchausen_coef=0.9, double_q=False),
     risk_measure=dict(risk_measure="cvar", risk_eta=0.5),
     optimize_memory_usage=dict(optimize_memory_usage=True, replay_buffer_kwargs=dict(handle_timeout_termination=False)),
