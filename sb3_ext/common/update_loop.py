@@ -24,6 +24,7 @@ from sb3_ext.buffers.samples import (
 from sb3_ext.common.divergence import total_norm
 from sb3_ext.common.networks import check_networks
 from sb3_ext.common.off_policy import OffPolicyExtension
+from sb3_ext.nets.noisy import with_noisy_policy
 from sb3_ext.speed.float32 import with_float32_matmul_precision
 
 
@@ -72,6 +73,7 @@ class UpdateLoop(OffPolicyExtension):
         """Hook: do what must follow each update of the network. Nothing by default."""
 
     @with_float32_matmul_precision
+    @with_noisy_policy
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """
         Update the network ``gradient_steps`` times, each time on a fresh minibatch.

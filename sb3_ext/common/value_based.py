@@ -165,6 +165,21 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         if self.target_clip is not None:
             check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
         check_choice("double_q", self.double_q, (True, False))
+        self._check_noisy()
+
+    def _check_noisy(self) -> None:
+        if self.policy_kwargs.get("noisy") is not True:
+            return
+        for name, value in (
+            ("exploration_initial_eps", self.initial_epsilon),
+            ("exploration_final_eps", self.exploration_final_eps),
+        ):
+            if value > 0:
+                raise ValueError(
+                    f"{name}={value!r} with policy_kwargs=dict(noisy=True): noisy layers explore by themselves, so "
+                    "only exploration_initial_eps=0 and exploration_final_eps=0 are allowed; for random actions as "
+                    "well: noisy='with_epsilon'"
+                )
 
     def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
         state = super()._state_for_arguments(state, changed)

@@ -1,7 +1,8 @@
 """SB3's DQN policies, with other networks if required."""
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
 
 import torch as th
 from gymnasium import spaces
@@ -10,26 +11,38 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
-from sb3_ext.checks import check_choice
+from sb3_ext.checks import check_choice, check_interval
 from sb3_ext.common.arguments.compatibility import check_policy_fits
 from sb3_ext.common.arguments.keywords import check_policy_kwargs, explain_policy_keywords
 from sb3_ext.common.arguments.policies import check_policy_arguments
 from sb3_ext.common.saved.complete import CompletelySaved
 from sb3_ext.keywords import checks_keywords, known_base
-from sb3_ext.nets import LayerKind, build_action_values, declare_output
+from sb3_ext.nets import LayerKind, NatureConvolutions, NoisyLayers, build_action_values, declare_output, noise_in
+
+#: Whether linear layers are noisy
+Noisy = bool | Literal["with_epsilon"]
+#: Normalizations of networks that are not stacked
+PlainNormalization = Literal["layer", "rms"]
 
 
 class ValueNetwork(QNetwork):
     """
-    SB3's ``QNetwork``, on request dueling.
+    SB3's ``QNetwork``, on request dueling, noisy or normalized.
 
     :param dueling: ``Q = V + A - mean_a A``. V and A then each have a layer for the last entry of ``net_arch``
+    :param noisy: whether the linear layers after the features extractor are noisy, see
+        :class:`~sb3_ext.nets.noisy.NoisyLinear`. ``"with_epsilon"``: they are, and random actions are allowed as well
+    :param noisy_std: sigma_0 of noisy layers, in [0, 100]; ``None``: 0.5
+    :param normalization: of the hidden layers after the features extractor, before their activations: ``"layer"``,
+        ``"rms"`` or ``None``
 
     The other parameters are those of ``QNetwork``.
+
+    :raises ValueError: naming the argument, its value and what is allowed
     """
 
     #: What layers it is made of; ``None``: plain ones
-    layer_kind: ClassVar[LayerKind | None] = None
+    layer_kind: LayerKind | None = None
 
     def __init__(
         self,
@@ -41,12 +54,34 @@ class ValueNetwork(QNetwork):
         activation_fn: type[nn.Module] = nn.ReLU,
         normalize_images: bool = True,
         dueling: bool = False,
+        *,
+        noisy: Noisy = False,
+        noisy_std: float | None = None,
+        normalization: PlainNormalization | None = None,
     ) -> None:
         check_choice("dueling", dueling, (True, False))
+        check_choice("noisy", noisy, (True, False, "with_epsilon"))
+        if noisy_std is not None:
+            check_interval("noisy_std", noisy_std, 0.0, 100.0, "in [0, 100]")
+            if not noisy:
+                raise ValueError(f"noisy_std={noisy_std!r} has no effect here: it needs noisy=True")
+        check_choice("normalization", normalization, (None, *get_args(PlainNormalization)))
         super().__init__(
             observation_space, action_space, features_extractor, features_dim, net_arch, activation_fn, normalize_images
         )
-        self.dueling = dueling
+        if dueling and not self.net_arch:
+            raise ValueError(
+                "dueling=True has no effect with net_arch=[]: the value and the advantages would be linear in the same "
+                "features, as Q is without them. Give a hidden layer, such as net_arch=[512]"
+            )
+        if normalization is not None and not self.net_arch:
+            raise ValueError(
+                f"normalization={normalization!r} has no effect with net_arch=[]: there is no hidden layer after the "
+                "features extractor. Those of NatureConvolutions: features_extractor_kwargs=dict(normalization=...)"
+            )
+        self.dueling, self.noisy, self.noisy_std, self.normalization = dueling, noisy, noisy_std, normalization
+        if noisy:
+            self.layer_kind = NoisyLayers() if noisy_std is None else NoisyLayers(noisy_std)
         # torch.compile cannot convert numpy's integer
         self.n_actions = int(action_space.n)
         self.build_networks(features_dim, self.n_actions)
@@ -58,12 +93,16 @@ class ValueNetwork(QNetwork):
 
         Attributes of a subclass that it reads must be plain values, set before the constructor of this class.
         """
-        if not self.dueling and self.layer_kind is None:
+        if not self.dueling and self.layer_kind is None and self.normalization is None:
             declare_output(self.q_net)  # SB3's network with SB3's weights
             return
-        arguments = features_dim, n_actions, self.net_arch, self.activation_fn, self.dueling, self.layer_kind
-        network = build_action_values(*arguments)
+        network = self.build_action_values(features_dim, n_actions, self.net_arch)
         self.q_net = network if isinstance(network, nn.Sequential) else nn.Sequential(network)
+
+    def build_action_values(self, input_dim: int, n_actions: int, net_arch: list[int], n_outputs: int = 1) -> nn.Module:
+        """Build a network from features to values of the actions, of the kind that the arguments ask for."""
+        shape = input_dim, n_actions, net_arch, self.activation_fn
+        return build_action_values(*shape, self.dueling, self.layer_kind, self.normalization, n_outputs)
 
     def allowed_actions(self, obs: PyTorchObs) -> th.Tensor | None:
         """
@@ -100,7 +139,29 @@ class ValueNetwork(QNetwork):
         return self.mask(super().forward(obs), obs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "dueling": self.dueling}
+        names = ("dueling", "noisy", "noisy_std", "normalization")
+        return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
+
+
+def image_network(
+    extractor_class: type[BaseFeaturesExtractor],
+    net_arch: list[int] | None,
+    options: Mapping[str, Any],
+    own_class: type[BaseFeaturesExtractor],
+) -> tuple[type[BaseFeaturesExtractor], list[int] | None]:
+    """
+    Return the features extractor and the hidden layers for images.
+
+    SB3's ``NatureCNN`` ends with a layer of 512 units, and Q is linear in these. A dueling, noisy or normalized network
+    needs that layer for itself. Then the extractor is the convolutions alone, unless the user gives another.
+
+    :param options: further arguments of the policy
+    :param own_class: the default extractor of the policy
+    """
+    if net_arch is None and extractor_class is own_class:
+        needs_layer = any(options.get(name) for name in ("dueling", "noisy", "normalization"))
+        extractor_class, net_arch = (NatureConvolutions, [512]) if needs_layer else (own_class, [])
+    return extractor_class, net_arch
 
 
 class ValuePolicy(CompletelySaved, DQNPolicy):
@@ -109,6 +170,10 @@ class ValuePolicy(CompletelySaved, DQNPolicy):
 
     :param args: arguments of SB3's ``DQNPolicy`` after ``lr_schedule``, in its order
     :param dueling: dueling architecture, https://arxiv.org/abs/1511.06581
+    :param noisy: noisy layers, https://arxiv.org/abs/1706.10295. They explore by themselves, so that epsilon must be 0,
+        unless it is ``"with_epsilon"``
+    :param noisy_std: see :class:`ValueNetwork`
+    :param normalization: see :class:`ValueNetwork`
     :param network_kwargs: further arguments of the network
 
     The other parameters are those of ``stable_baselines3.dqn.policies.DQNPolicy``.
@@ -126,6 +191,9 @@ class ValuePolicy(CompletelySaved, DQNPolicy):
         lr_schedule: Schedule,
         *args: Any,
         dueling: bool = False,
+        noisy: Noisy = False,
+        noisy_std: float | None = None,
+        normalization: PlainNormalization | None = None,
         network_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -133,13 +201,18 @@ class ValuePolicy(CompletelySaved, DQNPolicy):
         check_policy_kwargs(type(self), {"network_kwargs": network_kwargs, **kwargs})
         if not args:  # among which a features extractor may be
             check_policy_fits(observation_space, known_base(type(self)), kwargs)
-        self.network_kwargs: dict[str, Any] = {"dueling": dueling, **(network_kwargs or {})}
+        layers = {"noisy": noisy, "noisy_std": noisy_std, "normalization": normalization}
+        self.network_kwargs: dict[str, Any] = {"dueling": dueling, **layers, **(network_kwargs or {})}
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def make_q_net(self) -> QNetwork:
         # Each network has its own features extractor, as in SB3
         net_args = self._update_features_extractor(self.net_args, features_extractor=None)
         return self.network_class(**net_args, **self.network_kwargs).to(self.device)
+
+    def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        with noise_in(self.q_net, is_wanted=not deterministic):
+            return super()._predict(obs, deterministic)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self.network_kwargs}

@@ -11,9 +11,9 @@ from torch import nn
 
 from sb3_ext.checks import check_integer
 from sb3_ext.common.arguments.positional import positional_as_in
-from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy
+from sb3_ext.common.value_policies import Noisy, PlainNormalization, ValueNetwork, ValuePolicy
 from sb3_ext.functional.quantile import RiskMeasure, check_risk, distort_taus, quantile_midpoints
-from sb3_ext.nets import CosineEmbedding, NamesSubstitutes, NatureConvolutions, build_action_values, build_mlp
+from sb3_ext.nets import CosineEmbedding, NamesSubstitutes, NatureConvolutions, build_mlp
 from sb3_ext.speed.optimizers import with_fused_adam
 
 
@@ -60,6 +60,10 @@ class ImplicitQuantileNetwork(NamesSubstitutes, ValueNetwork):
         n_action_quantile_samples: int = 32,
         risk_measure: RiskMeasure = "neutral",
         risk_eta: float = 0.0,
+        *,
+        noisy: Noisy = False,
+        noisy_std: float | None = None,
+        normalization: PlainNormalization | None = None,
     ) -> None:
         check_integer("n_cosines", n_cosines, minimum=1)
         self.n_cosines = n_cosines
@@ -72,6 +76,9 @@ class ImplicitQuantileNetwork(NamesSubstitutes, ValueNetwork):
             activation_fn,
             normalize_images,
             dueling,
+            noisy=noisy,
+            noisy_std=noisy_std,
+            normalization=normalization,
         )
         self.choose_actions_by(n_action_quantile_samples, risk_measure, risk_eta)
 
@@ -80,9 +87,10 @@ class ImplicitQuantileNetwork(NamesSubstitutes, ValueNetwork):
         del self.q_net
         before, after = self.net_arch[:-1], self.net_arch[-1:]
         n_features = before[-1] if before else features_dim
-        self.psi = build_mlp(features_dim, before, None, self.activation_fn, layers=self.layer_kind)
+        kind, normalization = self.layer_kind, self.normalization
+        self.psi = build_mlp(features_dim, before, None, self.activation_fn, layers=kind, normalization=normalization)
         self.phi = CosineEmbedding(self.n_cosines, n_features)
-        self.f = build_action_values(n_features, n_actions, after, self.activation_fn, self.dueling, self.layer_kind)
+        self.f = self.build_action_values(n_features, n_actions, after)
 
     def substitute_for(self, name: str) -> str | None:
         if name != "q_net":

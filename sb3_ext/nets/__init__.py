@@ -9,6 +9,7 @@ from sb3_ext.nets.ensemble import EnsembleMLP, EnsembleNetwork
 from sb3_ext.nets.heads import CategoricalHead, CriticHead, ScalarHead
 from sb3_ext.nets.implicit_quantile import CosineEmbedding
 from sb3_ext.nets.layers import EnsembleLayerNorm, EnsembleLinear, OutputLinear
+from sb3_ext.nets.noisy import NoisyLayers, NoisyLinear, noise_in
 from sb3_ext.nets.normalization import EnsembleBatchNorm, EnsembleRMSNorm, InputBatchNorm
 from sb3_ext.nets.residual import ResidualBlock
 
@@ -29,6 +30,8 @@ __all__ = [
     "LayerKind",
     "NamesSubstitutes",
     "NatureConvolutions",
+    "NoisyLayers",
+    "NoisyLinear",
     "OutputLinear",
     "PlainLayers",
     "ResidualBlock",
@@ -38,4 +41,5 @@ __all__ = [
     "build_mlp",
     "build_residual_mlp",
     "declare_output",
+    "noise_in",
 ]

@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 
 from sb3_ext.common.arguments.positional import positional_as_in
-from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy
+from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy, image_network
 from sb3_ext.functional.soft_value import boltzmann_log_policy
 from sb3_ext.nets import ChannelsLastCNN
 from sb3_ext.speed.optimizers import with_fused_adam
@@ -76,7 +76,8 @@ class CnnPolicy(SoftDQNPolicy):
     ``SoftDQNPolicy`` for images.
 
     :param features_extractor_class: by default ``ChannelsLastCNN``, a faster form of SB3's ``NatureCNN``
-    :param net_arch: by default no hidden layer after the features extractor, as in SB3 for ``NatureCNN``
+    :param net_arch: by default no hidden layer after the features extractor, as in SB3 for ``NatureCNN``. With
+        ``dueling``, ``noisy`` or ``normalization`` its layer of 512 units belongs to the network that follows
     """
 
     @positional_as_in(DQNPolicy)
@@ -87,10 +88,8 @@ class CnnPolicy(SoftDQNPolicy):
         net_arch: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        # SB3 does the same for NatureCNN, but not for its subclasses
-        if net_arch is None and features_extractor_class is ChannelsLastCNN:
-            net_arch = []
-        super().__init__(*args, features_extractor_class=features_extractor_class, net_arch=net_arch, **kwargs)
+        extractor_class, net_arch = image_network(features_extractor_class, net_arch, kwargs, ChannelsLastCNN)
+        super().__init__(*args, features_extractor_class=extractor_class, net_arch=net_arch, **kwargs)
 
 
 class MultiInputPolicy(SoftDQNPolicy):

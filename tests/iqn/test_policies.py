@@ -16,8 +16,9 @@ from tests.support.value_policies import IMAGES, N_INPUTS, A, make_policy
 B, T, N_COSINES = 5, 7, 9
 
 
-@pytest.mark.parametrize("dueling", [False, True])
-@pytest.mark.parametrize("net_arch", [[], [6], [6, 8]], ids=str)
+@pytest.mark.parametrize(
+    ("net_arch", "dueling"), [([], False), ([6], False), ([6], True), ([6, 8], False), ([6, 8], True)], ids=str
+)
 def test_quantiles_one_level_and_state_at_a_time(net_arch: list[int], dueling: bool) -> None:
     policy = make_policy(IQNPolicy, net_arch=net_arch, n_cosines=N_COSINES, dueling=dueling)
     network, observations, taus = policy.q_net, th.randn(B, N_INPUTS), th.rand(B, T)
