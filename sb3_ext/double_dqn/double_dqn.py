@@ -11,11 +11,19 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.update_loop import TransitionLosses
-from sb3_ext.common.value_based import ValueBasedAlgorithm, predictions_of_actions
-from sb3_ext.double_dqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_ext.common.value_based import (
+    ValueBasedAlgorithm,
+    actions_taken,
+    predictions_of_actions,
+    values_of_actions,
+)
+from sb3_ext.double_dqn.policies import CategoricalNetwork, CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.bellman import huber_value_loss
+from sb3_ext.functional.categorical import categorical_cross_entropy, categorical_td_target
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
 from sb3_ext.keywords import checks_keywords
+from sb3_ext.nets.modes import evaluation_mode
 from sb3_ext.speed.float32 import Float32MatmulPrecision
 from sb3_ext.speed.precision import AutocastDtype
 
@@ -25,7 +33,8 @@ class DoubleDQN(ValueBasedAlgorithm):
     Double DQN: the online network selects the next action, the target network values it.
 
     Paper: https://arxiv.org/abs/1509.06461. With ``policy_kwargs=dict(dueling=True)``, a prioritized replay buffer and
-    ``n_steps`` it is Rainbow (https://arxiv.org/abs/1710.02298) without noisy layers and distributions.
+    ``n_steps`` it is Rainbow (https://arxiv.org/abs/1710.02298) without noisy layers and distributions. These are
+    ``noisy=True`` and ``head="categorical"`` in ``policy_kwargs``.
 
     With ``double_q=False``, ``float32_matmul_precision=None``, one environment and all other additions switched off, it
     equals SB3's ``DQN`` bit for bit.
@@ -55,7 +64,8 @@ class DoubleDQN(ValueBasedAlgorithm):
     :param max_grad_norm: gradients are clipped to this norm
     :param stats_window_size: number of episodes over which the rollout logging averages
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
-    :param policy_kwargs: additional arguments of the policy; ``dueling=True`` for a dueling network
+    :param policy_kwargs: additional arguments of the policy; ``dueling=True`` for a dueling network, ``noisy=True`` for
+        noisy layers, ``head="categorical"`` for C51
     :param verbose: verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: seed for the pseudo random generators
     :param device: device (cpu, cuda, ...) on which the code should be run
@@ -164,7 +174,17 @@ class DoubleDQN(ValueBasedAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if self.target_clip is not None and self.policy_kwargs.get("head") == "categorical":
+            raise ValueError(
+                f"target_clip={self.target_clip!r} is not defined for head='categorical', whose targets lie within "
+                "head_kwargs=dict(bound=...): leave it out"
+            )
+
     def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
+        if isinstance(self.q_net, CategoricalNetwork):
+            return self._categorical_loss(self.q_net, replay_data, discounts)
         with th.no_grad():
             next_q, selector_q = self.next_q_values(replay_data)
             next_values = q_learning(next_q) if selector_q is None else double_q_learning(next_q, selector_q)
@@ -173,3 +193,43 @@ class DoubleDQN(ValueBasedAlgorithm):
         q_values = predictions_of_actions(all_q_values, replay_data, targets)
         errors = (q_values.detach() - targets).abs()
         return TransitionLosses(huber_value_loss(q_values, targets), errors, {"q_value": q_values.detach().mean()})
+
+    def _categorical_loss(
+        self, q_net: CategoricalNetwork, replay_data: AnySamples, discounts: th.Tensor | float
+    ) -> TransitionLosses:
+        """Return the cross-entropy of each transition, also its error for prioritized replay, as in Rainbow."""
+        with th.no_grad():
+            next_probabilities = self._next_probabilities(replay_data)
+            targets = categorical_td_target(
+                replay_data.rewards.flatten(),
+                replay_data.dones.flatten(),
+                discounts,
+                next_probabilities.unsqueeze(0),
+                th.zeros_like(next_probabilities[:, 0]),
+                q_net.head.support,
+            ).squeeze(0)
+        outputs = self.evaluator(q_net.outputs, replay_data.observations, differentiable=True)
+        q_values = q_net.values(outputs.detach(), replay_data.observations)
+        losses = categorical_cross_entropy(of_actions(outputs, actions_taken(replay_data)), targets)
+        values = values_of_actions(q_values, replay_data)
+        if may_be_masked(values):
+            # A network may mask an action that was taken nevertheless, at random
+            losses = losses.masked_fill(is_masked(values, q_values), 0.0)
+        return TransitionLosses(losses, losses.detach(), {"q_value": values.mean()})
+
+    def _next_probabilities(self, replay_data: AnySamples) -> th.Tensor:
+        """Return the distribution of the best next action, shape (B, n_bins)."""
+        next_obs, target = replay_data.next_observations, self.q_net_target
+        assert isinstance(target, CategoricalNetwork)
+        outputs = self.evaluator(target.outputs, next_obs)
+        if self.double_q:
+            with evaluation_mode(self.q_net):
+                selector_q = self.evaluator(self.q_net, next_obs)
+        else:
+            selector_q = target.values(outputs, next_obs)
+        return of_actions(outputs, selector_q.argmax(dim=1, keepdim=True)).softmax(dim=-1)
+
+
+def of_actions(outputs: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    """Select the outputs of one action in each state, shape (B, K), from (B, A, K) and actions of shape (B, 1)."""
+    return outputs.gather(1, actions.unsqueeze(2).expand(-1, 1, outputs.shape[2])).squeeze(1)

@@ -1,21 +1,107 @@
-"""Policies of ``DoubleDQN``: those of SB3, which ``policy_kwargs=dict(dueling=True)`` makes dueling."""
+"""Policies of ``DoubleDQN``: SB3's, which can be dueling or noisy, and value actions by distributions (C51)."""
 
-from typing import Any
+from typing import Any, Literal
 
+import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
-from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import nn
 
+from sb3_ext.checks import check_choice
+from sb3_ext.common.arguments.policies import check_policy_arguments
 from sb3_ext.common.arguments.positional import positional_as_in
-from sb3_ext.common.value_policies import ValuePolicy, image_network
+from sb3_ext.common.value_policies import ValueNetwork, ValuePolicy, image_network
+from sb3_ext.nets import CategoricalHead
 
 
-class MlpPolicy(ValuePolicy):
-    """``ValuePolicy`` for vectors."""
-
-
-class CnnPolicy(ValuePolicy):
+class CategoricalNetwork(ValueNetwork):
     """
-    ``ValuePolicy`` for images, by default with ``NatureCNN`` and no hidden layer after it.
+    A network with a distribution over fixed returns for each action (C51, https://arxiv.org/abs/1707.06887).
+
+    ``q_net(obs)`` returns the means, and :meth:`outputs` the logits. If it is dueling, the logits are (Rainbow,
+    https://arxiv.org/abs/1710.02298).
+
+    :param n_bins: number of returns, at least 2
+    :param bound: they go from ``-bound`` to ``bound``; 10 in the papers, for clipped rewards
+    """
+
+    def __init__(self, *args: Any, n_bins: int = 51, bound: float = 10.0, **kwargs: Any) -> None:
+        CategoricalHead(n_bins, bound)  # refuses wrong values before SB3 uses one of them
+        self.n_bins = n_bins
+        super().__init__(*args, **kwargs)
+        self.head = CategoricalHead(n_bins, bound)
+
+    def build_networks(self, features_dim: int, n_actions: int) -> None:
+        network = self.build_action_values(features_dim, n_actions, self.net_arch, self.n_bins)
+        self.q_net = network if isinstance(network, nn.Sequential) else nn.Sequential(network)
+
+    def outputs(self, obs: PyTorchObs) -> th.Tensor:
+        """Return the logits of each action's distribution, shape (B, A, n_bins)."""
+        return self.q_net(self.extract_features(obs, self.features_extractor))
+
+    def values(self, outputs: th.Tensor, obs: PyTorchObs) -> th.Tensor:
+        """Return the means, shape (B, A), from logits; -inf for masked actions."""
+        return self.mask(self.head.values(outputs), obs)
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        return self.values(self.outputs(obs), obs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "n_bins": self.n_bins, "bound": self.head.bound}
+
+
+class DoubleDQNPolicy(ValuePolicy):
+    """
+    ``ValuePolicy`` with a choice of heads.
+
+    :param head: ``"scalar"`` or ``None``: each action has a value. ``"categorical"``: it has a distribution, see
+        :class:`CategoricalNetwork`. A ``network_class`` of your own is then a subclass of that
+    :param head_kwargs: ``n_bins`` and ``bound`` of that
+
+    The other parameters are those of ``ValuePolicy``.
+
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+
+    @positional_as_in(DQNPolicy)
+    def __init__(
+        self,
+        *args: Any,
+        head: Literal["scalar", "categorical"] | None = None,
+        head_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_choice("head", head, (None, "scalar", "categorical"))
+        check_policy_arguments({"head_kwargs": head_kwargs}, has_actor=False)
+        if head_kwargs and head != "categorical":
+            raise ValueError(f"head_kwargs={head_kwargs!r} has no effect with head={head!r}: it needs 'categorical'")
+        self.head, self.head_kwargs = head, dict(head_kwargs or {})
+        super().__init__(*args, **kwargs)
+
+    def make_q_net(self) -> QNetwork:
+        if self.head != "categorical":
+            return super().make_q_net()
+        network_class = CategoricalNetwork if self.network_class is ValueNetwork else self.network_class
+        if not issubclass(network_class, CategoricalNetwork):
+            raise ValueError(
+                f"network_class={network_class.__name__} of {type(self).__name__} with head='categorical' must be a "
+                "subclass of CategoricalNetwork"
+            )
+        net_args = self._update_features_extractor(self.net_args, features_extractor=None)
+        return network_class(**net_args, **self.network_kwargs, **self.head_kwargs).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "head": self.head, "head_kwargs": self.head_kwargs}
+
+
+class MlpPolicy(DoubleDQNPolicy):
+    """``DoubleDQNPolicy`` for vectors."""
+
+
+class CnnPolicy(DoubleDQNPolicy):
+    """
+    ``DoubleDQNPolicy`` for images, by default with ``NatureCNN`` and no hidden layer after it.
 
     With ``dueling``, ``noisy`` or ``normalization`` its layer of 512 units belongs to the network that follows.
     """
@@ -32,8 +118,8 @@ class CnnPolicy(ValuePolicy):
         super().__init__(*args, features_extractor_class=extractor_class, net_arch=net_arch, **kwargs)
 
 
-class MultiInputPolicy(ValuePolicy):
-    """``ValuePolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
+class MultiInputPolicy(DoubleDQNPolicy):
+    """``DoubleDQNPolicy`` for dictionary observations, with the features extractor ``CombinedExtractor`` by default."""
 
     @positional_as_in(DQNPolicy)
     def __init__(

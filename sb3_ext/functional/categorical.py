@@ -142,6 +142,20 @@ def categorical_td_target(
     return categorical_projection(next_probabilities, atoms, support)
 
 
+def categorical_cross_entropy(logits: th.Tensor, targets: th.Tensor) -> th.Tensor:
+    """
+    Compute ``- sum_k target log softmax(logits)``.
+
+    :param logits: shape (..., K)
+    :param targets: probabilities, shape (..., K), detached
+    :return: shape (...)
+    :raises ValueError: if the shapes differ, because broadcasting would give a wrong loss
+    """
+    if logits.shape != targets.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have one shape")
+    return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1)
+
+
 def categorical_critic_loss(logits: th.Tensor, targets: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
     """
     Compute the cross-entropy ``- sum_i mean_B w sum_k target log softmax(logits)``.
@@ -154,9 +168,7 @@ def categorical_critic_loss(logits: th.Tensor, targets: th.Tensor, weights: th.T
     :return: a scalar
     :raises ValueError: if the shapes differ, because broadcasting would give a wrong loss
     """
-    if logits.shape != targets.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have one shape")
-    losses = -(targets * logits.log_softmax(dim=-1)).sum(dim=-1)
+    losses = categorical_cross_entropy(logits, targets)
     if weights is not None:
         if weights.shape != losses.shape[1:]:
             raise ValueError(f"weights {tuple(weights.shape)} must have the shape {tuple(losses.shape[1:])}")

@@ -34,6 +34,8 @@ VARIANTS: list[tuple[Any, dict[str, Any]]] = [
     (IQN, dict(risk_measure="cvar", risk_eta=0.3)),
     (IQN, dict(munchausen_coef=0.9)),
     (DoubleDQN, dict(policy_kwargs=dict(dueling=True))),
+    (DoubleDQN, dict(policy_kwargs=dict(head="categorical"))),
+    (DoubleDQN, dict(policy_kwargs=dict(head="categorical"), double_q=False)),
     (DoubleDQN, dict(replay_buffer_class=PrioritizedReplayBuffer)),
     (SoftDQN, dict(n_steps=3, target_clip=2.0)),
 ]
@@ -49,7 +51,8 @@ each_variant = pytest.mark.parametrize(("cls", "kwargs"), VARIANTS, ids=name_of)
 def make_masked(cls: Any, how: str = "hook", n_envs: int = 1, is_strict: bool = True, **kwargs: Any) -> Any:
     as_dict = kwargs.pop("as_dict", False)
     env = DummyVecEnv([lambda: Pile(as_dict, is_strict) for _ in range(n_envs)])
-    model = make(cls, env, masked_policy(cls, how, as_dict), **kwargs)
+    head = kwargs.get("policy_kwargs", {}).get("head")
+    model = make(cls, env, masked_policy(cls, how, as_dict, head), **kwargs)
     model.set_logger(configure(None, []))
     return model
 

@@ -12,6 +12,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 
 from sb3_ext import IQN, DoubleDQN, SoftDQN, double_dqn, iqn, soft_dqn
 from sb3_ext.common.value_policies import ValueNetwork
+from sb3_ext.double_dqn.policies import CategoricalNetwork
 from sb3_ext.iqn.policies import ImplicitQuantileNetwork
 from sb3_ext.soft_dqn.policies import BoltzmannNetwork
 
@@ -83,13 +84,15 @@ class ByHand:
 
 
 @functools.cache
-def masked_policy(cls: Any, how: str, as_dict: bool = False) -> type[DQNPolicy]:
+def masked_policy(cls: Any, how: str, as_dict: bool = False, head: str | None = None) -> type[DQNPolicy]:
     """
     A policy class of an algorithm.
 
     :param how: ``"hook"``, or the value of masked actions
+    :param head: that of ``DoubleDQN``
     """
+    parent = NETWORKS[cls] if head is None else CategoricalNetwork
     before: Any = Hooked if how == "hook" else type("ByHandWithValue", (ByHand,), {"masked_value": float(how)})
-    network: type[QNetwork] = type("MaskedNetwork", (before, NETWORKS[cls]), {})
+    network: type[QNetwork] = type("MaskedNetwork", (before, parent), {})
     base = _ROOMS[cls].MultiInputPolicy if as_dict else _ROOMS[cls].MlpPolicy
     return type("MaskedPolicy", (base,), {"network_class": network})

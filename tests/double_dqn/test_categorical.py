@@ -1,0 +1,164 @@
+"""DoubleDQN with distributions (C51), against plain loops over what its networks return."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_ext import DoubleDQN, PrioritizedReplayBuffer
+from sb3_ext.common.value_policies import ValueNetwork
+from sb3_ext.double_dqn.policies import MlpPolicy
+from sb3_ext.functional.categorical import categorical_cross_entropy
+from tests.support.models import make
+from tests.support.states import assert_equal, state
+from tests.support.value_losses import (
+    A,
+    B,
+    assert_gradient_is_that_of,
+    discount_of,
+    discounts_given,
+    double_q_given,
+    loss_of,
+    make_batch,
+    unlike_networks,
+)
+from tests.support.value_policies import IMAGES, N_INPUTS, make_policy
+
+K, BOUND = 9, 4.0
+CATEGORICAL: dict[str, Any] = dict(head="categorical", head_kwargs=dict(n_bins=K, bound=BOUND))
+ATOMS = [-BOUND + 2 * BOUND * k / (K - 1) for k in range(K)]
+
+
+def softmax(logits: list[float]) -> list[float]:
+    best = max(logits)
+    powers = [math.exp(x - best) for x in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def distributions(network: Any, observation: th.Tensor) -> list[list[float]]:
+    with th.no_grad():
+        return [softmax(row) for row in network.outputs(observation.unsqueeze(0))[0].tolist()]
+
+
+def mean(probabilities: list[float]) -> float:
+    return sum(p * z for p, z in zip(probabilities, ATOMS, strict=True))
+
+
+def project(probabilities: list[float], reward: float, discount: float) -> list[float]:
+    """Algorithm 1 of the paper."""
+    projected, width = [0.0] * K, 2 * BOUND / (K - 1)
+    for p, z in zip(probabilities, ATOMS, strict=True):
+        position = (min(max(reward + discount * z, -BOUND), BOUND) + BOUND) / width
+        lower, upper = math.floor(position), math.ceil(position)
+        if lower == upper:
+            projected[lower] += p
+        else:
+            projected[lower] += p * (upper - position)
+            projected[upper] += p * (position - lower)
+    return projected
+
+
+@discounts_given
+@double_q_given
+@pytest.mark.parametrize("dueling", [False, True])
+def test_losses_and_gradients(double_q: bool, discounts: Any, dueling: bool) -> None:
+    policy_kwargs = CATEGORICAL | dict(dueling=dueling)
+    model, batch = unlike_networks(DoubleDQN, policy_kwargs, double_q=double_q, seed=3), make_batch()
+    losses, chosen, greedy = [], [], []
+    for b in range(B):
+        target = distributions(model.q_net_target, batch.next_observations[b])
+        chooser = distributions(model.q_net, batch.next_observations[b]) if double_q else target
+        chosen.append(max(range(A), key=lambda a, c=chooser: mean(c[a])))
+        greedy.append(max(range(A), key=lambda a, t=target: mean(t[a])))
+        discount = discount_of(discounts, b) * (1 - batch.dones[b].item())
+        projected = project(target[chosen[b]], batch.rewards[b].item(), discount)
+        assert sum(projected) == pytest.approx(1.0)
+        log_p = model.q_net.outputs(batch.observations[b : b + 1])[0, int(batch.actions[b])].log_softmax(0)
+        losses.append(-sum(p * log_p[k] for k, p in enumerate(projected)))
+    assert (chosen != greedy) == double_q
+    terms = loss_of(model, batch, discounts)
+    th.testing.assert_close(terms.errors, th.stack(losses).detach(), rtol=1e-4, atol=1e-5)
+    q_values = [mean(distributions(model.q_net, batch.observations[b])[int(batch.actions[b])]) for b in range(B)]
+    assert terms.metrics["q_value"].item() == pytest.approx(sum(q_values) / B, abs=1e-5)
+    assert_gradient_is_that_of(model, terms.losses, th.stack(losses))
+
+
+def test_a_dueling_network_is_one_for_each_atom() -> None:
+    policy = make_policy(DoubleDQN.policy_aliases["MlpPolicy"], net_arch=[6], dueling=True, **CATEGORICAL)
+    (network,), observations = policy.q_net.q_net, th.randn(B, N_INPUTS)
+    logits, value, advantages = policy.q_net.outputs(observations), network.value(observations), None
+    advantages = network.advantage(observations).reshape(B, -1, K)
+    n_actions = advantages.shape[1]
+    assert logits.shape == (B, n_actions, K)
+    for b in range(B):
+        for k in range(K):
+            column = [advantages[b, a, k].item() for a in range(n_actions)]
+            for a in range(n_actions):
+                expected = value[b, k].item() + column[a] - sum(column) / n_actions
+                assert logits[b, a, k].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_values_are_the_means() -> None:
+    policy = make_policy(DoubleDQN.policy_aliases["MlpPolicy"], net_arch=[6], **CATEGORICAL)
+    observations = th.randn(B, N_INPUTS)
+    for row, observation in zip(policy.q_net(observations).tolist(), observations, strict=True):
+        assert row == pytest.approx([mean(p) for p in distributions(policy.q_net, observation)], abs=1e-5)
+
+
+def test_cross_entropy_by_hand() -> None:
+    logits, targets = th.tensor([[0.0, math.log(3)]]), th.tensor([[0.5, 0.5]])
+    expected = -0.5 * math.log(1 / 4) - 0.5 * math.log(3 / 4)
+    assert categorical_cross_entropy(logits, targets).tolist() == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("options", [{}, dict(noisy="with_epsilon", normalization="layer", dueling=True)], ids=str)
+@pytest.mark.parametrize("buffer_class", [None, PrioritizedReplayBuffer])
+def test_training_continues_from_a_file_as_without_one(options: Any, buffer_class: Any, tmp_path: Any) -> None:
+    policy_kwargs = dict(net_arch=[8]) | CATEGORICAL | options
+    settings = dict(n_steps=4, n_steps_final=2, replay_buffer_class=buffer_class)
+    model = make(DoubleDQN, policy_kwargs=policy_kwargs, **settings).learn(61)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = DoubleDQN.load(tmp_path / "model")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    loaded.set_logger(model.logger)
+    assert loaded.q_net.n_bins == K and loaded.q_net.head.bound == BOUND
+    for each in (model, loaded):
+        np.random.seed(5)
+        th.manual_seed(5)
+        each.train(3, 16)
+    assert_equal(state(loaded), state(model))
+
+
+def test_images() -> None:
+    policy = make_policy(DoubleDQN.policy_aliases["CnnPolicy"], IMAGES, dueling=True, **CATEGORICAL)
+    observations = th.randint(256, (B, *IMAGES.shape), dtype=th.uint8)
+    assert policy.q_net.outputs(observations).shape == (B, *policy.q_net(observations).shape[1:], K)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "message"),
+    [
+        (dict(head="quantile"), {}, "head='quantile' is not one of None, 'scalar', 'categorical'"),
+        (dict(head="categorical", head_kwargs=dict(n_bins=1)), {}, "n_bins=1 must be an integer of at least 2"),
+        (dict(head="categorical", head_kwargs=dict(bound=0.0)), {}, "bound=0.0 must be a number from 1e-15 to 1e15"),
+        (dict(head_kwargs=dict(n_bins=5)), {}, r"head_kwargs=\{'n_bins': 5\} has no effect with head=None"),
+        (CATEGORICAL, dict(target_clip=1.0), "target_clip=1.0 is not defined for head='categorical'"),
+    ],
+)
+def test_what_is_refused(options: dict[str, Any], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(DoubleDQN, policy_kwargs=dict(net_arch=[8]) | options, **settings)
+
+
+def test_a_network_of_another_kind_is_refused() -> None:
+    class Own(ValueNetwork):
+        pass
+
+    class OwnPolicy(MlpPolicy):
+        network_class = Own
+
+    with pytest.raises(ValueError, match="network_class=Own of OwnPolicy with head='categorical' must be a subclass"):
+        make(DoubleDQN, policy=OwnPolicy, policy_kwargs=dict(net_arch=[8]) | CATEGORICAL)
