@@ -7,6 +7,7 @@ from sb3_ext.nets.critic import EnsembleCritic
 from sb3_ext.nets.dueling import DuelingMLP, build_action_values
 from sb3_ext.nets.ensemble import EnsembleMLP, EnsembleNetwork
 from sb3_ext.nets.heads import CategoricalHead, CriticHead, ScalarHead
+from sb3_ext.nets.impala import ImpalaConvolutions
 from sb3_ext.nets.implicit_quantile import CosineEmbedding
 from sb3_ext.nets.layers import EnsembleLayerNorm, EnsembleLinear, OutputLinear
 from sb3_ext.nets.noisy import NoisyLayers, NoisyLinear, noise_in
@@ -26,6 +27,7 @@ __all__ = [
     "EnsembleMLP",
     "EnsembleNetwork",
     "EnsembleRMSNorm",
+    "ImpalaConvolutions",
     "InputBatchNorm",
     "LayerKind",
     "NamesSubstitutes",

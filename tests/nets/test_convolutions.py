@@ -54,3 +54,27 @@ def test_convolutions_alone_are_those_of_the_whole_network() -> None:
     with_layer = NatureConvolutions(IMAGES, features_dim=100)
     assert with_layer.features_dim == 100
     assert with_layer(images).shape == (3, 100)
+
+
+@pytest.mark.parametrize("features_dim", [None, 9])
+def test_normalized_layers(features_dim: int | None) -> None:
+    th.manual_seed(0)
+    network, x = NatureConvolutions(IMAGES, features_dim, normalization="layer"), th.rand(2, *IMAGES.shape)
+    h = x
+    for convolution in (m for m in network.modules() if isinstance(m, th.nn.Conv2d)):
+        h = convolution(h)
+        # Over all channels and pixels of an image
+        deviation = h.var(dim=(1, 2, 3), keepdim=True, unbiased=False).add(1e-5).sqrt()
+        h = ((h - h.mean(dim=(1, 2, 3), keepdim=True)) / deviation).relu()
+    h = h.flatten(1)
+    for linear in (m for m in network.modules() if isinstance(m, th.nn.Linear)):
+        h = linear(h)
+        deviation = h.var(dim=1, keepdim=True, unbiased=False).add(1e-5).sqrt()
+        h = ((h - h.mean(dim=1, keepdim=True)) / deviation).relu()
+    th.testing.assert_close(network(x), h, rtol=1e-4, atol=1e-5)
+    assert network.features_dim == h.shape[1]
+
+
+def test_another_normalization_is_refused() -> None:
+    with pytest.raises(ValueError, match="normalization='batch' is not one of None, 'layer'"):
+        NatureConvolutions(IMAGES, normalization="batch")

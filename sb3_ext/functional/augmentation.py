@@ -1,0 +1,23 @@
+"""Random changes of images that leave their meaning as it is."""
+
+import torch as th
+from torch.nn import functional as F
+
+
+def random_shift(images: th.Tensor, n_pixels: int = 4) -> th.Tensor:
+    """
+    Shift each image by up to ``n_pixels`` in each direction, and repeat its borders (DrQ,
+    https://arxiv.org/abs/2004.13649).
+
+    The frames of a stack are channels of one image, so that they move together.
+
+    :param images: shape (B, C, H, W), of any type
+    :return: the same shape and type
+    """
+    n_images, _, height, width = images.shape
+    padded = F.pad(images.float(), [n_pixels] * 4, mode="replicate").to(images.dtype)
+    rows, columns = (th.randint(2 * n_pixels + 1, (n_images, 1), device=images.device) for _ in range(2))
+    rows = rows + th.arange(height, device=images.device)
+    columns = columns + th.arange(width, device=images.device)
+    index = th.arange(n_images, device=images.device)
+    return padded.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
