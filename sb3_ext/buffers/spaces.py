@@ -32,6 +32,11 @@ def check_is_space(name: str, space: object) -> None:
         raise ValueError(f"{name}={space!r} must be a space of gymnasium, such as gymnasium.spaces.Box(-1, 1, (3,))")
 
 
+def has_images(space: spaces.Space) -> bool:
+    """Tell whether observations are images or contain some: arrays of three axes."""
+    return any(isinstance(part, spaces.Box) and len(part.shape) == 3 for _, part in parts("", space))
+
+
 def has_no_elements(space: spaces.Space) -> bool:
     """Tell whether values of the space are arrays of size zero."""
     return space.shape is not None and 0 in space.shape

@@ -5,6 +5,7 @@ With one environment, ``float32_matmul_precision=None`` and all other additions 
 bit for bit.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -18,16 +19,19 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
-from sb3_ext.checks import check_choice, check_interval
+from sb3_ext.buffers.spaces import has_images
+from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.arguments.derived import DERIVATIONS, EXPLORATION_DERIVATIONS, Derivation
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.exploration import masks_actions, random_actions
 from sb3_ext.common.networks import check_networks
 from sb3_ext.common.probe import Probe
+from sb3_ext.common.resets import reset_last_layers
 from sb3_ext.common.saved.state import Parameters
-from sb3_ext.common.update_loop import UpdateLoop
+from sb3_ext.common.update_loop import TransitionLosses, UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
+from sb3_ext.functional.augmentation import Augmentation, shifted
 from sb3_ext.functional.bellman import soft_td_target
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode, select_statistics
@@ -100,6 +104,9 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
         n_steps_fraction: float | None = None,
+        augmentation: Augmentation | None = None,
+        reset_interval: int | None = None,
+        reset_shrink: float | None = None,
         compile: bool = False,
         autocast_dtype: str | None = None,
         float32_matmul_precision: str | None = "auto",
@@ -138,6 +145,9 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         self.learning_rate_fraction = learning_rate_fraction
         self.n_steps_final = n_steps_final
         self.n_steps_fraction = n_steps_fraction
+        self.augmentation = augmentation
+        self.reset_interval = reset_interval
+        self.reset_shrink = reset_shrink
         self.compile = compile
         self.autocast_dtype = autocast_dtype
         self.float32_matmul_precision = float32_matmul_precision
@@ -166,6 +176,18 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
             check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
         check_choice("double_q", self.double_q, (True, False))
         self._check_noisy()
+        check_choice("augmentation", self.augmentation, (None, "shift"))
+        space = getattr(self, "observation_space", None)
+        if self.augmentation is not None and space is not None and not has_images(space):
+            raise ValueError(
+                f"augmentation={self.augmentation!r} with observation_space={space}: it needs images, which have three "
+                "axes; otherwise augmentation=None"
+            )
+        if self.reset_interval is not None:
+            check_integer("reset_interval", self.reset_interval, minimum=1)
+        if self.reset_shrink is not None:
+            check_interval("reset_shrink", self.reset_shrink, 0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
+            self._require_effect("reset_shrink", self.reset_interval is not None, needs="reset_interval")
 
     def _check_noisy(self) -> None:
         if self.policy_kwargs.get("noisy") is not True:
@@ -204,6 +226,15 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         self.batch_norm_stats = select_statistics(buffers, "q_net.")
         self.batch_norm_stats_target = select_statistics(buffers, "q_net_target.")
         return trained
+
+    def sample_minibatch(self, batch_size: int) -> AnySamples:
+        samples = super().sample_minibatch(batch_size)
+        return samples if self.augmentation is None else shifted(samples)
+
+    def _after_update(self, result: TransitionLosses) -> None:
+        super()._after_update(result)
+        if self.reset_interval is not None and (self._n_updates + 1) % self.reset_interval == 0:
+            reset_last_layers(self.policy, 0.5 if self.reset_shrink is None else self.reset_shrink)
 
     def next_q_values(self, replay_data: AnySamples) -> tuple[th.Tensor, th.Tensor | None]:
         """

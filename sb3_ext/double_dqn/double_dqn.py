@@ -19,6 +19,7 @@ from sb3_ext.common.value_based import (
 )
 from sb3_ext.double_dqn.policies import CategoricalNetwork, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
+from sb3_ext.functional.augmentation import Augmentation
 from sb3_ext.functional.bellman import huber_value_loss
 from sb3_ext.functional.categorical import categorical_cross_entropy, categorical_td_target
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
@@ -78,6 +79,11 @@ class DoubleDQN(ValueBasedAlgorithm):
     :param n_steps_final: if given, ``n_steps`` falls exponentially to this value, see
         :func:`~sb3_ext.functional.schedules.falling_n_steps`
     :param n_steps_fraction: fraction of the training, in (0, 1], after which ``n_steps_final`` is reached; ``None``: 1
+    :param augmentation: ``"shift"`` shifts each sampled image at random by up to four pixels
+        (:func:`~sb3_ext.functional.augmentation.random_shift`); ``None``: images as they are
+    :param reset_interval: if given, after every so many updates what follows the features extractor moves towards new
+        random weights (:func:`~sb3_ext.common.resets.reset_last_layers`)
+    :param reset_shrink: share of the weights that stays at a reset, in [0, 1); ``None``: 0.5
     :param compile: run the networks through ``torch.compile`` while training. On a CPU this compiles only passes
         without a gradient, which measured no faster
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
@@ -130,6 +136,9 @@ class DoubleDQN(ValueBasedAlgorithm):
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
         n_steps_fraction: float | None = None,
+        augmentation: Augmentation | None = None,
+        reset_interval: int | None = None,
+        reset_shrink: float | None = None,
         compile: bool = False,
         autocast_dtype: AutocastDtype | None = None,
         float32_matmul_precision: Float32MatmulPrecision | None = "auto",
@@ -167,6 +176,9 @@ class DoubleDQN(ValueBasedAlgorithm):
             learning_rate_fraction=learning_rate_fraction,
             n_steps_final=n_steps_final,
             n_steps_fraction=n_steps_fraction,
+            augmentation=augmentation,
+            reset_interval=reset_interval,
+            reset_shrink=reset_shrink,
             compile=compile,
             autocast_dtype=autocast_dtype,
             float32_matmul_precision=float32_matmul_precision,

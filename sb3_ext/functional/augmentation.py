@@ -1,7 +1,15 @@
 """Random changes of images that leave their meaning as it is."""
 
+from typing import Literal, TypeVar
+
 import torch as th
 from torch.nn import functional as F
+
+from sb3_ext.functional.fields import Field
+
+#: How sampled images can be changed
+Augmentation = Literal["shift"]
+Samples = TypeVar("Samples", bound=tuple)
 
 
 def random_shift(images: th.Tensor, n_pixels: int = 4) -> th.Tensor:
@@ -21,3 +29,15 @@ def random_shift(images: th.Tensor, n_pixels: int = 4) -> th.Tensor:
     columns = columns + th.arange(width, device=images.device)
     index = th.arange(n_images, device=images.device)
     return padded.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def shifted(samples: Samples) -> Samples:
+    """Apply :func:`random_shift` to the images among the observations and next observations of B transitions."""
+
+    def shift(observations: Field) -> Field:
+        if isinstance(observations, dict):
+            return {key: random_shift(part) if part.ndim == 4 else part for key, part in observations.items()}
+        return observations if observations is None else random_shift(observations)
+
+    fields = {name: shift(getattr(samples, name)) for name in ("observations", "next_observations")}
+    return samples._replace(**fields)  # type: ignore[attr-defined]

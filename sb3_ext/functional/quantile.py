@@ -12,6 +12,8 @@ import torch as th
 #: How the quantile levels for action values can be distorted
 RiskMeasure = Literal["neutral", "cvar", "wang", "cpw", "pow"]
 RISK_MEASURES: tuple[RiskMeasure, ...] = get_args(RiskMeasure)
+#: What a prioritized buffer gets as the error of a transition
+PriorityError = Literal["loss", "absolute"]
 
 
 def quantile_huber_loss(
@@ -46,6 +48,17 @@ def quantile_huber_loss(
     huber = clipped * (errors - 0.5 * clipped)
     asymmetry = (taus.unsqueeze(2) - (errors.detach() < 0).to(taus.dtype)).abs()
     return (asymmetry * huber).mean(dim=2).sum(dim=1) / kappa
+
+
+def absolute_quantile_errors(quantiles: th.Tensor, target_quantiles: th.Tensor) -> th.Tensor:
+    """
+    Compute ``sum_i mean_j |target_j - quantile_i|``, BTR's priority (https://arxiv.org/abs/2411.03820).
+
+    :param quantiles: shape (B, T)
+    :param target_quantiles: shape (B, T')
+    :return: shape (B,)
+    """
+    return (target_quantiles.unsqueeze(1) - quantiles.unsqueeze(2)).abs().mean(dim=2).sum(dim=1)
 
 
 def quantile_midpoints(n_quantiles: int, device: th.device | str = "cpu") -> th.Tensor:

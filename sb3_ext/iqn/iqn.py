@@ -1,7 +1,7 @@
 """Implicit Quantile Networks."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch as th
@@ -11,14 +11,21 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
-from sb3_ext.checks import check_integer, check_interval
+from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.arguments.derived import Derivation, change_arguments
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
-from sb3_ext.functional.quantile import RiskMeasure, check_risk, quantile_huber_loss
+from sb3_ext.functional.augmentation import Augmentation
+from sb3_ext.functional.quantile import (
+    PriorityError,
+    RiskMeasure,
+    absolute_quantile_errors,
+    check_risk,
+    quantile_huber_loss,
+)
 from sb3_ext.functional.soft_value import SMALLEST_TEMPERATURE, Munchausen, munchausen_bonus, soft_quantiles
 from sb3_ext.iqn.policies import CnnPolicy, ImplicitQuantileNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.iqn.probe import IQNProbe
@@ -92,6 +99,8 @@ class IQN(ValueBasedAlgorithm):
         the online network's, as in BTR (https://arxiv.org/abs/2411.03820), which costs no further pass
     :param munchausen_temperature: alpha, > 0, for rewards of about 1; ``None``: 0.03
     :param munchausen_clip: l0, at most 0; ``None``: -1
+    :param priority_error: the error of a transition for prioritized replay. ``"loss"``: the square root of its loss;
+        ``"absolute"``: the absolute errors of all pairs of quantiles, as in BTR
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
@@ -99,6 +108,11 @@ class IQN(ValueBasedAlgorithm):
     :param n_steps_final: if given, ``n_steps`` falls exponentially to this value, see
         :func:`~sb3_ext.functional.schedules.falling_n_steps`
     :param n_steps_fraction: fraction of the training, in (0, 1], after which ``n_steps_final`` is reached; ``None``: 1
+    :param augmentation: ``"shift"`` shifts each sampled image at random by up to four pixels
+        (:func:`~sb3_ext.functional.augmentation.random_shift`); ``None``: images as they are
+    :param reset_interval: if given, after every so many updates what follows the features extractor moves towards new
+        random weights (:func:`~sb3_ext.common.resets.reset_last_layers`)
+    :param reset_shrink: share of the weights that stays at a reset, in [0, 1); ``None``: 0.5
     :param compile: run the networks through ``torch.compile`` while training. On a CPU this compiles only passes
         without a gradient, which measured no faster
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
@@ -163,11 +177,15 @@ class IQN(ValueBasedAlgorithm):
         munchausen_coef: float = 0.0,
         munchausen_temperature: float | None = None,
         munchausen_clip: float | None = None,
+        priority_error: PriorityError = "loss",
         target_clip: float | None = None,
         learning_rate_final: float | None = None,
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
         n_steps_fraction: float | None = None,
+        augmentation: Augmentation | None = None,
+        reset_interval: int | None = None,
+        reset_shrink: float | None = None,
         compile: bool = False,
         autocast_dtype: AutocastDtype | None = None,
         float32_matmul_precision: Float32MatmulPrecision | None = "auto",
@@ -205,6 +223,9 @@ class IQN(ValueBasedAlgorithm):
             learning_rate_fraction=learning_rate_fraction,
             n_steps_final=n_steps_final,
             n_steps_fraction=n_steps_fraction,
+            augmentation=augmentation,
+            reset_interval=reset_interval,
+            reset_shrink=reset_shrink,
             compile=compile,
             autocast_dtype=autocast_dtype,
             float32_matmul_precision=float32_matmul_precision,
@@ -218,6 +239,7 @@ class IQN(ValueBasedAlgorithm):
         self.munchausen_coef = munchausen_coef
         self.munchausen_temperature = munchausen_temperature
         self.munchausen_clip = munchausen_clip
+        self.priority_error = priority_error
         if _init_setup_model:
             self._setup_model()
 
@@ -231,6 +253,7 @@ class IQN(ValueBasedAlgorithm):
             has_effect, needs = self.risk_measure != "neutral", "another risk_measure than 'neutral'"
             self._require_effect("risk_eta", has_effect, needs, otherwise=0.0)
         self._check_munchausen()
+        check_choice("priority_error", self.priority_error, get_args(PriorityError))
         for name in ("n_action_quantile_samples", "risk_measure", "risk_eta"):
             if name in self.policy_kwargs:
                 raise ValueError(
@@ -301,10 +324,16 @@ class IQN(ValueBasedAlgorithm):
         losses = quantile_huber_loss(quantiles, taus, targets, self.kappa)
         if masked is not None:
             losses = losses.masked_fill(masked, 0.0)
+        errors = self._errors(losses.detach(), quantiles.detach(), targets)
+        return TransitionLosses(losses, errors, {"q_value": quantiles.detach().mean()})
+
+    def _errors(self, losses: th.Tensor, quantiles: th.Tensor, targets: th.Tensor) -> th.Tensor:
+        """Return what priorities are made of, shape (B,)."""
+        if self.priority_error == "absolute":
+            return absolute_quantile_errors(quantiles, targets)
         # A priority should be proportional to the error, so that alpha has the same effect as in the other algorithms.
         # Up to kappa the loss is quadratic in the error, so its square root restores that proportion
-        errors = losses.detach().sqrt()
-        return TransitionLosses(losses, errors, {"q_value": quantiles.detach().mean()})
+        return losses.sqrt()
 
     def make_probe(self) -> Probe:
         return IQNProbe(self)

@@ -23,6 +23,7 @@ from sb3_ext.common.saved.state import Parameters
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, predictions_of_actions
 from sb3_ext.functional.action_masks import count_allowed
+from sb3_ext.functional.augmentation import Augmentation
 from sb3_ext.functional.bellman import huber_value_loss
 from sb3_ext.functional.policy_gradient import temperature_loss
 from sb3_ext.functional.soft_value import (
@@ -116,6 +117,11 @@ class SoftDQN(ValueBasedAlgorithm):
     :param n_steps_final: if given, ``n_steps`` falls exponentially to this value, see
         :func:`~sb3_ext.functional.schedules.falling_n_steps`
     :param n_steps_fraction: fraction of the training, in (0, 1], after which ``n_steps_final`` is reached; ``None``: 1
+    :param augmentation: ``"shift"`` shifts each sampled image at random by up to four pixels
+        (:func:`~sb3_ext.functional.augmentation.random_shift`); ``None``: images as they are
+    :param reset_interval: if given, after every so many updates what follows the features extractor moves towards new
+        random weights (:func:`~sb3_ext.common.resets.reset_last_layers`)
+    :param reset_shrink: share of the weights that stays at a reset, in [0, 1); ``None``: 0.5
     :param compile: run the networks through ``torch.compile`` while training. On a CPU this compiles only passes
         without a gradient, which measured no faster
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
@@ -189,6 +195,9 @@ class SoftDQN(ValueBasedAlgorithm):
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
         n_steps_fraction: float | None = None,
+        augmentation: Augmentation | None = None,
+        reset_interval: int | None = None,
+        reset_shrink: float | None = None,
         compile: bool = False,
         autocast_dtype: AutocastDtype | None = None,
         float32_matmul_precision: Float32MatmulPrecision | None = "auto",
@@ -226,6 +235,9 @@ class SoftDQN(ValueBasedAlgorithm):
             learning_rate_fraction=learning_rate_fraction,
             n_steps_final=n_steps_final,
             n_steps_fraction=n_steps_fraction,
+            augmentation=augmentation,
+            reset_interval=reset_interval,
+            reset_shrink=reset_shrink,
             compile=compile,
             autocast_dtype=autocast_dtype,
             float32_matmul_precision=float32_matmul_precision,
@@ -367,6 +379,7 @@ class SoftDQN(ValueBasedAlgorithm):
         )
 
     def _after_update(self, result: TransitionLosses) -> None:
+        super()._after_update(result)
         if not self.auto_temperature:
             return
         self._update_learning_rate(self.temperature_optimizer)

@@ -125,6 +125,22 @@ def test_iqn(settings: dict[str, Any], double_q: bool, discounts: Any) -> None:
     assert_gradient_is_that_of(model, terms.losses, expected)
 
 
+def test_absolute_errors_as_priorities() -> None:
+    model, batch = make_iqn(priority_error="absolute"), make_batch()
+    th.manual_seed(5)
+    taus, target_taus, action_taus = (th.rand(B, n).tolist() for n in (T, T_TARGET, K))
+    expected = []
+    for b in range(B):
+        best = best_action(model.q_net_target, batch.next_observations[b], action_taus[b])
+        rows = quantiles_of(model.q_net_target, batch.next_observations[b], target_taus[b])
+        discount = GAMMA * (1 - batch.dones[b].item())
+        targets = [batch.rewards[b].item() + discount * row[best] for row in rows]
+        quantiles = [row[int(batch.actions[b])] for row in quantiles_of(model.q_net, batch.observations[b], taus[b])]
+        expected.append(sum(abs(y - z) for y in targets for z in quantiles) / T_TARGET)
+    th.manual_seed(5)
+    assert loss_of(model, batch, GAMMA).errors.tolist() == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("settings", [dict(double_q=True), *RISKS], ids=str)
 def test_the_settings_of_iqn_matter_in_that_batch(settings: dict[str, Any]) -> None:
     """The comparisons above would be weak if the settings made no difference to the actions in the targets."""

@@ -76,6 +76,9 @@ VALUES: dict[str, Any] = dict(
     learning_rate_fraction=dict(learning_rate_fraction=0.5, learning_rate_final=1e-5),
     n_steps_final=dict(n_steps_final=2, n_steps=3),
     n_steps_fraction=dict(n_steps_fraction=0.5, n_steps_final=2, n_steps=3),
+    reset_interval=3,
+    reset_shrink=dict(reset_shrink=0.2, reset_interval=3),
+    priority_error="absolute",
     target_entropy_fraction=dict(target_entropy_fraction=0.3, auto_temperature=True),
     munchausen_coef=dict(munchausen_coef=0.9, double_q=False),
     munchausen_temperature=dict(munchausen_temperature=0.5, munchausen_coef=0.9),
@@ -88,6 +91,8 @@ VALUES: dict[str, Any] = dict(
 OTHERS = {"self", "policy", "env", "device", "policy_kwargs", "use_sde", "_init_setup_model"}
 # These need critics with batch normalization: tests/redq_sac/test_normalized_arguments.py
 OTHERS |= {"target_network", "joint_gradient"}
+# It needs images: tests/common/test_augmentation.py
+OTHERS |= {"augmentation"}
 SMALL: dict[str, Any] = dict(learning_starts=8, buffer_size=100, seed=0)
 
 
