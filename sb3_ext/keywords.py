@@ -185,6 +185,12 @@ def default_of(cls: type, name: str) -> Any:
     return None
 
 
+def default_extractor(policy_class: type, policy_kwargs: Mapping[str, Any]) -> Any:
+    """Return the default features extractor of a policy, which may depend on its other arguments."""
+    default, choose = default_of(policy_class, "features_extractor_class"), getattr(policy_class, "with_network", None)
+    return default if default is None or choose is None else choose(policy_kwargs)["features_extractor_class"]
+
+
 def known_base(cls: type) -> type:
     """Return the class itself, or the nearest base that does not belong to somebody else."""
     return next((base for base in cls.__mro__ if _is_known(base)), cls)

@@ -16,7 +16,7 @@ class Float32ReplayBuffer(ReplayBuffer):
 
     MuJoCo's tasks have such observations. Networks compute in float32, so that training is the same to the bit.
     ``VecNormalize`` is the exception: it subtracts means in float64, which matters for observations that vary little
-    around a large value. With it, the algorithms of this package use SB3's buffer by default.
+    around a large value. The algorithms of this package use SB3's buffer by default if they are made or loaded with it.
 
     :param buffer_size: number of transitions, counted over all environments
     :param observation_space: any space except ``Dict``; only a float64 ``Box`` is stored otherwise than by SB3

@@ -189,8 +189,14 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
             check_interval("reset_shrink", self.reset_shrink, 0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
             self._require_effect("reset_shrink", self.reset_interval is not None, needs="reset_interval")
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._check_noisy()  # now that it is known what the policy has made
+
     def _check_noisy(self) -> None:
-        if self.policy_kwargs.get("noisy") is not True:
+        network = self.__dict__.get("q_net")
+        noisy = self.policy_kwargs.get("noisy") if network is None else getattr(network, "noisy", False)
+        if not noisy or noisy == "with_epsilon":
             return
         for name, value in (
             ("exploration_initial_eps", self.initial_epsilon),

@@ -21,8 +21,8 @@ from sb3_ext.nets import LayerKind, NatureConvolutions, NoisyLayers, build_actio
 
 #: Whether linear layers are noisy
 Noisy = bool | Literal["with_epsilon"]
-#: Normalizations of networks that are not stacked
-PlainNormalization = Literal["layer", "rms"]
+#: Normalizations that have a layer in torch, and in ONNX
+PlainNormalization = Literal["layer"]
 
 
 class ValueNetwork(QNetwork):
@@ -31,10 +31,11 @@ class ValueNetwork(QNetwork):
 
     :param dueling: ``Q = V + A - mean_a A``. V and A then each have a layer for the last entry of ``net_arch``
     :param noisy: whether the linear layers after the features extractor are noisy, see
-        :class:`~sb3_ext.nets.noisy.NoisyLinear`. ``"with_epsilon"``: they are, and random actions are allowed as well
+        :class:`~sb3_ext.nets.noisy.NoisyLinear`; not the embedding of quantile levels. ``"with_epsilon"``: they are,
+        and random actions are allowed as well
     :param noisy_std: sigma_0 of noisy layers, in [0, 100]; ``None``: 0.5
-    :param normalization: of the hidden layers after the features extractor, before their activations: ``"layer"``,
-        ``"rms"`` or ``None``
+    :param normalization: of the hidden layers after the features extractor, before their activations: ``"layer"``
+        or ``None``
 
     The other parameters are those of ``QNetwork``.
 
@@ -43,6 +44,8 @@ class ValueNetwork(QNetwork):
 
     #: What layers it is made of; ``None``: plain ones
     layer_kind: LayerKind | None = None
+    #: Outputs of each action; several have an axis of their own
+    n_outputs: int = 1
 
     def __init__(
         self,
@@ -93,16 +96,16 @@ class ValueNetwork(QNetwork):
 
         Attributes of a subclass that it reads must be plain values, set before the constructor of this class.
         """
-        if not self.dueling and self.layer_kind is None and self.normalization is None:
+        if not (self.dueling or self.layer_kind or self.normalization or self.n_outputs > 1):
             declare_output(self.q_net)  # SB3's network with SB3's weights
             return
         network = self.build_action_values(features_dim, n_actions, self.net_arch)
         self.q_net = network if isinstance(network, nn.Sequential) else nn.Sequential(network)
 
-    def build_action_values(self, input_dim: int, n_actions: int, net_arch: list[int], n_outputs: int = 1) -> nn.Module:
-        """Build a network from features to values of the actions, of the kind that the arguments ask for."""
+    def build_action_values(self, input_dim: int, n_actions: int, net_arch: list[int]) -> nn.Module:
+        """Build a network from features to outputs of the actions, of the kind that the arguments ask for."""
         shape = input_dim, n_actions, net_arch, self.activation_fn
-        return build_action_values(*shape, self.dueling, self.layer_kind, self.normalization, n_outputs)
+        return build_action_values(*shape, self.dueling, self.layer_kind, self.normalization, self.n_outputs)
 
     def allowed_actions(self, obs: PyTorchObs) -> th.Tensor | None:
         """
@@ -143,25 +146,26 @@ class ValueNetwork(QNetwork):
         return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
 
 
-def image_network(
-    extractor_class: type[BaseFeaturesExtractor],
-    net_arch: list[int] | None,
-    options: Mapping[str, Any],
-    own_class: type[BaseFeaturesExtractor],
-) -> tuple[type[BaseFeaturesExtractor], list[int] | None]:
+def image_network(kwargs: Mapping[str, Any], own_class: type[BaseFeaturesExtractor]) -> dict[str, Any]:
     """
-    Return the features extractor and the hidden layers for images.
+    Return the arguments of a policy for images, with its features extractor and hidden layers where none are given.
 
-    SB3's ``NatureCNN`` ends with a layer of 512 units, and Q is linear in these. A dueling, noisy or normalized network
-    needs that layer for itself. Then the extractor is the convolutions alone, unless the user gives another.
+    SB3's ``NatureCNN`` ends with a layer of 512 units (``features_dim``), and Q is linear in these. A dueling, noisy or
+    normalized network needs that layer for itself. Then the extractor is the convolutions alone.
 
-    :param options: further arguments of the policy
+    :param kwargs: arguments of the policy by name
     :param own_class: the default extractor of the policy
     """
-    if net_arch is None and extractor_class is own_class:
-        needs_layer = any(options.get(name) for name in ("dueling", "noisy", "normalization"))
-        extractor_class, net_arch = (NatureConvolutions, [512]) if needs_layer else (own_class, [])
-    return extractor_class, net_arch
+    kwargs = dict(kwargs)
+    if kwargs.setdefault("features_extractor_class", own_class) is not own_class:
+        return kwargs
+    if kwargs.get("net_arch") is None:
+        kwargs["net_arch"] = []
+        if any(kwargs.get(name) for name in ("dueling", "noisy", "normalization")):
+            extractor_kwargs = dict(kwargs.get("features_extractor_kwargs") or {})
+            kwargs["net_arch"] = [extractor_kwargs.pop("features_dim", 512)]
+            kwargs.update(features_extractor_class=NatureConvolutions, features_extractor_kwargs=extractor_kwargs)
+    return kwargs
 
 
 class ValuePolicy(CompletelySaved, DQNPolicy):
@@ -208,7 +212,11 @@ class ValuePolicy(CompletelySaved, DQNPolicy):
     def make_q_net(self) -> QNetwork:
         # Each network has its own features extractor, as in SB3
         net_args = self._update_features_extractor(self.net_args, features_extractor=None)
-        return self.network_class(**net_args, **self.network_kwargs).to(self.device)
+        return self.network_class(**net_args, **self.network_arguments()).to(self.device)
+
+    def network_arguments(self) -> dict[str, Any]:
+        """Hook: return what the network gets beside what SB3 passes to it."""
+        return self.network_kwargs
 
     def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         with noise_in(self.q_net, is_wanted=not deterministic):

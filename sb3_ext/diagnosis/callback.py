@@ -191,7 +191,6 @@ class DiagnosisCallback(BaseCallback):
             self._rollout_env = prepare_env(self.model, env)
         tail = tail_length(self._probe.discount, self.tail_tolerance)
         self._horizon = Horizon(n_states, tail, time_limit_is_terminal)
-        self._discounting = Discounting(self._probe.discount, self._probe.n_steps)
 
     def _open_file(self) -> Path:
         """Return the CSV file, with a header. A file of this name with another header raises a ValueError."""
@@ -265,7 +264,9 @@ class DiagnosisCallback(BaseCallback):
     def _measure_bias(self, env: VecEnv, seed: int) -> Measurements:
         freeze_normalization(self.model, env)
         env.seed(seed)
-        pairs = monte_carlo_pairs(env, self._act, self.n_episodes, self._horizon, self._discounting)
+        pairs = monte_carlo_pairs(
+            env, self._act, self.n_episodes, self._horizon, Discounting(self._probe.discount, self._probe.n_steps)
+        )
         if len(pairs.returns) == 0:
             warnings.warn(
                 f"no Monte-Carlo return is known: all episodes were cut off before their discount fell to "

@@ -63,6 +63,7 @@ class Episode:
     def __init__(self) -> None:
         self.rewards: list[float] = []
         self.entropy_bonuses: list[float] = []
+        self.reward_bonuses: list[float] = []
         self.q_values: list[float] = []
         self.terminated = False
 
@@ -70,8 +71,8 @@ class Episode:
         """The state-action pairs whose return is known."""
         gamma, n_steps = discounting
         rewards = th.tensor(self.rewards, dtype=th.float64)
-        bonuses = th.tensor(self.entropy_bonuses, dtype=th.float64)
-        returns = soft_returns(rewards, bonuses, gamma, n_steps)
+        bonuses, added = (th.tensor(b, dtype=th.float64) for b in (self.entropy_bonuses, self.reward_bonuses))
+        returns = soft_returns(rewards, bonuses, gamma, n_steps, added)
         n_known = min(n_known_returns(len(rewards), self.terminated, horizon.tail), horizon.n_states)
         return Pairs(th.tensor(self.q_values[:n_known], dtype=th.float64), returns[:n_known])
 
@@ -102,12 +103,13 @@ def _play(env: VecEnv, act: Callable[[Any], PolicyStep], n_envs: int, horizon: H
     for _ in range(horizon.n_steps):
         step = act(obs)
         obs, rewards, dones, infos = env.step(step.actions)
-        rewards_with_bonuses = rewards + step.reward_bonuses.cpu().numpy()
-        bonuses, q_values = step.entropy_bonuses.tolist(), step.q_values.mean(dim=0).tolist()
+        bonuses, added = step.entropy_bonuses.tolist(), step.reward_bonuses.tolist()
+        q_values = step.q_values.mean(dim=0).tolist()
         for index in sorted(running):
             episode = episodes[index]
-            episode.rewards.append(float(rewards_with_bonuses[index]))
+            episode.rewards.append(float(rewards[index]))
             episode.entropy_bonuses.append(bonuses[index])
+            episode.reward_bonuses.append(added[index])
             episode.q_values.append(q_values[index])
             if dones[index]:
                 is_cut = infos[index].get("TimeLimit.truncated", False)

@@ -1,11 +1,11 @@
 """Double DQN."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
@@ -21,9 +21,10 @@ from sb3_ext.double_dqn.policies import CategoricalNetwork, CnnPolicy, MlpPolicy
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.augmentation import Augmentation
 from sb3_ext.functional.bellman import huber_value_loss
-from sb3_ext.functional.categorical import categorical_cross_entropy, categorical_td_target
+from sb3_ext.functional.categorical import categorical_cross_entropy, categorical_td_target, expected_value
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
 from sb3_ext.keywords import checks_keywords
+from sb3_ext.nets import CategoricalHead
 from sb3_ext.nets.modes import evaluation_mode
 from sb3_ext.speed.float32 import Float32MatmulPrecision
 from sb3_ext.speed.precision import AutocastDtype
@@ -52,8 +53,8 @@ class DoubleDQN(ValueBasedAlgorithm):
         like ``(5, "step")`` or ``(2, "episode")``
     :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as the rollout has environment
         steps
-    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``, or its name; ``None`` leaves
-        the choice to SB3
+    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``, or its name; ``None``:
+        SB3's, or ``Float32ReplayBuffer`` for observations of float64
     :param replay_buffer_kwargs: keyword arguments of the replay buffer, without ``gamma`` and ``n_steps``, which it
         receives from the algorithm
     :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
@@ -186,17 +187,29 @@ class DoubleDQN(ValueBasedAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._check_target_clip()
+
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        if self.target_clip is not None and self.policy_kwargs.get("head") == "categorical":
+        if "q_net" in self.__dict__:
+            self._check_target_clip()
+
+    def _check_target_clip(self) -> None:
+        if self.target_clip is not None and self._is_categorical():
             raise ValueError(
                 f"target_clip={self.target_clip!r} is not defined for head='categorical', whose targets lie within "
                 "head_kwargs=dict(bound=...): leave it out"
             )
 
+    def _is_categorical(self) -> bool:
+        # Not by the class of the network, which `th.compile` wraps
+        return isinstance(getattr(self.q_net, "head", None), CategoricalHead)
+
     def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
-        if isinstance(self.q_net, CategoricalNetwork):
-            return self._categorical_loss(self.q_net, replay_data, discounts)
+        if self._is_categorical():
+            return self._categorical_loss(replay_data, discounts)
         with th.no_grad():
             next_q, selector_q = self.next_q_values(replay_data)
             next_values = q_learning(next_q) if selector_q is None else double_q_learning(next_q, selector_q)
@@ -206,10 +219,9 @@ class DoubleDQN(ValueBasedAlgorithm):
         errors = (q_values.detach() - targets).abs()
         return TransitionLosses(huber_value_loss(q_values, targets), errors, {"q_value": q_values.detach().mean()})
 
-    def _categorical_loss(
-        self, q_net: CategoricalNetwork, replay_data: AnySamples, discounts: th.Tensor | float
-    ) -> TransitionLosses:
-        """Return the cross-entropy of each transition, also its error for prioritized replay, as in Rainbow."""
+    def _categorical_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
+        """Return cross-entropies, and as errors the divergences from the targets, as in Rainbow."""
+        q_net, obs = cast(CategoricalNetwork, self.q_net), replay_data.observations
         with th.no_grad():
             next_probabilities = self._next_probabilities(replay_data)
             targets = categorical_td_target(
@@ -220,26 +232,35 @@ class DoubleDQN(ValueBasedAlgorithm):
                 th.zeros_like(next_probabilities[:, 0]),
                 q_net.head.support,
             ).squeeze(0)
-        outputs = self.evaluator(q_net.outputs, replay_data.observations, differentiable=True)
-        q_values = q_net.values(outputs.detach(), replay_data.observations)
+        outputs = self.evaluator(q_net.outputs, obs, differentiable=True)
         losses = categorical_cross_entropy(of_actions(outputs, actions_taken(replay_data)), targets)
+        errors = losses.detach() - th.special.entr(targets).sum(dim=1)
+        q_values = self._values(q_net, outputs.detach(), obs)
         values = values_of_actions(q_values, replay_data)
         if may_be_masked(values):
             # A network may mask an action that was taken nevertheless, at random
-            losses = losses.masked_fill(is_masked(values, q_values), 0.0)
-        return TransitionLosses(losses, losses.detach(), {"q_value": values.mean()})
+            masked = is_masked(values, q_values)
+            losses, errors = (each.masked_fill(masked, 0.0) for each in (losses, errors))
+            values = th.where(masked, expected_value(targets, q_net.head.support), values)
+        return TransitionLosses(losses, errors.clamp(min=0.0), {"q_value": values.mean()})
 
     def _next_probabilities(self, replay_data: AnySamples) -> th.Tensor:
         """Return the distribution of the best next action, shape (B, n_bins)."""
-        next_obs, target = replay_data.next_observations, self.q_net_target
-        assert isinstance(target, CategoricalNetwork)
+        next_obs, target = replay_data.next_observations, cast(CategoricalNetwork, self.q_net_target)
         outputs = self.evaluator(target.outputs, next_obs)
         if self.double_q:
             with evaluation_mode(self.q_net):
                 selector_q = self.evaluator(self.q_net, next_obs)
         else:
-            selector_q = target.values(outputs, next_obs)
+            selector_q = self._values(target, outputs, next_obs)
         return of_actions(outputs, selector_q.argmax(dim=1, keepdim=True)).softmax(dim=-1)
+
+    def _values(self, network: CategoricalNetwork, outputs: th.Tensor, obs: PyTorchObs) -> th.Tensor:
+        """Return the values of all actions, shape (B, A), without a further pass unless a user's ``forward()`` asks."""
+        if type(network).forward is CategoricalNetwork.forward:
+            return network.values(outputs, obs)
+        with th.no_grad():
+            return self.evaluator(network, obs)
 
 
 def of_actions(outputs: th.Tensor, actions: th.Tensor) -> th.Tensor:

@@ -1,12 +1,12 @@
 """Policies of ``DoubleDQN``: SB3's, which can be dueling or noisy, and value actions by distributions (C51)."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
-from torch import nn
 
 from sb3_ext.checks import check_choice
 from sb3_ext.common.arguments.policies import check_policy_arguments
@@ -28,13 +28,9 @@ class CategoricalNetwork(ValueNetwork):
 
     def __init__(self, *args: Any, n_bins: int = 51, bound: float = 10.0, **kwargs: Any) -> None:
         CategoricalHead(n_bins, bound)  # refuses wrong values before SB3 uses one of them
-        self.n_bins = n_bins
+        self.n_outputs = n_bins
         super().__init__(*args, **kwargs)
         self.head = CategoricalHead(n_bins, bound)
-
-    def build_networks(self, features_dim: int, n_actions: int) -> None:
-        network = self.build_action_values(features_dim, n_actions, self.net_arch, self.n_bins)
-        self.q_net = network if isinstance(network, nn.Sequential) else nn.Sequential(network)
 
     def outputs(self, obs: PyTorchObs) -> th.Tensor:
         """Return the logits of each action's distribution, shape (B, A, n_bins)."""
@@ -48,7 +44,7 @@ class CategoricalNetwork(ValueNetwork):
         return self.values(self.outputs(obs), obs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "n_bins": self.n_bins, "bound": self.head.bound}
+        return {**super()._get_constructor_parameters(), "n_bins": self.n_outputs, "bound": self.head.bound}
 
 
 class DoubleDQNPolicy(ValuePolicy):
@@ -80,16 +76,17 @@ class DoubleDQNPolicy(ValuePolicy):
         super().__init__(*args, **kwargs)
 
     def make_q_net(self) -> QNetwork:
-        if self.head != "categorical":
-            return super().make_q_net()
-        network_class = CategoricalNetwork if self.network_class is ValueNetwork else self.network_class
-        if not issubclass(network_class, CategoricalNetwork):
+        if self.head == "categorical" and self.network_class is ValueNetwork:
+            self.network_class = CategoricalNetwork  # type: ignore[misc]
+        if self.head == "categorical" and not issubclass(self.network_class, CategoricalNetwork):
             raise ValueError(
-                f"network_class={network_class.__name__} of {type(self).__name__} with head='categorical' must be a "
-                "subclass of CategoricalNetwork"
+                f"network_class={self.network_class.__name__} of {type(self).__name__} with head='categorical' must be "
+                "a subclass of CategoricalNetwork"
             )
-        net_args = self._update_features_extractor(self.net_args, features_extractor=None)
-        return network_class(**net_args, **self.network_kwargs, **self.head_kwargs).to(self.device)
+        return super().make_q_net()
+
+    def network_arguments(self) -> dict[str, Any]:
+        return {**super().network_arguments(), **self.head_kwargs}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "head": self.head, "head_kwargs": self.head_kwargs}
@@ -114,8 +111,13 @@ class CnnPolicy(DoubleDQNPolicy):
         net_arch: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        extractor_class, net_arch = image_network(features_extractor_class, net_arch, kwargs, NatureCNN)
-        super().__init__(*args, features_extractor_class=extractor_class, net_arch=net_arch, **kwargs)
+        own = {"features_extractor_class": features_extractor_class, "net_arch": net_arch}
+        super().__init__(*args, **self.with_network({**own, **kwargs}))
+
+    @staticmethod
+    def with_network(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """See :func:`~sb3_ext.common.value_policies.image_network`."""
+        return image_network(kwargs, NatureCNN)
 
 
 class MultiInputPolicy(DoubleDQNPolicy):

@@ -26,7 +26,13 @@ def discounted_returns(rewards: th.Tensor, gamma: float) -> th.Tensor:
     return soft_returns(rewards, th.zeros_like(rewards), gamma)
 
 
-def soft_returns(rewards: th.Tensor, entropy_bonuses: th.Tensor, gamma: float, n_steps: int = 1) -> th.Tensor:
+def soft_returns(
+    rewards: th.Tensor,
+    entropy_bonuses: th.Tensor,
+    gamma: float,
+    n_steps: int = 1,
+    reward_bonuses: th.Tensor | None = None,
+) -> th.Tensor:
     """
     Compute the returns that a maximum-entropy critic estimates.
 
@@ -35,14 +41,16 @@ def soft_returns(rewards: th.Tensor, entropy_bonuses: th.Tensor, gamma: float, n
     ``G_t = r_t + sum_{k >= 1} gamma^k (r_{t+k} + b_{t+k})``, ``b = -alpha log pi(a|s)``.
 
     The entropy of the first action is NOT part of it. A critic of n-step returns counts entropy only where it
-    bootstraps. So only the ``b_{t+k}`` with k = n, 2n, 3n, ... count.
+    bootstraps. So only the ``b_{t+k}`` with k = n, 2n, 3n, ... count. Such a critic adds a Munchausen bonus once to an
+    n-step return, for its first action. So those of k = 0, n, 2n, ... count.
 
     :param rewards: rewards of one episode in order, shape (T,)
     :param entropy_bonuses: b of each step, shape (T,)
     :param gamma: discount, in [0, 1]
     :param n_steps: n >= 1
+    :param reward_bonuses: what the critic adds to the reward of each step, shape (T,); ``None``: nothing
     :return: shape (T,), float64
-    :raises ValueError: if the two shapes differ or are not (T,), or if ``n_steps`` is below 1
+    :raises ValueError: if the shapes differ or are not (T,), or if ``n_steps`` is below 1
     """
     if rewards.ndim != 1 or rewards.shape != entropy_bonuses.shape:
         raise ValueError(
@@ -51,15 +59,20 @@ def soft_returns(rewards: th.Tensor, entropy_bonuses: th.Tensor, gamma: float, n
         )
     if n_steps < 1:
         raise ValueError(f"n_steps={n_steps} must be at least 1")
+    reward_bonuses = th.zeros_like(rewards) if reward_bonuses is None else reward_bonuses
+    if reward_bonuses.shape != rewards.shape:
+        raise ValueError(f"reward_bonuses {tuple(reward_bonuses.shape)} must have the shape {tuple(rewards.shape)}")
+    added = reward_bonuses.double().tolist()
     reward_list, bonus_list = rewards.double().tolist(), entropy_bonuses.double().tolist()
     length = len(reward_list)
     # Beyond the end of the episode, everything is zero.
-    returns, entropies = [0.0] * (length + 1), [0.0] * (length + n_steps)
+    returns, bonuses = [0.0] * (length + 1), [0.0] * (length + n_steps)
     for t in reversed(range(length)):
         returns[t] = reward_list[t] + gamma * returns[t + 1]
+        bonuses[t] = added[t]
         if t + n_steps < length:
-            entropies[t] = gamma**n_steps * (bonus_list[t + n_steps] + entropies[t + n_steps])
-    sums = [a + b for a, b in zip(returns[:length], entropies[:length], strict=True)]
+            bonuses[t] += gamma**n_steps * (bonus_list[t + n_steps] + bonuses[t + n_steps])
+    sums = [a + b for a, b in zip(returns[:length], bonuses[:length], strict=True)]
     return th.tensor(sums, dtype=th.float64, device=rewards.device)
 
 

@@ -3,10 +3,10 @@
 
 def falling_n_steps(first: int, last: int, fraction: float, progress_remaining: float) -> int:
     """
-    Return the steps of n-step returns, which fall exponentially from ``first`` to ``last``, as in Rainbow's successors.
+    Return the steps of n-step returns, which fall exponentially from ``first`` to ``last``.
 
-    SR-SPR and BBF (https://arxiv.org/abs/2305.19452) and BTR (https://arxiv.org/abs/2411.03820) begin with 10 steps and
-    end with 3: long returns spread rewards sooner, short ones have less bias.
+    BBF (https://arxiv.org/abs/2305.19452) goes from 10 steps to 3, after each of its resets. Long returns spread
+    rewards sooner, short ones have less bias.
 
     :param fraction: part of the training after which ``last`` is reached, in (0, 1]
     :param progress_remaining: 1 at the beginning of the training, 0 at its end

@@ -14,6 +14,7 @@ from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.arguments.derived import Derivation, change_arguments
 from sb3_ext.common.arguments.keywords import explain_model_keywords
+from sb3_ext.common.arguments.munchausen import check_munchausen
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken
@@ -65,8 +66,8 @@ class IQN(ValueBasedAlgorithm):
         like ``(5, "step")`` or ``(2, "episode")``
     :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as the rollout has environment
         steps
-    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``, or its name; ``None`` leaves
-        the choice to SB3
+    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``, or its name; ``None``:
+        SB3's, or ``Float32ReplayBuffer`` for observations of float64
     :param replay_buffer_kwargs: keyword arguments of the replay buffer, without ``gamma`` and ``n_steps``, which it
         receives from the algorithm
     :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
@@ -93,10 +94,10 @@ class IQN(ValueBasedAlgorithm):
         :func:`~sb3_ext.functional.quantile.distort_taus`
     :param risk_eta: parameter of the risk measure: in (0, 1] for ``"cvar"`` and ``"cpw"``, risk-averse below 0 for
         ``"wang"`` and ``"pow"``, unused for ``"neutral"``
-    :param munchausen_coef: if above 0, Munchausen-IQN (https://arxiv.org/abs/2007.14430): the reward, or the n-step
-        return, is raised by ``m clip(alpha log pi(a|s), l0, 0)``, and the next return is that of the policy pi, the
-        softmax of the values by alpha, with its entropy; 0.9 in the paper. Actions are still the best ones. pi(a|s) is
-        the online network's, as in BTR (https://arxiv.org/abs/2411.03820), which costs no further pass
+    :param munchausen_coef: m; above 0 it is Munchausen-IQN (https://arxiv.org/abs/2007.14430), 0.9 in the paper.
+        ``m clip(alpha log pi(a|s), l0, 0)`` is added to the reward, or once to the n-step return. The next return is
+        that of the policy pi, the softmax of the values by alpha, with its entropy. Actions are still the best ones.
+        pi(a|s) is the online network's, as in BTR (https://arxiv.org/abs/2411.03820), which costs no further pass
     :param munchausen_temperature: alpha, > 0, for rewards of about 1; ``None``: 0.03
     :param munchausen_clip: l0, at most 0; ``None``: -1
     :param priority_error: the error of a transition for prioritized replay. ``"loss"``: the square root of its loss;
@@ -252,32 +253,21 @@ class IQN(ValueBasedAlgorithm):
         if self.risk_eta != 0:
             has_effect, needs = self.risk_measure != "neutral", "another risk_measure than 'neutral'"
             self._require_effect("risk_eta", has_effect, needs, otherwise=0.0)
-        self._check_munchausen()
+        check_munchausen(self, {"double_q": False, "risk_measure": "neutral"})
+        if self.munchausen_temperature is not None:
+            low, high = SMALLEST_TEMPERATURE, float(np.finfo(np.float32).max)
+            check_interval("munchausen_temperature", self.munchausen_temperature, low, high, f"a number >= {low:g}")
+            self._require_effect("munchausen_temperature", self.munchausen_coef > 0, "munchausen_coef above 0")
         check_choice("priority_error", self.priority_error, get_args(PriorityError))
+        if self.priority_error != "loss":
+            has_effect = hasattr(self.replay_buffer_class, "update_priorities")
+            self._require_effect("priority_error", has_effect, "a prioritized replay_buffer_class", otherwise="loss")
         for name in ("n_action_quantile_samples", "risk_measure", "risk_eta"):
             if name in self.policy_kwargs:
                 raise ValueError(
                     f"policy_kwargs has {name}={self.policy_kwargs[name]!r}, which is not allowed: give it to IQN "
                     "itself, which sets it in the policy"
                 )
-
-    def _check_munchausen(self) -> None:
-        check_interval("munchausen_coef", self.munchausen_coef, 0.0, 1.0, "in [0, 1]")
-        has_bonus, largest = self.munchausen_coef > 0, float(np.finfo(np.float32).max)
-        for name, allowed in (("double_q", False), ("risk_measure", "neutral")) if has_bonus else ():
-            value = getattr(self, name)
-            if value != allowed:
-                raise ValueError(
-                    f"munchausen_coef={self.munchausen_coef} with {name}={value!r}: only {name}={allowed!r} is allowed"
-                )
-        limits = {
-            "munchausen_temperature": (SMALLEST_TEMPERATURE, largest, f"a number >= {SMALLEST_TEMPERATURE:g}"),
-            "munchausen_clip": (-largest, 0.0, "a number <= 0"),
-        }
-        for name, (low, high, allowed) in limits.items():
-            if getattr(self, name) is not None:
-                check_interval(name, getattr(self, name), low, high, allowed)
-                self._require_effect(name, has_bonus, needs="munchausen_coef above 0")
 
     @property
     def munchausen(self) -> Munchausen | None:
@@ -322,9 +312,9 @@ class IQN(ValueBasedAlgorithm):
             masked = is_masked(quantiles[:, 0], all_quantiles[:, 0])
             quantiles = th.where(masked.unsqueeze(1), targets.mean(dim=1, keepdim=True), quantiles)
         losses = quantile_huber_loss(quantiles, taus, targets, self.kappa)
-        if masked is not None:
-            losses = losses.masked_fill(masked, 0.0)
         errors = self._errors(losses.detach(), quantiles.detach(), targets)
+        if masked is not None:
+            losses, errors = (values.masked_fill(masked, 0.0) for values in (losses, errors))
         return TransitionLosses(losses, errors, {"q_value": quantiles.detach().mean()})
 
     def _errors(self, losses: th.Tensor, quantiles: th.Tensor, targets: th.Tensor) -> th.Tensor:

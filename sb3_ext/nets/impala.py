@@ -33,14 +33,18 @@ class SpectralConv2d(nn.Conv2d):
             self.running_u.copy_(th.linalg.svd(self.weight.flatten(1), full_matrices=False).U[:, 0])
 
     def forward(self, x: th.Tensor) -> th.Tensor:
+        with th.autocast(x.device.type, enabled=False):
+            norm = self._largest_singular_value()
+        return self._conv_forward(x, self.weight / norm, self.bias)
+
+    def _largest_singular_value(self) -> th.Tensor:
         matrix = self.weight.flatten(1)
         with th.no_grad():
             v = F.normalize(matrix.T @ self.running_u, dim=0)
             u = F.normalize(matrix @ v, dim=0)
-        norm = u @ matrix @ v
         if self.training and th.is_grad_enabled():
             self.running_u.copy_(u)
-        return self._conv_forward(x, self.weight / norm, self.bias)
+        return u @ matrix @ v
 
 
 class _Residual(nn.Module):
@@ -56,6 +60,33 @@ class _Residual(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         return x + self.layers(x)
+
+
+class _AdaptiveMaxPool(nn.AdaptiveMaxPool2d):
+    """
+    Torch's adaptive pooling, which exporters refuse where the windows differ in size. They get the same by indices.
+
+    :param size: height and width of the inputs
+    """
+
+    def __init__(self, pool_size: int, size: tuple[int, int]) -> None:
+        super().__init__(pool_size)
+        self.windows = [_windows(length, pool_size) for length in size]
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        if not (th.onnx.is_in_onnx_export() or th.compiler.is_exporting() or th.jit.is_tracing()):  # type: ignore[attr-defined]
+            return super().forward(x)
+        for axis, windows in zip((-2, -1), self.windows, strict=True):
+            columns = [x.index_select(axis, th.tensor(column)) for column in zip(*windows, strict=True)]
+            x = th.stack(columns).amax(dim=0)
+        return x
+
+
+def _windows(length: int, n_windows: int) -> list[list[int]]:
+    """List the indices in each window of torch's adaptive pooling, the last one again where a window is shorter."""
+    windows = [range(length * i // n_windows, -(-length * (i + 1) // n_windows)) for i in range(n_windows)]
+    longest = max(map(len, windows))
+    return [[*window, *[window[-1]] * (longest - len(window))] for window in windows]
 
 
 class ImpalaConvolutions(BaseFeaturesExtractor):
@@ -101,7 +132,7 @@ class ImpalaConvolutions(BaseFeaturesExtractor):
         for n_inputs, n_outputs in zip([n_channels, *widths], widths, strict=False):
             layers += [nn.Conv2d(n_inputs, n_outputs, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
             layers += [_Residual(n_outputs, spectral_norm) for _ in range(2)]
-        self.cnn = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveMaxPool2d(pool_size), nn.Flatten())
+        self.cnn = nn.Sequential(*layers, nn.ReLU(), _AdaptiveMaxPool(pool_size, (size[0], size[1])), nn.Flatten())
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return self.cnn(observations.contiguous(memory_format=th.channels_last))

@@ -62,6 +62,12 @@ class NoisyLinear(nn.Linear):
             return F.linear(x, weight, bias)
         return in_own_precision(lambda inputs: F.linear(inputs, weight, bias), x, weight.dtype)
 
+    def __prepare_scriptable__(self) -> nn.Linear:
+        """Return what ``torch.jit.script`` compiles in place of this layer: it has no noise."""
+        layer = nn.Linear(self.in_features, self.out_features, device="meta")
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer
+
     def _noisy_parameters(self) -> tuple[th.Tensor, th.Tensor]:
         noise_in, noise_out = (_noise(width, self.weight) for width in (self.in_features, self.out_features))
         weight = th.addcmul(self.weight, self.weight_std, th.outer(noise_out, noise_in))
@@ -75,15 +81,15 @@ def _noise(width: int, like: th.Tensor) -> th.Tensor:
 
 @contextmanager
 def noise_in(network: nn.Module, is_wanted: bool = True) -> Iterator[None]:
-    """Let the noisy layers of a network be noisy, with new noise in each pass."""
-    layers = [module for module in network.modules() if isinstance(module, NoisyLinear)] if is_wanted else []
-    for layer in layers:
-        layer.is_noisy = True
+    """Let the noisy layers of a network be noisy, with new noise in each pass, or not at all. Then as before."""
+    layers = [(module, module.is_noisy) for module in network.modules() if isinstance(module, NoisyLinear)]
+    for layer, _ in layers:
+        layer.is_noisy = is_wanted
     try:
         yield
     finally:
-        for layer in layers:
-            layer.is_noisy = False
+        for layer, was_noisy in layers:
+            layer.is_noisy = was_noisy
 
 
 def with_noisy_policy(train: Callable[P, None]) -> Callable[P, None]:

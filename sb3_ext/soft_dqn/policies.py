@@ -1,5 +1,6 @@
 """Policies of ``SoftDQN``: a Boltzmann distribution over SB3's Q-values."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch as th
@@ -88,8 +89,13 @@ class CnnPolicy(SoftDQNPolicy):
         net_arch: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        extractor_class, net_arch = image_network(features_extractor_class, net_arch, kwargs, ChannelsLastCNN)
-        super().__init__(*args, features_extractor_class=extractor_class, net_arch=net_arch, **kwargs)
+        own = {"features_extractor_class": features_extractor_class, "net_arch": net_arch}
+        super().__init__(*args, **self.with_network({**own, **kwargs}))
+
+    @staticmethod
+    def with_network(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """See :func:`~sb3_ext.common.value_policies.image_network`."""
+        return image_network(kwargs, ChannelsLastCNN)
 
 
 class MultiInputPolicy(SoftDQNPolicy):

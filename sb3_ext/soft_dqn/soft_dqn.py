@@ -17,6 +17,7 @@ from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
 from sb3_ext.common.arguments.derived import Derivation, derive_exploration
 from sb3_ext.common.arguments.keywords import explain_model_keywords
+from sb3_ext.common.arguments.munchausen import check_munchausen
 from sb3_ext.common.networks import check_temperature
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.saved.state import Parameters
@@ -75,8 +76,8 @@ class SoftDQN(ValueBasedAlgorithm):
         like ``(5, "step")`` or ``(2, "episode")``
     :param gradient_steps: updates after each rollout (see ``train_freq``); -1: as many as the rollout has environment
         steps
-    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``, or its name; ``None`` leaves
-        the choice to SB3
+    :param replay_buffer_class: replay buffer to use, such as ``PrioritizedReplayBuffer``, or its name; ``None``:
+        SB3's, or ``Float32ReplayBuffer`` for observations of float64
     :param replay_buffer_kwargs: keyword arguments of the replay buffer, without ``gamma`` and ``n_steps``, which it
         receives from the algorithm
     :param optimize_memory_usage: SB3's memory-efficient variant of its replay buffer
@@ -276,23 +277,7 @@ class SoftDQN(ValueBasedAlgorithm):
             # The largest entropy itself takes an infinite temperature
             check_interval("target_entropy_fraction", self.target_entropy_fraction, 0.0, 1 - 1e-6, "in [0, 1)")
             self._require_effect("target_entropy_fraction", self.auto_temperature, needs="auto_temperature=True")
-        has_bonus = self._check_munchausen()
-        if self.munchausen_clip is not None:
-            check_interval("munchausen_clip", self.munchausen_clip, -largest, 0.0, "a number <= 0")
-            self._require_effect("munchausen_clip", has_bonus, needs="munchausen_coef above 0")
-
-    def _check_munchausen(self) -> bool:
-        """Check the Munchausen arguments, and tell whether rewards get a bonus."""
-        check_interval("munchausen_coef", self.munchausen_coef, 0.0, 1.0, "in [0, 1]")
-        if self.munchausen_coef == 0:
-            return False
-        for name, allowed in (("target_backup", "soft"), ("double_q", False), ("n_steps", 1)):
-            value = getattr(self, name)
-            if value != allowed:
-                raise ValueError(
-                    f"munchausen_coef={self.munchausen_coef} with {name}={value!r}: only {name}={allowed!r} is allowed"
-                )
-        return True
+        check_munchausen(self, {"target_backup": "soft", "double_q": False, "n_steps": 1})
 
     def _setup_model(self) -> None:
         super()._setup_model()

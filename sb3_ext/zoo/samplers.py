@@ -292,7 +292,9 @@ def _sample_exploration_params(trial: "optuna.Trial") -> None:
 
 def _convert_exploration_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Convert what :func:`_sample_exploration_params` has drawn."""
-    return {name: params[name] for name in ("exploration_final_eps", "exploration_fraction")}
+    # The policy_kwargs that are drawn have no noisy layers, for which the YAML file's value may be 0
+    initial = {"exploration_initial_eps": 1.0}
+    return initial | {name: params[name] for name in ("exploration_final_eps", "exploration_fraction")}
 
 
 def sample_double_dqn_params(
@@ -373,5 +375,7 @@ def convert_iqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """Turn the parameters of a trial into constructor arguments of ``IQN``."""
     arguments = {**_convert_value_params(sampled_params), **_convert_exploration_params(sampled_params)}
     arguments.update({name: sampled_params[name] for name in QUANTILE_SAMPLES})
+    if sampled_params["double_q"]:  # which has no Munchausen bonus, even if the YAML file has one
+        arguments.update(munchausen_coef=0.0, munchausen_temperature=None, munchausen_clip=None)
     arguments["policy_kwargs"]["n_cosines"] = sampled_params["n_cosines"]
     return arguments

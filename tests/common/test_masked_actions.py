@@ -33,6 +33,7 @@ VARIANTS: list[tuple[Any, dict[str, Any]]] = [
     (SoftDQN, dict(double_q=False, munchausen_coef=0.9)),
     (IQN, dict(risk_measure="cvar", risk_eta=0.3)),
     (IQN, dict(munchausen_coef=0.9)),
+    (IQN, dict(priority_error="absolute", replay_buffer_class=PrioritizedReplayBuffer)),
     (DoubleDQN, dict(policy_kwargs=dict(dueling=True))),
     (DoubleDQN, dict(policy_kwargs=dict(head="categorical"))),
     (DoubleDQN, dict(policy_kwargs=dict(head="categorical"), double_q=False)),

@@ -51,8 +51,23 @@ def test_it_happens_after_every_interval(cls: Any, tmp_path: Path) -> None:
         weights.append(th.cat([p.detach().flatten().clone() for p in model.q_net.parameters()]))
         model.train(1, 16)
     weights.append(th.cat([p.detach().flatten().clone() for p in model.q_net.parameters()]))
-    changed = [n_updates + k + 1 for k in range(9) if (weights[k] - weights[k + 1]).abs().max() > 1e-3]
-    assert changed and all(n % 4 == 0 for n in changed)
+    after = range(n_updates + 1, n_updates + 10)
+    changed = [n for n, a, b in zip(after, weights, weights[1:], strict=False) if (a - b).abs().max() > 1e-3]
+    assert changed == [n for n in after if n % 4 == 0] != []
+
+
+def test_frozen_layers_stay_and_others_of_a_user_are_an_error() -> None:
+    model = make(DoubleDQN).learn(30)
+    layer = model.q_net.q_net[0]
+    layer.weight.requires_grad_(False)
+    before = layer.weight.clone(), model.q_net_target.q_net[0].weight.clone()
+    reset_last_layers(model.policy, 0.0)
+    assert th.equal(layer.weight, before[0]) and th.equal(model.q_net_target.q_net[0].weight, before[1])
+    model.q_net.q_net[0] = th.nn.Linear(4, 9)
+    bias = model.q_net.q_net[-1].bias.clone()
+    with pytest.raises(ValueError, match=r"reset_interval needs the layers that the policy makes, and q_net.0.weight"):
+        reset_last_layers(model.policy, 0.0)
+    assert th.equal(model.q_net.q_net[-1].bias, bias)
 
 
 def test_training_continues_from_a_file_as_without_one(tmp_path: Path) -> None:

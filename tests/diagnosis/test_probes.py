@@ -74,15 +74,26 @@ def test_entropy_of_a_boltzmann_policy(
     assert row["policy_entropy"] == (None if settings["target_backup"] == "max" else pytest.approx(LOG3, rel=1e-5))
 
 
-def test_entropy_of_munchausen_iqn(tmp_path: Path) -> None:
-    model = make_model(IQN, learning_rate=0.0, munchausen_coef=0.75, munchausen_temperature=2.0)
-    # clip(2 log(1/3), -1, 0) = -1
-    value = (0.25 + GAMMA * 2 * LOG3) / (1 - GAMMA)
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_entropy_of_munchausen_iqn(n_steps: int, tmp_path: Path) -> None:
+    model = make_model(IQN, learning_rate=0.0, munchausen_coef=0.75, munchausen_temperature=2.0, n_steps=n_steps)
+    # clip(2 log(1/3), -1, 0) = -1: a bonus of -0.75 and an entropy, both once in n steps
+    every = GAMMA**n_steps
+    value = VALUE + (-0.75 + every * 2 * LOG3) / (1 - every)
     predict_value(model, 1.5 * value)
     row = measured(model, tmp_path, tail_tolerance=1e-3)
     assert row["mc_return_mean"] == pytest.approx(value, rel=2e-3)
     assert row["normalized_bias_mean"] == pytest.approx(0.5, abs=3e-3)
     assert row["policy_entropy"] == pytest.approx(LOG3, rel=1e-5)
+
+
+def test_the_present_n_counts_while_it_falls(tmp_path: Path) -> None:
+    settings: dict[str, Any] = dict(n_steps=10, n_steps_final=1, n_steps_fraction=1e-6, learning_rate=0.0)
+    model = make_model(SoftDQN, temperature_initial=2.0, temperature_final=2.0, target_backup="soft", **settings)
+    value = VALUE + GAMMA * 2 * LOG3 / (1 - GAMMA)  # of one step, which the first step of the training leads to
+    predict_value(model, value)
+    row = measured(model, tmp_path, tail_tolerance=1e-3)
+    assert row["mc_return_mean"] == pytest.approx(value, rel=2e-3)
 
 
 def squashed_entropy(std: float) -> float:

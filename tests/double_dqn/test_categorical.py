@@ -11,6 +11,7 @@ from sb3_ext import DoubleDQN, PrioritizedReplayBuffer
 from sb3_ext.common.value_policies import ValueNetwork
 from sb3_ext.double_dqn.policies import MlpPolicy
 from sb3_ext.functional.categorical import categorical_cross_entropy
+from tests.support.masked import Pile, mask_of, masked_policy
 from tests.support.models import make
 from tests.support.states import assert_equal, state
 from tests.support.value_losses import (
@@ -66,7 +67,7 @@ def project(probabilities: list[float], reward: float, discount: float) -> list[
 def test_losses_and_gradients(double_q: bool, discounts: Any, dueling: bool) -> None:
     policy_kwargs = CATEGORICAL | dict(dueling=dueling)
     model, batch = unlike_networks(DoubleDQN, policy_kwargs, double_q=double_q, seed=3), make_batch()
-    losses, chosen, greedy = [], [], []
+    losses, errors, chosen, greedy = [], [], [], []
     for b in range(B):
         target = distributions(model.q_net_target, batch.next_observations[b])
         chooser = distributions(model.q_net, batch.next_observations[b]) if double_q else target
@@ -77,9 +78,11 @@ def test_losses_and_gradients(double_q: bool, discounts: Any, dueling: bool) -> 
         assert sum(projected) == pytest.approx(1.0)
         log_p = model.q_net.outputs(batch.observations[b : b + 1])[0, int(batch.actions[b])].log_softmax(0)
         losses.append(-sum(p * log_p[k] for k, p in enumerate(projected)))
+        # The divergence from the target, which is 0 for a perfect prediction
+        errors.append(losses[-1].item() + sum(p * math.log(p) for p in projected if p > 0))
     assert (chosen != greedy) == double_q
     terms = loss_of(model, batch, discounts)
-    th.testing.assert_close(terms.errors, th.stack(losses).detach(), rtol=1e-4, atol=1e-5)
+    assert terms.errors.tolist() == pytest.approx(errors, rel=1e-3, abs=1e-5)
     q_values = [mean(distributions(model.q_net, batch.observations[b])[int(batch.actions[b])]) for b in range(B)]
     assert terms.metrics["q_value"].item() == pytest.approx(sum(q_values) / B, abs=1e-5)
     assert_gradient_is_that_of(model, terms.losses, th.stack(losses))
@@ -124,7 +127,7 @@ def test_training_continues_from_a_file_as_without_one(options: Any, buffer_clas
     loaded = DoubleDQN.load(tmp_path / "model")
     loaded.load_replay_buffer(tmp_path / "buffer")
     loaded.set_logger(model.logger)
-    assert loaded.q_net.n_bins == K and loaded.q_net.head.bound == BOUND
+    assert loaded.q_net.n_outputs == K and loaded.q_net.head.bound == BOUND
     for each in (model, loaded):
         np.random.seed(5)
         th.manual_seed(5)
@@ -151,6 +154,40 @@ def test_images() -> None:
 def test_what_is_refused(options: dict[str, Any], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(DoubleDQN, policy_kwargs=dict(net_arch=[8]) | options, **settings)
+
+
+@pytest.mark.parametrize("double_q", [False, True])
+@pytest.mark.parametrize("how", ["hook", "-inf"])
+def test_impossible_actions_are_in_no_target_and_teach_nothing(how: str, double_q: bool) -> None:
+    policy = masked_policy(DoubleDQN, how, False, "categorical")
+    settings = dict(exploration_initial_eps=1.0, exploration_final_eps=1.0, double_q=double_q)
+    model = make(DoubleDQN, Pile(is_strict=False), policy, dict(net_arch=[8]) | CATEGORICAL, **settings).learn(60)
+    model.policy._predict = None  # nothing acts any more
+    batch = model.replay_buffer.sample(200)
+    allowed = mask_of(batch.observations).gather(1, batch.actions).squeeze(1)
+    # Impossible actions have the best distribution by far, if nothing masks them
+    last = model.q_net_target.q_net[-2]
+    last.bias.data[-K:] = th.linspace(-30, 30, K)
+    next_probabilities = model._next_probabilities(batch)
+    possible = mask_of(batch.next_observations)[:, -1]
+    best = next_probabilities[:, -1] > 0.99
+    assert not best[~possible].any() and (double_q or best[possible].all())
+    assert possible.any() and not possible.all()
+    terms = model.compute_loss(batch, 0.9)
+    if how == "-inf":
+        assert not allowed.all()
+        assert (terms.losses[~allowed] == 0).all() and (terms.errors[~allowed] == 0).all()
+    assert (terms.losses[allowed] > 0).all() and terms.metrics["q_value"].isfinite()
+
+
+def test_a_compiled_network_stays_categorical() -> None:
+    model = make(DoubleDQN, policy_kwargs=dict(net_arch=[8]) | CATEGORICAL, double_q=False).learn(40)
+    batch = model.replay_buffer.sample(16)
+    expected = model.compute_loss(batch, 0.9)
+    model.q_net = th.compile(model.q_net)
+    with th.compiler.set_stance("force_eager"):
+        actual = model.compute_loss(batch, 0.9)
+    assert th.equal(actual.losses, expected.losses) and th.equal(actual.errors, expected.errors)
 
 
 def test_a_network_of_another_kind_is_refused() -> None:

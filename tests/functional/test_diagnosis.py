@@ -46,6 +46,18 @@ def test_soft_returns_against_loops(gamma: float, n_steps: int) -> None:
     assert returns.tolist() == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_bonuses_on_rewards_count_once_for_n_steps(n_steps: int) -> None:
+    rewards, bonuses, added = randn(8), randn(8, seed=1), randn(8, seed=2)
+    returns = soft_returns(rewards, bonuses, 0.9, n_steps, added)
+    plain = soft_returns(rewards, bonuses, 0.9, n_steps)
+    for t in range(8):
+        expected = sum(0.9**k * added[t + k].item() for k in range(0, 8 - t, n_steps))
+        assert (returns - plain)[t].item() == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match=r"reward_bonuses \(7,\) must have the shape \(8,\)"):
+        soft_returns(rewards, bonuses, 0.9, 1, added[:7])
+
+
 def test_discounted_returns_by_hand() -> None:
     # gamma 1/2: 8; 4 + 1/2 * 8 = 8; 2 + 1/2 * 8 = 6
     assert discounted_returns(th.tensor([2.0, 4.0, 8.0]), 0.5).tolist() == [6.0, 8.0, 8.0]

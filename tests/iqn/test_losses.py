@@ -11,7 +11,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from sb3_ext import IQN
+from sb3_ext import IQN, PrioritizedReplayBuffer
 from tests.support.value_losses import (
     GAMMA,
     IQN_SIZES,
@@ -126,7 +126,7 @@ def test_iqn(settings: dict[str, Any], double_q: bool, discounts: Any) -> None:
 
 
 def test_absolute_errors_as_priorities() -> None:
-    model, batch = make_iqn(priority_error="absolute"), make_batch()
+    model, batch = make_iqn(priority_error="absolute", replay_buffer_class=PrioritizedReplayBuffer), make_batch()
     th.manual_seed(5)
     taus, target_taus, action_taus = (th.rand(B, n).tolist() for n in (T, T_TARGET, K))
     expected = []

@@ -131,6 +131,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
         dict(munchausen_temperature=0.1),
         r"munchausen_temperature=0.1 has no effect here: it needs munchausen_coef above",
     ),
+    (dict(priority_error="relative"), r"priority_error='relative' is not one of 'loss', 'absolute'"),
+    (dict(priority_error="absolute"), r"priority_error='absolute' has no effect here: it needs a prioritized replay_b"),
     (dict(munchausen_clip=-1.0), r"munchausen_clip=-1.0 has no effect here: it needs munchausen_coef above 0"),
 ]
 

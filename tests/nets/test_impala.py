@@ -61,6 +61,24 @@ def test_the_largest_singular_value_is_1() -> None:
     th.testing.assert_close(gradients[1], gradients[0], rtol=1e-2, atol=1e-2)
 
 
+def test_the_norm_is_that_of_float32_under_autocast() -> None:
+    layer, x = SpectralConv2d(5, 7, 3, padding=1), th.randn(2, 5, 6, 6)
+    expected = layer._largest_singular_value()
+    with th.autocast("cpu", th.bfloat16):
+        layer(x)
+        layer.eval()(x)
+    assert layer.running_u.norm().item() == pytest.approx(1.0, abs=1e-5)
+    th.testing.assert_close(layer._largest_singular_value(), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("size", [41, 60, 84])
+def test_pooling_by_indices_is_torchs(size: int) -> None:
+    network, x = ImpalaConvolutions(images(size, size), 1, 6, spectral_norm=False).eval(), th.rand(2, 4, size, size)
+    with th.no_grad():
+        traced = th.jit.trace(network, x)  # with the indices, as in exports
+        assert th.equal(traced(x), network(x))
+
+
 def test_the_vector_moves_only_with_a_gradient_in_training_mode() -> None:
     layer, x = SpectralConv2d(5, 7, 3, padding=1), th.randn(2, 5, 6, 6)
     layer.weight.data = th.randn_like(layer.weight)

@@ -70,6 +70,12 @@ def test_noise_is_drawn_for_each_pass_and_only_where_it_is_wanted() -> None:
         assert not th.allclose(first, second) and not th.allclose(first, plain)
         with noise_in(layer, is_wanted=False):
             assert th.equal(layer(x), plain)
+        with noise_in(layer):  # one within another
+            with noise_in(layer, is_wanted=False):
+                assert th.equal(layer(x), plain)
+            with noise_in(layer):
+                pass
+            assert not th.allclose(layer(x), plain)
         with pytest.raises(KeyError), noise_in(layer):
             raise KeyError
         assert th.equal(layer(x), plain)
@@ -158,6 +164,8 @@ def test_images_have_noise_in_the_large_layer_too(cls: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "settings", "message"),
     [
+        (dict(noisy=1), dict(exploration_final_eps=0.5), "exploration_"),
+        (dict(network_kwargs=dict(noisy=True)), dict(exploration_final_eps=0.5), "exploration_"),
         (dict(noisy=True), dict(exploration_final_eps=0.0, exploration_initial_eps=0.5), "exploration_initial_eps=0.5"),
         (
             dict(noisy=True),
@@ -167,7 +175,7 @@ def test_images_have_noise_in_the_large_layer_too(cls: Any) -> None:
         (dict(noisy="yes"), SILENT, "noisy='yes' is not one of True, False, 'with_epsilon'"),
         (dict(noisy=True, noisy_std=-1.0), SILENT, r"noisy_std=-1.0 must be in \[0, 100\]"),
         (dict(noisy_std=0.5), SILENT, r"noisy_std=0.5 has no effect here: it needs noisy=True"),
-        (dict(normalization="batch"), {}, "normalization='batch' is not one of None, 'layer', 'rms'"),
+        (dict(normalization="batch"), {}, "normalization='batch' is not one of None, 'layer'"),
         (dict(normalization="layer", net_arch=[]), {}, r"normalization='layer' has no effect with net_arch=\[\]"),
         (dict(dueling=True, net_arch=[]), {}, r"dueling=True has no effect with net_arch=\[\]"),
     ],
@@ -185,12 +193,10 @@ def test_random_actions_as_well_if_they_are_wanted(cls: Any) -> None:
 
 
 @each_class
-@pytest.mark.parametrize("normalization", ["layer", "rms"])
-def test_normalized_hidden_layers(cls: Any, normalization: str) -> None:
-    model = make(cls, policy_kwargs=dict(net_arch=[6, 8], normalization=normalization, dueling=True)).learn(40)
-    kind = nn.LayerNorm if normalization == "layer" else nn.RMSNorm
+def test_normalized_hidden_layers(cls: Any) -> None:
+    model = make(cls, policy_kwargs=dict(net_arch=[6, 8], normalization="layer", dueling=True)).learn(40)
     modules = list(model.q_net.modules())
-    norms = [m for m in modules if isinstance(m, kind)]
+    norms = [m for m in modules if isinstance(m, nn.LayerNorm)]
     assert [m.normalized_shape for m in norms] == [(6,), (8,), (8,)]  # the second one of V and of A
     for norm in norms:
         after = modules[modules.index(norm) + 1]

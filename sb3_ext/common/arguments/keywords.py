@@ -19,6 +19,7 @@ from sb3_ext.common.arguments.derived import DERIVED
 from sb3_ext.keywords import (
     Place,
     accepted_names,
+    default_extractor,
     default_of,
     known_base,
     nearest_names,
@@ -74,7 +75,10 @@ def policy_parts(policy_class: type, policy_kwargs: Mapping[str, Any], form: str
 
     defaults: dict[str, tuple[str, ...]] = {"features_extractor": ("observation_space",), "optimizer": ("params", "lr")}
     for what, taken in defaults.items():
-        target = policy_kwargs.get(f"{what}_class") or default_of(policy_class, f"{what}_class")
+        default = default_of(policy_class, f"{what}_class")
+        if what == "features_extractor":
+            default = default_extractor(policy_class, policy_kwargs)
+        target = policy_kwargs.get(f"{what}_class") or default
         yield part(f"{what}_kwargs", target, taken)
     network_class, head_class = getattr(policy_class, "network_class", None), _head_class(policy_class, policy_kwargs)
     if network_class is not None:

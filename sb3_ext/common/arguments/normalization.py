@@ -8,7 +8,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ext.keywords import default_of
+from sb3_ext.keywords import default_extractor
 
 _RIGHT_ORDER = "VecNormalize(VecTransposeImage(env), norm_obs=False)"
 
@@ -69,7 +69,7 @@ def known_extractor(
     Such a class may extend SB3's, and still process what SB3's layers cannot.
     """
     name = "features_extractor_class"
-    extractor = policy_kwargs.get(name) or default_of(policy_class, name)
+    extractor = policy_kwargs.get(name) or default_extractor(policy_class, policy_kwargs)
     if not isinstance(extractor, type):
         return None
     maker = next(base for base in extractor.__mro__ if "__init__" in vars(base))

@@ -78,7 +78,7 @@ VALUES: dict[str, Any] = dict(
     n_steps_fraction=dict(n_steps_fraction=0.5, n_steps_final=2, n_steps=3),
     reset_interval=3,
     reset_shrink=dict(reset_shrink=0.2, reset_interval=3),
-    priority_error="absolute",
+    priority_error=dict(priority_error="absolute", replay_buffer_class="PrioritizedReplayBuffer"),
     target_entropy_fraction=dict(target_entropy_fraction=0.3, auto_temperature=True),
     munchausen_coef=dict(munchausen_coef=0.9, double_q=False),
     munchausen_temperature=dict(munchausen_temperature=0.5, munchausen_coef=0.9),
