@@ -49,16 +49,21 @@ SMALL_CNN: dict[str, Any] = dict(features_extractor_kwargs=dict(features_dim=8))
 @pytest.mark.parametrize(
     "variant",
     [
-        dict(target_backup="rem"),
-        dict(target_backup="doubleq", n_steps=3),
         dict(replay_buffer_class=PrioritizedReplayBuffer),
         dict(**IMAGES, policy_kwargs=SMALL_CNN),
-        dict(**IMAGES, policy_kwargs=dict(**SMALL_CNN, share_features_extractor=True)),
-        dict(**IMAGES, policy_kwargs=dict(**SMALL_CNN, features_extractor_class=ChannelsLastCNN)),
         dict(policy="MultiInputPolicy", env="dictionaries"),
         dict(use_sde=True, gradient_steps=2),
-        dict(subset_size=1.5),
-        dict(policy_kwargs=dict(optimizer_class=th.optim.AdamW)),
+        *(
+            pytest.param(variant, marks=pytest.mark.slow)
+            for variant in (
+                dict(target_backup="rem"),
+                dict(target_backup="doubleq", n_steps=3),
+                dict(**IMAGES, policy_kwargs=dict(**SMALL_CNN, share_features_extractor=True)),
+                dict(**IMAGES, policy_kwargs=dict(**SMALL_CNN, features_extractor_class=ChannelsLastCNN)),
+                dict(subset_size=1.5),
+                dict(policy_kwargs=dict(optimizer_class=th.optim.AdamW)),
+            )
+        ),
     ],
     ids=str,
 )
