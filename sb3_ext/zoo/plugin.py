@@ -44,6 +44,9 @@ ZOO_ALGORITHMS: Mapping[str, ZooAlgorithm] = MappingProxyType(
         ),
         "soft_dqn": ZooAlgorithm(sb3_ext.SoftDQN, samplers.sample_soft_dqn_params, samplers.convert_soft_dqn_params),
         "iqn": ZooAlgorithm(sb3_ext.IQN, samplers.sample_iqn_params, samplers.convert_iqn_params),
+        # Known settings of these classes, under the names that people look for
+        "rainbow": ZooAlgorithm(sb3_ext.DoubleDQN, samplers.sample_rainbow_params, samplers.convert_rainbow_params),
+        "btr": ZooAlgorithm(sb3_ext.IQN, samplers.sample_btr_params, samplers.convert_btr_params),
     }
 )
 

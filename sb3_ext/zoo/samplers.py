@@ -243,13 +243,17 @@ def _may_sample_n_steps(trial: "optuna.Trial", additional_args: dict[str, Any]) 
     return yaml_arguments.get("policy") in {"MlpPolicy", "CnnPolicy"} and not compact
 
 
-def _sample_value_params(trial: "optuna.Trial", n_envs: int, additional_args: dict[str, Any]) -> None:
+def _sample_value_params(
+    trial: "optuna.Trial", n_envs: int, additional_args: dict[str, Any], is_preset: bool = False
+) -> None:
     """
     Draw what every value-based algorithm has, from ranges like those of rl_zoo3's DQN.
 
     For images, layers, activations and the warm-up are not drawn. The policy's own network is that of the papers, and
     the widths for vectors would put a bottleneck into it. Adam's epsilon is drawn, because sampled ``policy_kwargs``
     replace those of the YAML file. Minibatches have at most 128 images, to save time.
+
+    :param is_preset: whether the parts of the algorithm are given, and are not to be drawn
     """
     has_images = "CnnPolicy" in _yaml_arguments(trial).get("policy", "")
     _sample_learning_params(trial, additional_args, max_batch_pow=7 if has_images else 10)
@@ -257,10 +261,11 @@ def _sample_value_params(trial: "optuna.Trial", n_envs: int, additional_args: di
     # At most one update per transition, as in rl_zoo3. Not a ratio, because a converter does not know `n_envs`
     trial.suggest_int("gradient_steps", 1, min(train_freq * n_envs, MAX_GRADIENT_STEPS), log=True)
     trial.suggest_int("target_update_interval", 1, 20_000, log=True)
-    if _may_sample_n_steps(trial, additional_args):
-        trial.suggest_int("n_steps", 1, 5)
-    trial.suggest_categorical("double_q", [False, True])
-    trial.suggest_categorical("dueling", [False, True])
+    if not is_preset:
+        if _may_sample_n_steps(trial, additional_args):
+            trial.suggest_int("n_steps", 1, 5)
+        trial.suggest_categorical("double_q", [False, True])
+        trial.suggest_categorical("dueling", [False, True])
     if has_images:
         trial.suggest_categorical("adam_eps", list(ADAM_EPS))
     else:
@@ -272,13 +277,14 @@ def _convert_value_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Convert what :func:`_sample_value_params` has drawn."""
     arguments = _convert_common_params(params)
     same_name = ("train_freq", "target_update_interval", "double_q")
-    arguments.update({name: params[name] for name in same_name})
+    arguments.update({name: params[name] for name in same_name if name in params})
     # These arguments only fit other values of the YAML file. Its final learning rate may exceed the sampled initial
     # one, and its small tau fits another interval.
     arguments.update(tau=1.0, learning_rate_final=None, learning_rate_fraction=None)
     if "n_steps" in params:
         arguments.update(n_steps=params["n_steps"], n_steps_final=None, n_steps_fraction=None)
-    arguments["policy_kwargs"]["dueling"] = params["dueling"]
+    if "dueling" in params:
+        arguments["policy_kwargs"]["dueling"] = params["dueling"]
     if "adam_eps" in params:
         arguments["policy_kwargs"]["optimizer_kwargs"] = {"eps": params["adam_eps"], "fused": True}
     return arguments
@@ -378,4 +384,48 @@ def convert_iqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     if sampled_params["double_q"]:  # which has no Munchausen bonus, even if the YAML file has one
         arguments.update(munchausen_coef=0.0, munchausen_temperature=None, munchausen_clip=None)
     arguments["policy_kwargs"]["n_cosines"] = sampled_params["n_cosines"]
+    return arguments
+
+
+def sample_rainbow_params(
+    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw the hyperparameters of Rainbow, as arguments of ``DoubleDQN``. All its parts stay."""
+    _sample_value_params(trial, n_envs, additional_args, is_preset=True)
+    trial.suggest_float("noisy_std", 0.1, 1.0, log=True)
+    # The largest return: 10 in the paper, for clipped rewards
+    trial.suggest_float("bound", 5.0, 500.0, log=True)
+    return _with_her_kwargs(convert_rainbow_params(trial.params), additional_args)
+
+
+def convert_rainbow_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """Turn the parameters of a trial into constructor arguments of ``DoubleDQN``."""
+    arguments = _convert_value_params(sampled_params)
+    arguments.update(exploration_initial_eps=0.0, exploration_final_eps=0.0)
+    parts = {"dueling": True, "noisy": True, "noisy_std": sampled_params["noisy_std"], "head": "categorical"}
+    arguments["policy_kwargs"].update(parts, head_kwargs={"bound": sampled_params["bound"]})
+    return arguments
+
+
+def sample_btr_params(
+    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw the hyperparameters of Beyond the Rainbow, as arguments of ``IQN``. All its parts stay."""
+    _sample_value_params(trial, n_envs, additional_args, is_preset=True)
+    _sample_exploration_params(trial)
+    trial.suggest_categorical("n_quantile_samples", [8, 16, 32])
+    trial.suggest_float("munchausen_temperature", 0.003, 0.3, log=True)
+    return _with_her_kwargs(convert_btr_params(trial.params), additional_args)
+
+
+def convert_btr_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """Turn the parameters of a trial into constructor arguments of ``IQN``."""
+    arguments = {**_convert_value_params(sampled_params), **_convert_exploration_params(sampled_params)}
+    arguments.update(dict.fromkeys(QUANTILE_SAMPLES, sampled_params["n_quantile_samples"]))
+    arguments.update(munchausen_coef=0.9, munchausen_temperature=sampled_params["munchausen_temperature"])
+    if "net_arch" in sampled_params:
+        arguments["policy_kwargs"]["normalization"] = "layer"
+    else:  # images
+        extractor = {"features_dim": 512, "normalization": "layer"}
+        arguments["policy_kwargs"].update(features_extractor_kwargs=extractor, net_arch=[])
     return arguments

@@ -108,16 +108,22 @@ def check_value_based(arguments: dict[str, Any]) -> None:
     assert 1 <= arguments["target_update_interval"] <= 20_000
     # Whatever the YAML file has of these was meant for its own interval and learning rate
     assert arguments["tau"] == 1.0 and arguments["learning_rate_final"] is None
+    assert not {"risk_measure", "risk_eta", "kappa"} & set(arguments)  # preferences, no hyperparameters
+
+
+def check_choices(arguments: dict[str, Any]) -> None:
+    """
+    :param arguments: the constructor's arguments of an algorithm whose parts are drawn
+    """
+    check_value_based(arguments)
     assert {arguments["double_q"], arguments["policy_kwargs"]["dueling"]} <= {True, False}
-    # Preferences, no hyperparameters
-    assert not {"risk_measure", "risk_eta", "kappa"} & set(arguments)
 
 
 def check_double_dqn(arguments: dict[str, Any]) -> None:
     """
     :param arguments: the constructor's arguments
     """
-    check_value_based(arguments)
+    check_choices(arguments)
     assert 0 <= arguments["exploration_final_eps"] <= 0.2
     # At 0 there would be no decay at all
     assert 0 < arguments["exploration_fraction"] <= 0.5
@@ -127,7 +133,7 @@ def check_soft_dqn(arguments: dict[str, Any]) -> None:
     """
     :param arguments: the constructor's arguments
     """
-    check_value_based(arguments)
+    check_choices(arguments)
     assert not [name for name in arguments if name.startswith("exploration")]
     if arguments["auto_temperature"]:
         assert 0 < arguments["target_entropy_fraction"] < 1
@@ -150,11 +156,31 @@ def check_iqn(arguments: dict[str, Any]) -> None:
     assert arguments["policy_kwargs"]["n_cosines"] in {32, 64, 128}
 
 
+def check_rainbow(arguments: dict[str, Any]) -> None:
+    """
+    :param arguments: the constructor's arguments
+    """
+    check_value_based(arguments)
+    parts = arguments["policy_kwargs"]
+    assert parts["dueling"] is parts["noisy"] is True and parts["head"] == "categorical"
+    assert arguments["exploration_initial_eps"] == arguments["exploration_final_eps"] == 0
+
+
+def check_btr(arguments: dict[str, Any]) -> None:
+    """
+    :param arguments: the constructor's arguments
+    """
+    check_value_based(arguments)
+    assert arguments["munchausen_coef"] == 0.9 and "layer" in str(arguments["policy_kwargs"])
+
+
 CHECKS = {
     "redq_sac": check_redq_sac,
     "double_dqn": check_double_dqn,
     "soft_dqn": check_soft_dqn,
     "iqn": check_iqn,
+    "rainbow": check_rainbow,
+    "btr": check_btr,
 }
 
 

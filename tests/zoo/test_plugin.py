@@ -21,7 +21,8 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 
-from sb3_ext import IQN, REDQSAC, DoubleDQN, FrameDedupReplayBuffer, SoftDQN
+from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
+from sb3_ext.common.arguments.types import BUFFERS
 from sb3_ext.zoo import ZOO_ALGORITHMS, hyperparams_path, register
 from sb3_ext.zoo.__main__ import main
 from sb3_ext.zoo.plugin import patch_module
@@ -123,6 +124,7 @@ def test_the_tables_of_rl_zoo3_are_completed_in_place():
     assert rl_zoo3.ALGOS is rl_zoo3.utils.ALGOS is rl_zoo3.exp_manager.ALGOS
     assert set(rl_zoo3.ALGOS) == STOCK | set(ZOO_ALGORITHMS)
     ours = {"redq_sac": REDQSAC, "double_dqn": DoubleDQN, "soft_dqn": SoftDQN, "iqn": IQN}
+    ours |= {"rainbow": DoubleDQN, "btr": IQN}
     assert {algo: rl_zoo3.ALGOS[algo] for algo in ours} == ours
     for algo, entry in ZOO_ALGORITHMS.items():
         assert rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER[algo] is entry.sampler
@@ -189,12 +191,12 @@ def test_yaml_entries_are_read_as_what_they_look_like(algo, env_id, entry):
     assert not misread, env_id
 
 
-@pytest.mark.parametrize(("algo", "env_id", "entry"), yaml_entries(VALUE_BASED))
+@pytest.mark.parametrize(("algo", "env_id", "entry"), yaml_entries((*VALUE_BASED, "rainbow", "btr")))
 def test_yaml_entries_construct_on_their_environment(algo, env_id, entry, tmp_path):
     model = construct(tmp_path, algo, REPRESENTATIVES.get(env_id, env_id), entry)
     for name in set(entry) - ZOO_KEYS - {"policy", "buffer_size", "learning_rate", "train_freq"}:
         value = eval(entry[name], {}) if name == "policy_kwargs" else entry[name]
-        expected = FrameDedupReplayBuffer if name == "replay_buffer_class" else value
+        expected = BUFFERS[value] if name == "replay_buffer_class" else value
         assert getattr(model, name) == expected, name
     rate = str(entry.get("learning_rate", 1e-4))
     assert model.lr_schedule(1.0) == float(rate.removeprefix("lin_"))

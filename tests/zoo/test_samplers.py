@@ -61,7 +61,7 @@ def test_every_draw_constructs(algo, data, pendulum, cartpole):
     }
 
 
-@VALUE_BASED
+@pytest.mark.parametrize("algo", ["double_dqn", "soft_dqn", "iqn", "rainbow", "btr"])
 @settings(max_examples=12, **UNHURRIED)
 @given(data=st.data())
 def test_every_draw_learns(algo, data, cartpole):
@@ -162,8 +162,21 @@ def test_images_keep_the_network_of_their_policy(algo):
         assert trial.distributions["batch_size_pow"].high == 7
         model = ZOO_ALGORITHMS[algo].algorithm_class("CnnPolicy", env, buffer_size=100, device="cpu", **arguments)
         # That of the papers: 512 units behind the convolutions, which IQN has behind its embedding
-        assert model.q_net.net_arch == ([512] if algo == "iqn" else [])
+        # or, where it is dueling, before V and A
+        assert model.q_net.net_arch == ([512] if algo == "iqn" or trial.params["dueling"] else [])
         assert model.q_net.dueling == trial.params["dueling"]
+        assert model.policy.optimizer.defaults["eps"] == trial.params["adam_eps"]
+    env.close()
+
+
+def test_presets_keep_their_parts_with_images():
+    env = make_vec_env(lambda: FakeImageEnv(screen_height=36, screen_width=36, discrete=True), n_envs=1)
+    for algo in ("rainbow", "btr"):
+        trial = study_of(policy="CnnPolicy").ask()
+        arguments = sample(algo, trial, NO_HER)
+        model = ZOO_ALGORITHMS[algo].algorithm_class("CnnPolicy", env, buffer_size=100, device="cpu", **arguments)
+        modules = {type(module).__name__ for module in model.q_net.modules()}
+        assert {"NoisyLinear", "DuelingMLP"} <= modules if algo == "rainbow" else {"GroupNorm", "LayerNorm"} <= modules
         assert model.policy.optimizer.defaults["eps"] == trial.params["adam_eps"]
     env.close()
 
@@ -216,6 +229,10 @@ def test_the_yaml_meets_no_sampled_contradiction(algo, yaml_arguments, cartpole)
     if algo == "soft_dqn":
         yaml_arguments = {**yaml_arguments, "munchausen_coef": 0.5, "munchausen_clip": -2.0}
         yaml_arguments |= {"temperature_final": 2.0, "target_entropy_fraction": 0.5}
+    if algo == "iqn":
+        yaml_arguments = {**yaml_arguments, "munchausen_coef": 0.9, "munchausen_temperature": 0.1}
+    if algo != "soft_dqn":  # of noisy layers, which no draw has
+        yaml_arguments = {**yaml_arguments, "exploration_initial_eps": 0.0}
     yaml_arguments = {"policy": "MlpPolicy", **yaml_arguments}
     study = study_of(**yaml_arguments)
     buffer_kwargs = yaml_arguments.get("replay_buffer_kwargs", {})
