@@ -195,7 +195,8 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
 
     def _check_noisy(self) -> None:
         network = self.__dict__.get("q_net")
-        noisy = self.policy_kwargs.get("noisy") if network is None else getattr(network, "noisy", False)
+        given = self.policy_kwargs.get("noisy") is True  # the policy refuses what is neither this nor a known text
+        noisy = given if network is None else getattr(network, "noisy", False)
         if not noisy or noisy == "with_epsilon":
             return
         for name, value in (

@@ -93,10 +93,11 @@ class ImpalaConvolutions(BaseFeaturesExtractor):
     """
     Three blocks of a convolution, a pooling by two and two residual pairs, then an adaptive pooling by maxima.
 
-    It learns more from a step than ``NatureCNN`` and costs 3 to 13 times as much, so it is for GPUs. What follows, such
-    as a layer of 512 units, is ``net_arch``.
+    It costs several times as much as ``NatureCNN``, so it is for GPUs. What follows, such as a layer of 512 units, is
+    ``net_arch``.
 
     :param observation_space: space of images, channels first
+    :param features_dim: if given, the last layer is fully connected, with this many units
     :param width: w; the blocks have 16 w, 32 w and 32 w channels. 2 in BTR
     :param pool_size: height and width after the last pooling; 6 in BTR
     :param spectral_norm: whether the residual convolutions have spectral normalization, as in BTR
@@ -107,11 +108,14 @@ class ImpalaConvolutions(BaseFeaturesExtractor):
     def __init__(
         self,
         observation_space: spaces.Box,
+        features_dim: int | None = None,
         width: int = 2,
         pool_size: int = 6,
         spectral_norm: bool = True,
         normalized_image: bool = False,
     ) -> None:
+        if features_dim is not None:
+            check_integer("features_dim", features_dim, minimum=1)
         check_integer("width", width, minimum=1)
         check_integer("pool_size", pool_size, minimum=1)
         check_choice("spectral_norm", spectral_norm, (True, False))
@@ -127,12 +131,15 @@ class ImpalaConvolutions(BaseFeaturesExtractor):
                 f"observation_space={observation_space} has images that are too small: with pool_size={pool_size} "
                 f"their height and width must be at least {smallest}"
             )
-        super().__init__(observation_space, widths[-1] * pool_size**2)
+        n_flat = widths[-1] * pool_size**2
+        super().__init__(observation_space, n_flat if features_dim is None else features_dim)
         layers: list[nn.Module] = []
         for n_inputs, n_outputs in zip([n_channels, *widths], widths, strict=False):
             layers += [nn.Conv2d(n_inputs, n_outputs, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
             layers += [_Residual(n_outputs, spectral_norm) for _ in range(2)]
-        self.cnn = nn.Sequential(*layers, nn.ReLU(), _AdaptiveMaxPool(pool_size, (size[0], size[1])), nn.Flatten())
+        last = [] if features_dim is None else [nn.Linear(n_flat, features_dim), nn.ReLU()]
+        pooling = _AdaptiveMaxPool(pool_size, (size[0], size[1]))
+        self.cnn = nn.Sequential(*layers, nn.ReLU(), pooling, nn.Flatten(), *last)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return self.cnn(observations.contiguous(memory_format=th.channels_last))

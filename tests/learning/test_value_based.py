@@ -9,6 +9,24 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_ext import IQN, DoubleDQN, SoftDQN
 from tests.support.significance import improvement_p_value, returns
 
+SAMPLES: dict[str, Any] = dict(n_quantile_samples=8, n_target_quantile_samples=8, n_action_quantile_samples=8)
+#: All parts at once
+RAINBOW: dict[str, Any] = dict(
+    n_steps=3,
+    replay_buffer_class="PrioritizedReplayBuffer",
+    exploration_initial_eps=0.0,
+    exploration_final_eps=0.0,
+    policy_kwargs=dict(dueling=True, noisy=True, head="categorical", head_kwargs=dict(bound=100)),
+)
+BTR: dict[str, Any] = SAMPLES | dict(
+    munchausen_coef=0.9,
+    n_steps=10,
+    n_steps_final=3,
+    replay_buffer_class="PrioritizedReplayBuffer",
+    priority_error="absolute",
+    policy_kwargs=dict(normalization="layer"),
+)
+
 
 @pytest.mark.parametrize(
     ("algorithm", "options"),
@@ -17,9 +35,11 @@ from tests.support.significance import improvement_p_value, returns
         pytest.param(DoubleDQN, dict(n_steps=3, policy_kwargs=dict(dueling=True)), marks=pytest.mark.slow),
         pytest.param(SoftDQN, dict(temperature_initial=0.5, temperature_final=0.1), marks=pytest.mark.slow),
         (SoftDQN, dict(temperature_initial=0.03, temperature_final=0.03, double_q=False, munchausen_coef=0.9)),
-        (IQN, dict(n_quantile_samples=8, n_target_quantile_samples=8, n_action_quantile_samples=8)),
+        (IQN, SAMPLES),
+        pytest.param(DoubleDQN, RAINBOW, marks=pytest.mark.slow),
+        pytest.param(IQN, BTR, marks=pytest.mark.slow),
     ],
-    ids=["double", "dueling, 3-step", "soft", "munchausen", "iqn"],
+    ids=["double", "dueling, 3-step", "soft", "munchausen", "iqn", "rainbow", "btr"],
 )
 def test_value_based_learning_is_significant(algorithm: type[BaseAlgorithm], options: dict[str, Any]) -> None:
     model = algorithm(

@@ -22,7 +22,7 @@ def images(height: int, width: int, channels: int = 4) -> spaces.Box:
 @pytest.mark.parametrize("spectral_norm", [True, False])
 @pytest.mark.parametrize(("width", "pool_size", "size"), [(1, 6, (41, 60)), (2, 4, (84, 84)), (2, 6, (84, 84))])
 def test_shapes(width: int, pool_size: int, size: tuple[int, int], spectral_norm: bool) -> None:
-    network = ImpalaConvolutions(images(*size), width, pool_size, spectral_norm)
+    network = ImpalaConvolutions(images(*size), None, width, pool_size, spectral_norm)
     assert network.features_dim == 32 * width * pool_size**2
     assert network(th.rand(3, 4, *size)).shape == (3, network.features_dim)
     channels = [m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
@@ -33,7 +33,7 @@ def test_shapes(width: int, pool_size: int, size: tuple[int, int], spectral_norm
 
 def test_outputs_layer_by_layer() -> None:
     th.manual_seed(0)
-    network, x = ImpalaConvolutions(images(48, 48), 1, 3, spectral_norm=False), th.rand(2, 4, 48, 48)
+    network, x = ImpalaConvolutions(images(48, 48), None, 1, 3, spectral_norm=False), th.rand(2, 4, 48, 48)
     convolutions = iter([m for m in network.modules() if isinstance(m, nn.Conv2d)])
     h = x
     for _ in range(3):
@@ -71,9 +71,17 @@ def test_the_norm_is_that_of_float32_under_autocast() -> None:
     th.testing.assert_close(layer._largest_singular_value(), expected, rtol=1e-4, atol=0)
 
 
+def test_it_may_end_with_a_fully_connected_layer() -> None:
+    network = ImpalaConvolutions(images(48, 48), 7, 1, 3)
+    assert network.features_dim == 7 and network(th.rand(2, 4, 48, 48)).shape == (2, 7)
+
+
 @pytest.mark.parametrize("size", [41, 60, 84])
 def test_pooling_by_indices_is_torchs(size: int) -> None:
-    network, x = ImpalaConvolutions(images(size, size), 1, 6, spectral_norm=False).eval(), th.rand(2, 4, size, size)
+    network, x = (
+        ImpalaConvolutions(images(size, size), None, 1, 6, spectral_norm=False).eval(),
+        th.rand(2, 4, size, size),
+    )
     with th.no_grad():
         traced = th.jit.trace(network, x)  # with the indices, as in exports
         assert th.equal(traced(x), network(x))
@@ -107,6 +115,7 @@ def test_a_target_network_gets_the_vectors_with_the_weights() -> None:
     ("space", "kwargs", "message"),
     [
         (images(40, 84), {}, "too small: with pool_size=6 their height and width must be at least 41"),
+        (images(84, 84), dict(features_dim=0), "features_dim=0 must be an integer of at least 1"),
         (images(84, 84), dict(width=0), "width=0 must be an integer of at least 1"),
         (images(84, 84), dict(pool_size=0), "pool_size=0 must be an integer of at least 1"),
         (images(84, 84), dict(spectral_norm=1.5), "spectral_norm=1.5 is not one of True, False"),
