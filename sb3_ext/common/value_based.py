@@ -175,7 +175,8 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         if self.target_clip is not None:
             check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
         check_choice("double_q", self.double_q, (True, False))
-        self._check_noisy()
+        if "q_net" in self.__dict__:
+            self._check_network()
         check_choice("augmentation", self.augmentation, (None, "shift"))
         space = getattr(self, "observation_space", None)
         if self.augmentation is not None and space is not None and not has_images(space):
@@ -191,12 +192,11 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self._check_noisy()  # now that it is known what the policy has made
+        self._check_network()
 
-    def _check_noisy(self) -> None:
-        network = self.__dict__.get("q_net")
-        given = self.policy_kwargs.get("noisy") is True  # the policy refuses what is neither this nor a known text
-        noisy = given if network is None else getattr(network, "noisy", False)
+    def _check_network(self) -> None:
+        """Hook: check the arguments that depend on what the policy has made. A wrong one raises a ValueError."""
+        noisy = getattr(self.q_net, "noisy", False)
         if not noisy or noisy == "with_epsilon":
             return
         for name, value in (

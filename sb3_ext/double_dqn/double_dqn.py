@@ -21,7 +21,7 @@ from sb3_ext.double_dqn.policies import CategoricalNetwork, CnnPolicy, MlpPolicy
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.augmentation import Augmentation
 from sb3_ext.functional.bellman import huber_value_loss
-from sb3_ext.functional.categorical import categorical_cross_entropy, categorical_td_target, expected_value
+from sb3_ext.functional.categorical import categorical_cross_entropy, expected_value
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import CategoricalHead
@@ -187,16 +187,8 @@ class DoubleDQN(ValueBasedAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self._check_target_clip()
-
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        if "q_net" in self.__dict__:
-            self._check_target_clip()
-
-    def _check_target_clip(self) -> None:
+    def _check_network(self) -> None:
+        super()._check_network()
         if self.target_clip is not None and self._is_categorical():
             raise ValueError(
                 f"target_clip={self.target_clip!r} is not defined for head='categorical', whose targets lie within "
@@ -224,14 +216,9 @@ class DoubleDQN(ValueBasedAlgorithm):
         q_net, obs = cast(CategoricalNetwork, self.q_net), replay_data.observations
         with th.no_grad():
             next_probabilities = self._next_probabilities(replay_data)
-            targets = categorical_td_target(
-                replay_data.rewards.flatten(),
-                replay_data.dones.flatten(),
-                discounts,
-                next_probabilities.unsqueeze(0),
-                th.zeros_like(next_probabilities[:, 0]),
-                q_net.head.support,
-            ).squeeze(0)
+            rewards, dones = replay_data.rewards.flatten(), replay_data.dones.flatten()
+            no_bonus = th.zeros_like(rewards)
+            targets = q_net.head.td_targets(rewards, dones, discounts, next_probabilities.unsqueeze(0), no_bonus)[0]
         outputs = self.evaluator(q_net.outputs, obs, differentiable=True)
         losses = categorical_cross_entropy(of_actions(outputs, actions_taken(replay_data)), targets)
         errors = losses.detach() - th.special.entr(targets).sum(dim=1)

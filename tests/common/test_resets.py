@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.envs import FakeImageEnv
@@ -11,7 +10,7 @@ from stable_baselines3.common.envs import FakeImageEnv
 from sb3_ext import DoubleDQN
 from sb3_ext.common.resets import reset_last_layers
 from tests.support.models import VALUE_BASED, make
-from tests.support.states import assert_equal, state
+from tests.support.states import assert_trained_alike, reloaded
 
 
 @pytest.mark.parametrize("cls", VALUE_BASED)
@@ -72,16 +71,7 @@ def test_frozen_layers_stay_and_others_of_a_user_are_an_error() -> None:
 
 def test_training_continues_from_a_file_as_without_one(tmp_path: Path) -> None:
     model = make(DoubleDQN, reset_interval=3, reset_shrink=0.2).learn(41)
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "buffer")
-    loaded = DoubleDQN.load(tmp_path / "model")
-    loaded.load_replay_buffer(tmp_path / "buffer")
-    loaded.set_logger(model.logger)
-    for each in (model, loaded):
-        np.random.seed(5)
-        th.manual_seed(5)
-        each.train(7, 16)
-    assert_equal(state(loaded), state(model))
+    assert_trained_alike(model, reloaded(model, tmp_path), 7)
 
 
 @pytest.mark.parametrize(

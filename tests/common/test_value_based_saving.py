@@ -14,7 +14,7 @@ from sb3_ext import (
 )
 from tests.support.environments import StopAt
 from tests.support.models import make
-from tests.support.states import assert_equal, state
+from tests.support.states import assert_equal, assert_trained_alike, reloaded, state
 
 VARIANTS = [
     (DoubleDQN, dict(learning_rate_final=1e-5, n_steps=3)),
@@ -32,21 +32,13 @@ VARIANTS = [
 def test_train_after_load_is_train_without_saving(cls: Any, settings: dict[str, Any], tmp_path: Path) -> None:
     model = make(cls, **settings)
     model.learn(71)
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "buffer")
-    loaded = cls.load(tmp_path / "model")
-    loaded.load_replay_buffer(tmp_path / "buffer")
-    loaded.set_logger(model.logger)
+    loaded = reloaded(model, tmp_path)
     before = state(model)
     assert_equal(state(loaded), before)
     assert any(name.startswith("policy.") for name in before)
     for name in ("exploration_rate", "_n_updates", "_n_calls", "num_timesteps", "_current_progress_remaining"):
         assert getattr(loaded, name) == getattr(model, name), name
-    for agent in (model, loaded):
-        np.random.seed(7)
-        th.manual_seed(7)
-        agent.train(4, batch_size=16)
-    assert_equal(state(loaded), state(model))
+    assert_trained_alike(model, loaded, 4)
     assert any(not th.equal(value, before[name]) for name, value in state(model).items())
 
 

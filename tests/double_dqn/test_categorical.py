@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
 
@@ -13,7 +12,7 @@ from sb3_ext.double_dqn.policies import MlpPolicy
 from sb3_ext.functional.categorical import categorical_cross_entropy
 from tests.support.masked import Pile, mask_of, masked_policy
 from tests.support.models import make
-from tests.support.states import assert_equal, state
+from tests.support.states import assert_trained_alike, reloaded
 from tests.support.value_losses import (
     A,
     B,
@@ -122,17 +121,9 @@ def test_training_continues_from_a_file_as_without_one(options: Any, buffer_clas
     policy_kwargs = dict(net_arch=[8]) | CATEGORICAL | options
     settings = dict(n_steps=4, n_steps_final=2, replay_buffer_class=buffer_class)
     model = make(DoubleDQN, policy_kwargs=policy_kwargs, **settings).learn(61)
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "buffer")
-    loaded = DoubleDQN.load(tmp_path / "model")
-    loaded.load_replay_buffer(tmp_path / "buffer")
-    loaded.set_logger(model.logger)
+    loaded = reloaded(model, tmp_path)
     assert loaded.q_net.n_outputs == K and loaded.q_net.head.bound == BOUND
-    for each in (model, loaded):
-        np.random.seed(5)
-        th.manual_seed(5)
-        each.train(3, 16)
-    assert_equal(state(loaded), state(model))
+    assert_trained_alike(model, loaded, 3)
 
 
 def test_images() -> None:

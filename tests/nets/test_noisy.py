@@ -11,7 +11,7 @@ from torch import nn
 from sb3_ext import IQN, DoubleDQN, SoftDQN
 from sb3_ext.nets import NoisyLayers, NoisyLinear, OutputLinear, build_mlp, noise_in
 from tests.support.models import make
-from tests.support.states import assert_equal, state
+from tests.support.states import assert_equal, assert_trained_alike, reloaded
 from tests.support.value_policies import IMAGES, make_policy
 
 B, N_IN, N_OUT = 5, 3, 4
@@ -126,16 +126,7 @@ def test_a_policy_is_noisy_while_it_explores_and_learns(cls: Any) -> None:
 @each_class
 def test_training_continues_from_a_file_as_without_one(cls: Any, tmp_path: Any) -> None:
     model = make(cls, policy_kwargs=dict(net_arch=[8], noisy=True, noisy_std=0.3, dueling=True), **SILENT).learn(41)
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "buffer")
-    loaded = cls.load(tmp_path / "model")
-    loaded.load_replay_buffer(tmp_path / "buffer")
-    loaded.set_logger(model.logger)
-    for each in (model, loaded):
-        np.random.seed(5)
-        th.manual_seed(5)
-        each.train(3, 16)
-    assert_equal(state(loaded), state(model))
+    assert_trained_alike(model, reloaded(model, tmp_path), 3)
 
 
 def test_without_variance_it_is_the_network_without_noise() -> None:

@@ -1,7 +1,9 @@
 """What a training has made of a model, compared."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch as th
 
 
@@ -40,3 +42,22 @@ def assert_same_training(actual: Any, expected: Any, tolerance: float = 1e-5) ->
     """Two models that have learned, with as many updates, the same networks."""
     assert actual._n_updates == expected._n_updates > 0
     assert_close(dict(actual.policy.state_dict()), dict(expected.policy.state_dict()), tolerance)
+
+
+def reloaded(model: Any, folder: Path) -> Any:
+    """The model from a file, with its replay buffer from another one."""
+    model.save(folder / "model")
+    model.save_replay_buffer(folder / "buffer")
+    loaded = type(model).load(folder / "model")
+    loaded.load_replay_buffer(folder / "buffer")
+    loaded.set_logger(model.logger)
+    return loaded
+
+
+def assert_trained_alike(model: Any, loaded: Any, n_updates: int) -> None:
+    """Both make the same of further updates with the same random numbers."""
+    for each in (model, loaded):
+        np.random.seed(7)
+        th.manual_seed(7)
+        each.train(n_updates, batch_size=16)
+    assert_equal(state(loaded), state(model))

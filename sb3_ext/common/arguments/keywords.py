@@ -73,13 +73,10 @@ def policy_parts(policy_class: type, policy_kwargs: Mapping[str, Any], form: str
     def part(name: str, target: Any, taken: tuple[str, ...]) -> Part:
         return Part(name, policy_kwargs.get(name), target, taken, form.format(f"{name}=dict({{}})"))
 
-    defaults: dict[str, tuple[str, ...]] = {"features_extractor": ("observation_space",), "optimizer": ("params", "lr")}
-    for what, taken in defaults.items():
-        default = default_of(policy_class, f"{what}_class")
-        if what == "features_extractor":
-            default = default_extractor(policy_class, policy_kwargs)
-        target = policy_kwargs.get(f"{what}_class") or default
-        yield part(f"{what}_kwargs", target, taken)
+    extractor = policy_kwargs.get("features_extractor_class") or default_extractor(policy_class, policy_kwargs)
+    yield part("features_extractor_kwargs", extractor, ("observation_space",))
+    optimizer = policy_kwargs.get("optimizer_class") or default_of(policy_class, "optimizer_class")
+    yield part("optimizer_kwargs", optimizer, ("params", "lr"))
     network_class, head_class = getattr(policy_class, "network_class", None), _head_class(policy_class, policy_kwargs)
     if network_class is not None:
         yield part("network_kwargs", network_class, _OF_NETWORK)
