@@ -34,6 +34,7 @@ class LazyReplayBuffer(TransitionStorage):
     :param handle_timeout_termination: count the end by a time limit as no termination: ``dones`` of samples are 0 there
     :param n_steps: number of steps of the returns; may be changed later
     :param gamma: discount factor of the returns; may be changed later
+    :param store_log_probs: keep the log-probability of each action, for corrections of n-step returns
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -50,6 +51,7 @@ class LazyReplayBuffer(TransitionStorage):
         *,
         n_steps: int = 1,
         gamma: float = 0.99,
+        store_log_probs: bool = False,
     ) -> None:
         super().__init__(
             buffer_size,
@@ -59,6 +61,7 @@ class LazyReplayBuffer(TransitionStorage):
             n_envs,
             optimize_memory_usage,
             handle_timeout_termination,
+            store_log_probs=store_log_probs,
         )
         self.n_steps = n_steps
         self.gamma = gamma
@@ -203,6 +206,7 @@ class LazyReplayBuffer(TransitionStorage):
             valid=self._to_tensor(window.valid),
             weights=None if drawn.weights is None else self._to_tensor(drawn.weights),
             indices=None if drawn.indices is None else th.from_numpy(drawn.indices),
+            log_probs=self._to_tensor(window.log_probs) if self.store_log_probs else None,
         )
 
     def _to_tensor(self, array: np.ndarray) -> th.Tensor:

@@ -43,6 +43,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         observations. In a dictionary it applies to images only
     :param n_steps: number of steps of the returns; may be changed later
     :param gamma: discount factor of the returns; may be changed later
+    :param store_log_probs: keep the log-probability of each action, for corrections of n-step returns
     :param compression: ``"lz4"`` compresses images without loss to a fraction of their size, and slows down sampling.
         It needs ``sb3-ext[lz4]``
     :param storage_path: file on disk for the frames, or a folder in which to create one. An existing file is never
@@ -65,6 +66,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         n_stack: int | None = None,
         n_steps: int = 1,
         gamma: float = 0.99,
+        store_log_probs: bool = False,
         compression: str | None = None,
         storage_path: str | os.PathLike | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
             handle_timeout_termination,
             n_steps=n_steps,
             gamma=gamma,
+            store_log_probs=store_log_probs,
         )
         check_choice("compression", compression, COMPRESSIONS)
         if compression == "lz4":

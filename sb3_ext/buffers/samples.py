@@ -1,7 +1,8 @@
 """What replay buffers sample: types, minibatches, importance weights and priorities."""
 
+from collections.abc import Callable
 from operator import itemgetter
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch as th
@@ -58,6 +59,8 @@ class WindowSamples(NamedTuple):
     :param weights: importance weights, at most 1, shape (B, 1); ``None`` from a buffer without priorities
     :param indices: identifies the first transitions in :meth:`SupportsPriorities.update_priorities`, int64,
         shape (B,), on the CPU; ``None`` from a buffer without priorities
+    :param log_probs: log mu(a|s) of each action when it was chosen, float32, shape (B, L); ``None`` from a buffer
+        without ``store_log_probs``
     """
 
     observations: th.Tensor | TensorDict
@@ -69,6 +72,7 @@ class WindowSamples(NamedTuple):
     valid: th.Tensor
     weights: th.Tensor | None = None
     indices: th.Tensor | None = None
+    log_probs: th.Tensor | None = None
 
 
 class Draw(NamedTuple):
@@ -183,6 +187,32 @@ def split_minibatches(samples: Samples, n_minibatches: int) -> list[Samples]:
     """Split a sample into ``n_minibatches`` equal views, whose rows :func:`minibatch_rows` chooses."""
     all_rows = (minibatch_rows(index, n_minibatches) for index in range(n_minibatches))
     return [map_fields(itemgetter(rows), samples) for rows in all_rows]
+
+
+def map_observations(function: Callable[[th.Tensor], th.Tensor], observations: Any) -> Any:
+    """Apply a function to a tensor of observations, or to each in a dictionary."""
+    if isinstance(observations, dict):
+        return {key: function(tensor) for key, tensor in observations.items()}
+    return function(observations)
+
+
+def flat_observations(observations: Any) -> Any:
+    """Turn observations of B windows of L steps into those of B * L states."""
+    return map_observations(lambda tensor: tensor.flatten(0, 1), observations)
+
+
+def first_steps(samples: AnySamples) -> Any:
+    """Return the first transition of each window, with the window's importance weight; other samples unchanged."""
+    if not isinstance(samples, WindowSamples):
+        return samples
+    names = ("observations", "actions", "next_observations")
+    fields = {name: map_observations(lambda tensor: tensor[:, 0], getattr(samples, name)) for name in names}
+    fields |= dict(dones=samples.dones[:, :1], rewards=samples.rewards[:, :1], discounts=None)
+    is_dict = isinstance(samples.observations, dict)
+    if samples.weights is None:
+        return (DictReplayBufferSamples if is_dict else ReplayBufferSamples)(**fields)
+    own: dict[str, Any] = dict(weights=samples.weights, indices=samples.indices)
+    return (DictPrioritizedSamples if is_dict else PrioritizedSamples)(**fields, **own)
 
 
 def transition_discounts(samples: AnySamples, gamma: float) -> th.Tensor | float:

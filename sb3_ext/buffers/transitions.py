@@ -18,16 +18,16 @@ from sb3_ext.checks import check_choice, check_device, check_integer
 from sb3_ext.keywords import among, checks_keywords
 
 Observations = np.ndarray | dict[str, np.ndarray]
-# The arrays with one row per slot
-_SLOT_ARRAYS = ("actions", "rewards", "dones", "timeouts")
+#: Where in ``infos`` an algorithm puts the log-probability of its action
+LOG_PROB_KEY = "action_log_prob"
 
 
 class TransitionStorage(ReplayBuffer):
     """
     The part of a replay buffer that stores transitions. Subclasses decide how observations are kept.
 
-    Memory is allocated with the first transition. Until then ``actions``, ``rewards``, ``dones`` and ``timeouts`` are
-    read-only zeros that take no memory.
+    Memory is allocated with the first transition. Until then ``actions``, ``rewards``, ``dones``, ``timeouts`` and
+    ``log_probs`` are read-only zeros that take no memory.
 
     :param buffer_size: number of transitions, counted over all environments
     :param observation_space: observation space
@@ -36,6 +36,7 @@ class TransitionStorage(ReplayBuffer):
     :param n_envs: number of environments
     :param optimize_memory_usage: not supported; SB3's algorithms pass it
     :param handle_timeout_termination: count the end by a time limit as no termination
+    :param store_log_probs: keep the log-probability of each action, which ``add`` finds in ``infos``
     :raises ValueError: naming the argument, its value and what is allowed
     """
 
@@ -43,6 +44,9 @@ class TransitionStorage(ReplayBuffer):
     rewards: np.ndarray
     dones: np.ndarray
     timeouts: np.ndarray
+    #: Only with ``store_log_probs``
+    log_probs: np.ndarray
+    store_log_probs: bool = False  # for files from before there was such an argument
 
     @checks_keywords(among(ReplayBuffer))
     def __init__(
@@ -54,6 +58,8 @@ class TransitionStorage(ReplayBuffer):
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
+        *,
+        store_log_probs: bool = False,
     ) -> None:
         check_integer("buffer_size", buffer_size, minimum=1)
         check_integer("n_envs", n_envs, minimum=1)
@@ -69,6 +75,7 @@ class TransitionStorage(ReplayBuffer):
         check_storable(observation_space, action_space)
         check_device("device", device)
         check_choice("handle_timeout_termination", handle_timeout_termination, (True, False))
+        check_choice("store_log_probs", store_log_probs, (True, False))
         # ReplayBuffer's constructor would allocate at once. rl_zoo3's `enjoy` and `record_video` load models with
         # buffers of full size that they never fill.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
@@ -76,6 +83,7 @@ class TransitionStorage(ReplayBuffer):
         self.buffer_size = max(buffer_size // n_envs, 1)
         self.optimize_memory_usage = False
         self.handle_timeout_termination = handle_timeout_termination
+        self.store_log_probs = store_log_probs
         self._stores: dict[str, ObservationStore] | None = None
         self._memory_checked = False
         self._release_arrays()
@@ -118,7 +126,8 @@ class TransitionStorage(ReplayBuffer):
         """Shape and dtype of each array with one row per slot."""
         slots, float32 = (self.buffer_size, self.n_envs), np.dtype(np.float32)
         action_dtype = np.dtype(self._maybe_cast_dtype(self.action_space.dtype))
-        per_step = dict.fromkeys(_SLOT_ARRAYS[1:], (slots, float32))
+        names = ("rewards", "dones", "timeouts", *(("log_probs",) if self.store_log_probs else ()))
+        per_step = dict.fromkeys(names, (slots, float32))
         return {"actions": ((*slots, self.action_dim), action_dtype), **per_step}
 
     def _transition_nbytes(self) -> int:
@@ -169,8 +178,9 @@ class TransitionStorage(ReplayBuffer):
         :param reward: shape (n_envs,)
         :param done: whether the episode has ended, shape (n_envs,)
         :param infos: ``"TimeLimit.truncated"`` in them marks an end by a time limit. They are not read without
-            ``handle_timeout_termination``
-        :raises ValueError: if a shape, or the values of an observation, do not fit the space; nothing is stored
+            ``handle_timeout_termination``. With ``store_log_probs`` ``"action_log_prob"`` in each is log mu(a|s)
+        :raises ValueError: if a shape, or the values of an observation, do not fit the space, or a log-probability is
+            missing; nothing is stored
         :raises MemoryError: at the first transition, if the full buffer will not fit into the free RAM
         """
         # Everything is checked before anything is stored
@@ -180,6 +190,8 @@ class TransitionStorage(ReplayBuffer):
         if self.handle_timeout_termination:
             truncated = [info.get("TimeLimit.truncated", False) for info in infos]
             timeouts = one_per_env("infos", truncated, self.n_envs)
+        if self.store_log_probs:
+            log_probs = self._log_probs_in(infos)
         if not self._memory_checked:
             self._check_memory()
         if self._stores is None:
@@ -191,10 +203,21 @@ class TransitionStorage(ReplayBuffer):
         self.dones[self.pos] = done
         if self.handle_timeout_termination:
             self.timeouts[self.pos] = timeouts
+        if self.store_log_probs:
+            self.log_probs[self.pos] = log_probs
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True
             self.pos = 0
+
+    def _log_probs_in(self, infos: list[dict[str, Any]]) -> np.ndarray:
+        missing = [env for env, info in enumerate(infos) if LOG_PROB_KEY not in info]
+        if missing:
+            raise ValueError(
+                f"infos[{missing[0]}] has no {LOG_PROB_KEY!r}, which store_log_probs=True needs: algorithms of this "
+                "package put it there with n_step_correction='retrace' or 'importance'"
+            )
+        return one_per_env("infos", [info[LOG_PROB_KEY] for info in infos], self.n_envs)
 
     def _check_memory(self) -> None:
         what = f"{type(self).__name__} with buffer_size={self.buffer_size * self.n_envs}"
@@ -254,7 +277,7 @@ class TransitionStorage(ReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**self.__dict__, "_memory_checked": False}
-        for name in _SLOT_ARRAYS:
+        for name in self._slot_array_types():
             state[name] = state[name][: self.size()]
         return state
 
@@ -263,7 +286,7 @@ class TransitionStorage(ReplayBuffer):
         if self._stores is None:
             self._release_arrays()
             return
-        for name in _SLOT_ARRAYS:
+        for name in self._slot_array_types():
             setattr(self, name, full_length(state[name], self.buffer_size))
 
     def check_valid(self) -> None:

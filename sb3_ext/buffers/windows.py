@@ -104,6 +104,11 @@ class Window:
         return self._storage.terminated_at(self.slots, self.envs)
 
     @cached_property
+    def log_probs(self) -> np.ndarray:
+        """Log-probabilities of the actions, float32, shape (B, L); only from a buffer with ``store_log_probs``."""
+        return self._storage.log_probs[self.slots, self.envs]
+
+    @cached_property
     def actions(self) -> np.ndarray:
         """Actions, shape (B, L, action_dim)."""
         return self._storage.actions[self.slots, self.envs]

@@ -18,11 +18,12 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_ext.buffers.samples import AnySamples
+from sb3_ext.buffers.samples import AnySamples, WindowSamples
 from sb3_ext.buffers.spaces import has_images
 from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.arguments.derived import DERIVATIONS, EXPLORATION_DERIVATIONS, Derivation
 from sb3_ext.common.arguments.keywords import explain_model_keywords
+from sb3_ext.common.corrected_values import CorrectedValues
 from sb3_ext.common.exploration import masks_actions, random_actions
 from sb3_ext.common.networks import check_networks
 from sb3_ext.common.probe import Probe
@@ -33,13 +34,14 @@ from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.augmentation import Augmentation, shifted
 from sb3_ext.functional.bellman import soft_td_target
+from sb3_ext.functional.traces import NStepCorrection
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode, select_statistics
 
 SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")
 
 
-class ValueBasedAlgorithm(UpdateLoop, DQN):
+class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
     """
     The base class of value-based algorithms. A subclass supplies ``compute_loss`` and a policy whose ``q_net(obs)``
     returns (B, A).
@@ -104,6 +106,8 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
         n_steps_fraction: float | None = None,
+        n_step_correction: NStepCorrection = "none",
+        trace_lambda: float | None = None,
         augmentation: Augmentation | None = None,
         reset_interval: int | None = None,
         reset_shrink: float | None = None,
@@ -145,6 +149,8 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         self.learning_rate_fraction = learning_rate_fraction
         self.n_steps_final = n_steps_final
         self.n_steps_fraction = n_steps_fraction
+        self.n_step_correction = n_step_correction
+        self.trace_lambda = trace_lambda
         self.augmentation = augmentation
         self.reset_interval = reset_interval
         self.reset_shrink = reset_shrink
@@ -196,6 +202,7 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
 
     def _check_network(self) -> None:
         """Hook: check the arguments that depend on what the policy has made. A wrong one raises a ValueError."""
+        self._check_corrections()
         noisy = getattr(self.q_net, "noisy", False)
         if not noisy or noisy == "with_epsilon":
             return
@@ -235,8 +242,10 @@ class ValueBasedAlgorithm(UpdateLoop, DQN):
         return trained
 
     def sample_minibatch(self, batch_size: int) -> AnySamples:
-        samples = super().sample_minibatch(batch_size)
-        return samples if self.augmentation is None else shifted(samples)
+        samples = self.sample_transitions(batch_size)
+        if self.augmentation is not None:
+            samples = shifted(samples, n_axes=2 if isinstance(samples, WindowSamples) else 1)
+        return self.corrected(samples) if isinstance(samples, WindowSamples) else samples
 
     def _after_update(self, result: TransitionLosses) -> None:
         super()._after_update(result)

@@ -23,6 +23,7 @@ from sb3_ext.functional.augmentation import Augmentation
 from sb3_ext.functional.bellman import huber_value_loss
 from sb3_ext.functional.categorical import categorical_cross_entropy, expected_value
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
+from sb3_ext.functional.traces import NStepCorrection
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import CategoricalHead
 from sb3_ext.nets.modes import evaluation_mode
@@ -80,6 +81,10 @@ class DoubleDQN(ValueBasedAlgorithm):
     :param n_steps_final: if given, ``n_steps`` falls exponentially to this value, see
         :func:`~sb3_ext.functional.schedules.falling_n_steps`
     :param n_steps_fraction: fraction of the training, in (0, 1], after which ``n_steps_final`` is reached; ``None``: 1
+    :param n_step_correction: how returns over ``n_steps`` are corrected for actions that the policy would not choose:
+        ``"cut"``, ``"tree_backup"``, ``"retrace"`` or ``"importance"``, see
+        :func:`~sb3_ext.functional.traces.trace_coefficients`; ``"none"``: not, as in SB3
+    :param trace_lambda: lambda of ``"tree_backup"`` and ``"retrace"``, in [0, 1]; ``None``: 1
     :param augmentation: ``"shift"`` shifts each sampled image at random by up to four pixels
         (:func:`~sb3_ext.functional.augmentation.random_shift`); ``None``: images as they are
     :param reset_interval: if given, after every so many updates what follows the features extractor moves towards new
@@ -137,6 +142,8 @@ class DoubleDQN(ValueBasedAlgorithm):
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
         n_steps_fraction: float | None = None,
+        n_step_correction: NStepCorrection = "none",
+        trace_lambda: float | None = None,
         augmentation: Augmentation | None = None,
         reset_interval: int | None = None,
         reset_shrink: float | None = None,
@@ -177,6 +184,8 @@ class DoubleDQN(ValueBasedAlgorithm):
             learning_rate_fraction=learning_rate_fraction,
             n_steps_final=n_steps_final,
             n_steps_fraction=n_steps_fraction,
+            n_step_correction=n_step_correction,
+            trace_lambda=trace_lambda,
             augmentation=augmentation,
             reset_interval=reset_interval,
             reset_shrink=reset_shrink,
@@ -189,22 +198,28 @@ class DoubleDQN(ValueBasedAlgorithm):
 
     def _check_network(self) -> None:
         super()._check_network()
-        if self.target_clip is not None and self._is_categorical():
+        if self.target_clip is not None and self.learns_distributions():
             raise ValueError(
                 f"target_clip={self.target_clip!r} is not defined for head='categorical', whose targets lie within "
                 "head_kwargs=dict(bound=...): leave it out"
             )
 
-    def _is_categorical(self) -> bool:
+    def learns_distributions(self) -> bool:
         # Not by the class of the network, which `th.compile` wraps
         return isinstance(getattr(self.q_net, "head", None), CategoricalHead)
 
+    def state_values(self, next_q: th.Tensor, selector_q: th.Tensor | None) -> th.Tensor:
+        return q_learning(next_q) if selector_q is None else double_q_learning(next_q, selector_q)
+
+    def best_actions(self, obs: PyTorchObs) -> th.Tensor:
+        with evaluation_mode(self.q_net):
+            return self.evaluator(self.q_net if self.double_q else self.q_net_target, obs).argmax(dim=1)
+
     def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
-        if self._is_categorical():
+        if self.learns_distributions():
             return self._categorical_loss(replay_data, discounts)
         with th.no_grad():
-            next_q, selector_q = self.next_q_values(replay_data)
-            next_values = q_learning(next_q) if selector_q is None else double_q_learning(next_q, selector_q)
+            next_values = self.state_values(*self.next_q_values(replay_data))
             targets = self.td_targets(replay_data, discounts, next_values)
         all_q_values = self.evaluator(self.q_net, replay_data.observations, differentiable=True)
         q_values = predictions_of_actions(all_q_values, replay_data, targets)

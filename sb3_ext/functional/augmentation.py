@@ -31,13 +31,23 @@ def random_shift(images: th.Tensor, n_pixels: int = 4) -> th.Tensor:
     return padded.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def shifted(samples: Samples) -> Samples:
-    """Apply :func:`random_shift` to the images among the observations and next observations of B transitions."""
+def shifted(samples: Samples, n_axes: int = 1) -> Samples:
+    """
+    Apply :func:`random_shift` to the images among the observations and next observations of samples.
+
+    :param n_axes: number of axes before those of an observation: 1 for B transitions, 2 for B windows of L steps
+    """
+
+    def shift_images(part: th.Tensor) -> th.Tensor:
+        if part.ndim != n_axes + 3:
+            return part
+        leading = part.shape[:n_axes]
+        return random_shift(part.flatten(0, n_axes - 1)).unflatten(0, leading)
 
     def shift(observations: Field) -> Field:
         if isinstance(observations, dict):
-            return {key: random_shift(part) if part.ndim == 4 else part for key, part in observations.items()}
-        return observations if observations is None else random_shift(observations)
+            return {key: shift_images(part) for key, part in observations.items()}
+        return observations if observations is None else shift_images(observations)
 
     fields = {name: shift(getattr(samples, name)) for name in ("observations", "next_observations")}
     return samples._replace(**fields)  # type: ignore[attr-defined]

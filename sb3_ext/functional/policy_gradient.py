@@ -60,6 +60,19 @@ def squashed_gaussian_log_prob(
     return (gaussian - log_slope).sum(dim=-1)
 
 
+def pre_tanh_of(actions: th.Tensor) -> th.Tensor:
+    """
+    Return u with ``tanh(u) = a`` for stored actions, for ratios of densities alone.
+
+    An action rounded to 1 has no finite u, so |a| counts as ``1 - 1e-6`` at most, which is |u| <= 7.25.
+
+    :param actions: in [-1, 1], any shape
+    :return: the same shape
+    """
+    largest = 1 - _SQUASH_EPSILON
+    return th.atanh(actions.clamp(-largest, largest))
+
+
 def reparam_actor_loss(log_prob: th.Tensor, q_values: th.Tensor, ent_coef: th.Tensor | float) -> th.Tensor:
     """
     Compute ``mean [alpha log pi(a|s) - Q(s, a)]``, with the gradient through a.

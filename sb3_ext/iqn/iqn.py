@@ -7,7 +7,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
@@ -28,6 +28,7 @@ from sb3_ext.functional.quantile import (
     quantile_huber_loss,
 )
 from sb3_ext.functional.soft_value import SMALLEST_TEMPERATURE, Munchausen, munchausen_bonus, soft_quantiles
+from sb3_ext.functional.traces import NStepCorrection
 from sb3_ext.iqn.policies import CnnPolicy, ImplicitQuantileNetwork, IQNPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.iqn.probe import IQNProbe
 from sb3_ext.keywords import checks_keywords
@@ -109,6 +110,8 @@ class IQN(ValueBasedAlgorithm):
     :param n_steps_final: if given, ``n_steps`` falls exponentially to this value, see
         :func:`~sb3_ext.functional.schedules.falling_n_steps`
     :param n_steps_fraction: fraction of the training, in (0, 1], after which ``n_steps_final`` is reached; ``None``: 1
+    :param n_step_correction: ``"cut"`` ends returns over ``n_steps`` before the first action that is not the best;
+        ``"none"``: they have ``n_steps`` steps, as in SB3. Other corrections are not defined for quantiles
     :param augmentation: ``"shift"`` shifts each sampled image at random by up to four pixels
         (:func:`~sb3_ext.functional.augmentation.random_shift`); ``None``: images as they are
     :param reset_interval: if given, after every so many updates what follows the features extractor moves towards new
@@ -133,6 +136,7 @@ class IQN(ValueBasedAlgorithm):
         **ValueBasedAlgorithm.derivations,
         **dict.fromkeys(("n_action_quantile_samples", "risk_measure", "risk_eta"), derive_choice_of_actions),
     }
+    allowed_corrections: ClassVar[tuple[NStepCorrection, ...]] = ("none", "cut")
     policy_base: ClassVar[type[DQNPolicy]] = IQNPolicy
     policy: IQNPolicy
     q_net: ImplicitQuantileNetwork
@@ -184,6 +188,7 @@ class IQN(ValueBasedAlgorithm):
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
         n_steps_fraction: float | None = None,
+        n_step_correction: NStepCorrection = "none",
         augmentation: Augmentation | None = None,
         reset_interval: int | None = None,
         reset_shrink: float | None = None,
@@ -224,6 +229,7 @@ class IQN(ValueBasedAlgorithm):
             learning_rate_fraction=learning_rate_fraction,
             n_steps_final=n_steps_final,
             n_steps_fraction=n_steps_fraction,
+            n_step_correction=n_step_correction,
             augmentation=augmentation,
             reset_interval=reset_interval,
             reset_shrink=reset_shrink,
@@ -253,7 +259,7 @@ class IQN(ValueBasedAlgorithm):
         if self.risk_eta != 0:
             has_effect, needs = self.risk_measure != "neutral", "another risk_measure than 'neutral'"
             self._require_effect("risk_eta", has_effect, needs, otherwise=0.0)
-        check_munchausen(self, {"double_q": False, "risk_measure": "neutral"})
+        check_munchausen(self, {"double_q": False, "risk_measure": "neutral", "n_step_correction": "none"})
         if self.munchausen_temperature is not None:
             low, high = SMALLEST_TEMPERATURE, float(np.finfo(np.float32).max)
             check_interval("munchausen_temperature", self.munchausen_temperature, low, high, f"a number >= {low:g}")
@@ -324,6 +330,17 @@ class IQN(ValueBasedAlgorithm):
         # A priority should be proportional to the error, so that alpha has the same effect as in the other algorithms.
         # Up to kappa the loss is quadratic in the error, so its square root restores that proportion
         return losses.sqrt()
+
+    def learns_distributions(self) -> bool:
+        return True
+
+    def best_actions(self, obs: PyTorchObs) -> th.Tensor:
+        n_states = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        network = self.q_net if self.double_q else self.q_net_target
+        with evaluation_mode(self.q_net):
+            taus = self.q_net.action_taus(n_states, deterministic=False)
+            quantiles = self.evaluator(network.quantiles, obs, taus)
+        return quantiles.mean(dim=1).argmax(dim=1)
 
     def make_probe(self) -> Probe:
         return IQNProbe(self)

@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from sb3_ext.functional.ensemble import ActorQ, TargetBackup
 from sb3_ext.functional.policy_gradient import ActorGradient, Baseline
+from sb3_ext.functional.traces import NStepCorrection
 
 TargetNetwork = Literal["ema", "none"]
 TARGET_NETWORKS: tuple[TargetNetwork, ...] = get_args(TargetNetwork)
@@ -20,8 +21,8 @@ class UpdateSettings:
     """
     Everything that determines an update, besides networks, optimizers and data.
 
-    The names are those of ``REDQSAC``'s arguments. ``subset_size`` and ``reinforce_baseline`` have their defaults
-    filled in, and ``target_entropy`` is a number. Each recording belongs to one value of this object.
+    The names are those of ``REDQSAC``'s arguments. ``subset_size``, ``reinforce_baseline`` and ``trace_lambda`` have
+    their defaults filled in, and ``target_entropy`` is a number. Each recording belongs to one value of this object.
     """
 
     gamma: float
@@ -37,6 +38,8 @@ class UpdateSettings:
     use_sde: bool
     target_network: TargetNetwork
     joint_gradient: JointGradient
+    n_step_correction: NStepCorrection
+    trace_lambda: float
     compile: bool
     autocast_dtype: str | None
 

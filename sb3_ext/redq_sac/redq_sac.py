@@ -13,10 +13,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
 from sb3_ext.buffers import DeviceReplayBuffer
-from sb3_ext.buffers.samples import sample_replay, single_precision, split_minibatches, update_priorities
+from sb3_ext.buffers.samples import single_precision, split_minibatches, update_priorities
 from sb3_ext.common.arguments.derived import Derivation
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.networks import check_networks, check_temperature
@@ -24,12 +23,15 @@ from sb3_ext.common.probe import Probe
 from sb3_ext.common.saved.state import Parameters
 from sb3_ext.functional.ensemble import ActorQ, TargetBackup
 from sb3_ext.functional.policy_gradient import ActorGradient, Baseline
+from sb3_ext.functional.traces import NStepCorrection
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import EnsembleCritic
 from sb3_ext.nets.modes import changes_statistics_in_place, set_dropout_mode
 from sb3_ext.redq_sac.arguments import check_arguments, check_ensemble, check_statistics, effective_baseline
+from sb3_ext.redq_sac.corrected import CorrectedEnsemble
 from sb3_ext.redq_sac.derived import REDQ_DERIVATIONS
 from sb3_ext.redq_sac.exploration import HeldExploration
+from sb3_ext.redq_sac.learning_rates import CriticLearningRate
 from sb3_ext.redq_sac.plan import (
     JointGradient,
     Plan,
@@ -41,7 +43,7 @@ from sb3_ext.redq_sac.plan import (
 )
 from sb3_ext.redq_sac.policies import POLICY_ALIASES, REDQSACPolicy
 from sb3_ext.redq_sac.probe import REDQSACProbe
-from sb3_ext.redq_sac.recorded import recorded_where_possible, set_learning_rates
+from sb3_ext.redq_sac.recorded import recorded_where_possible
 from sb3_ext.redq_sac.returns import ScaledReturns
 from sb3_ext.redq_sac.temperature import check_target_entropy, continues_learning, effective_target_entropy
 from sb3_ext.redq_sac.update import REDQUpdate
@@ -52,7 +54,7 @@ from sb3_ext.speed.recording import CudaRecorder, Recorder
 SelfREDQSAC = TypeVar("SelfREDQSAC", bound="REDQSAC")
 
 
-class REDQSAC(HeldExploration, ScaledReturns, SAC):
+class REDQSAC(CriticLearningRate, CorrectedEnsemble, HeldExploration, ScaledReturns, SAC):
     """
     Randomized Ensembled Double Q-learning (REDQ) on Soft Actor-Critic.
 
@@ -121,6 +123,9 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
     :param n_steps_final: if given, ``n_steps`` falls exponentially to this value, see
         :func:`~sb3_ext.functional.schedules.falling_n_steps`
     :param n_steps_fraction: fraction of the training, in (0, 1], after which ``n_steps_final`` is reached; ``None``: 1
+    :param n_step_correction: how returns over ``n_steps`` are corrected for actions that the policy would not choose:
+        ``"retrace"`` or ``"importance"``, see :func:`~sb3_ext.functional.traces.trace_coefficients`; ``"none"``: not
+    :param trace_lambda: lambda of ``"retrace"``, in [0, 1]; ``None``: 1
     :param compile: compile the losses with their gradients, and passes without a gradient (``torch.compile``): what it
         gains and costs is in ``docs/benchmarks.md``. Without a C++ compiler there is a warning, and no compilation. No
         effect on networks with torch's batch normalization; that of ``NormalizedMlpPolicy`` is compiled
@@ -206,6 +211,8 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
         n_steps_fraction: float | None = None,
+        n_step_correction: NStepCorrection = "none",
+        trace_lambda: float | None = None,
         compile: bool = False,
         autocast_dtype: AutocastDtype | None = None,
         float32_matmul_precision: Float32MatmulPrecision | None = "auto",
@@ -260,6 +267,8 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
         self.learning_rate_fraction = learning_rate_fraction
         self.n_steps_final = n_steps_final
         self.n_steps_fraction = n_steps_fraction
+        self.n_step_correction = n_step_correction
+        self.trace_lambda = trace_lambda
         self.compile = compile
         self.autocast_dtype = autocast_dtype
         self.float32_matmul_precision = float32_matmul_precision
@@ -279,6 +288,7 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
 
     def _default_buffer_class(self) -> type[ReplayBuffer] | None:
         is_plain = self.n_steps == 1 and not self.optimize_memory_usage and not self.replay_buffer_kwargs
+        is_plain = is_plain and self.n_step_correction == "none"
         is_copied = self.device.type != "cpu" and self.buffer_device == "auto" and is_plain
         if is_copied and not isinstance(self.observation_space, spaces.Dict):
             return DeviceReplayBuffer
@@ -340,6 +350,8 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
             use_sde=self.use_sde,
             target_network=self.target_network,
             joint_gradient=self.joint_gradient,
+            n_step_correction=self.n_step_correction,
+            trace_lambda=self.effective_trace_lambda,
             compile=self.compile and not changes_statistics_in_place(self.policy),
             autocast_dtype=self.autocast_dtype,
         )
@@ -363,20 +375,6 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
     def _recorder_maker(self) -> Callable[[], Recorder] | None:
         """Hook: return what makes a recorder, or ``None`` where recordings are impossible or not requested."""
         return partial(CudaRecorder, self.device) if self.cuda_graphs and self.device.type == "cuda" else None
-
-    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        def set_floats() -> None:
-            super(REDQSAC, self)._update_learning_rate(optimizers)
-            if self.qf_lr_schedule is not None:
-                rate = self.qf_lr_schedule(self._current_progress_remaining)
-                update_learning_rate(self.critic.optimizer, rate)
-                self.logger.record("train/qf_learning_rate", rate)
-
-        set_learning_rates(self.updater.optimizers(), set_floats, self.device, self._recorded is not None)
-
-    def _setup_lr_schedule(self) -> None:
-        super()._setup_lr_schedule()
-        self.qf_lr_schedule = None if self.qf_learning_rate is None else FloatSchedule(self.qf_learning_rate)
 
     @with_float32_matmul_precision
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -407,8 +405,7 @@ class REDQSAC(HeldExploration, ScaledReturns, SAC):
         while remaining > 0:
             # Each block lies between two changes of the policy
             plan = self._plan_block(remaining, batch_size)
-            n_rows, progress = plan.n_updates * batch_size, self._current_progress_remaining
-            replay_data = single_precision(sample_replay(self.replay_buffer, n_rows, self._vec_normalize_env, progress))
+            replay_data = single_precision(self.sample_transitions(plan.n_updates * batch_size))
             replay_data = self._with_scaled_rewards(replay_data)
             self._divergence.next_updates(self._n_updates, replay_data)
             result = run(plan, replay_data)

@@ -11,7 +11,15 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
-from sb3_ext.buffers.samples import AnySamples, minibatch_rows, split_minibatches, transition_rows
+from sb3_ext.buffers.samples import (
+    AnySamples,
+    WindowSamples,
+    first_steps,
+    flat_observations,
+    minibatch_rows,
+    split_minibatches,
+    transition_rows,
+)
 from sb3_ext.common.divergence import DivergenceCheck
 from sb3_ext.functional.ensemble import random_mixture_weights, random_subset
 from sb3_ext.functional.fields import map_fields
@@ -23,6 +31,7 @@ from sb3_ext.redq_sac.parameters import trained_parameters
 from sb3_ext.redq_sac.plan import BlockResult, Plan, Temperature, UpdateSettings
 from sb3_ext.redq_sac.policies import REDQSACPolicy, gaussian_parameters, log_prob_of
 from sb3_ext.redq_sac.policy_update import PolicyUpdate
+from sb3_ext.redq_sac.window_targets import WindowTargets
 from sb3_ext.speed.compilation import LossGradients
 from sb3_ext.speed.evaluation import NetworkEvaluator
 
@@ -76,6 +85,7 @@ class REDQUpdate(PolicyUpdate):
             if getattr(network, "weight_projection", False)
         }
         self.parameters = trained_parameters(self.actor, self.critic, self.critic_target)
+        self._window_targets = WindowTargets(self.evaluator, self.actor, self.critic_target, settings)
 
     def optimizers(self) -> list[th.optim.Optimizer]:
         """Return the optimizers of actor, critics and, if it is learned, the temperature."""
@@ -96,6 +106,8 @@ class REDQUpdate(PolicyUpdate):
         if settings.compile:
             # Views of a block have other strides with each size of the block, and each would be compiled
             minibatches = [map_fields(th.Tensor.contiguous, minibatch) for minibatch in minibatches]
+        # What is learned from, where minibatches are windows of several steps
+        firsts = [first_steps(minibatch) for minibatch in minibatches]
         if settings.use_sde:
             self.actor.reset_noise()
         ent_coef = self.temperature.ent_coef()
@@ -105,28 +117,32 @@ class REDQUpdate(PolicyUpdate):
         errors: list[th.Tensor] = []
 
         # SB3's SAC also draws these random numbers before those of the next actions
-        policy_sample = self.draw_policy(minibatches[-1]) if plan.updates_actor else None
-        next_actions, next_log_prob = self.next_actions(replay_data.next_observations)
+        policy_sample = self.draw_policy(firsts[-1]) if plan.updates_actor else None
+        next_actions, next_log_prob = self.actions_after(replay_data)
         entropy_bonus = -ent_coef * next_log_prob if settings.backup_entropy else th.zeros_like(next_log_prob)
 
         for index, (minibatch, moves_targets) in enumerate(zip(minibatches, plan.moves_targets, strict=True)):
             rows = minibatch_rows(index, plan.n_updates)
             members, mixture = self.draw_critics(len(minibatch.rewards))
-            if settings.compile or self.critic.uses_batch_statistics:
+            if self._joins_targets:
                 critic_loss, *td_errors = self.step_critics_with_targets(
                     minibatch, next_actions[rows], entropy_bonus[rows], members, mixture
                 )
             else:
                 with th.no_grad():
-                    next_outputs = self.next_outputs(minibatch.next_observations, next_actions[rows], members)
-                    next_returns = head.backup(next_outputs, settings.target_backup, self.critic.n_critics, mixture)
-                    rewards, dones, discounts = transition_rows(minibatch, settings.gamma)
-                    targets = head.td_targets(rewards, dones, discounts, next_returns, entropy_bonus[rows])
-                critic_loss, *td_errors = self.step_critics(minibatch, targets)
+                    if isinstance(minibatch, WindowSamples):
+                        after = next_actions[rows], entropy_bonus[rows]
+                        targets = self._window_targets.compute(minibatch, *after, members, mixture)
+                    else:
+                        next_outputs = self.next_outputs(minibatch.next_observations, next_actions[rows], members)
+                        next_returns = head.backup(next_outputs, settings.target_backup, self.critic.n_critics, mixture)
+                        rewards, dones, discounts = transition_rows(minibatch, settings.gamma)
+                        targets = head.td_targets(rewards, dones, discounts, next_returns, entropy_bonus[rows])
+                critic_loss, *td_errors = self.step_critics(firsts[index], targets)
             metrics["critic_loss"].append(critic_loss)
             errors += td_errors
             if policy_sample is not None and index == plan.n_updates - 1:
-                actor_loss, log_prob = self.step_actor(minibatch.observations, policy_sample, ent_coef)
+                actor_loss, log_prob = self.step_actor(firsts[index].observations, policy_sample, ent_coef)
                 metrics["actor_loss"].append(actor_loss)
                 if self.temperature.optimizer is not None:
                     metrics["ent_coef_loss"].append(self.step_temperature(log_prob))
@@ -136,6 +152,20 @@ class REDQUpdate(PolicyUpdate):
                 self.step_target_critics()
         stacked = {name: th.stack(values) for name, values in (*metrics.items(), *self._grad_norms.items())}
         return BlockResult(stacked, th.stack(errors) if errors else None)
+
+    @property
+    def _joins_targets(self) -> bool:
+        """Whether one function computes targets and loss."""
+        joins = self.settings.compile or self.critic.uses_batch_statistics
+        return joins and self.settings.n_step_correction == "none"
+
+    def actions_after(self, samples: AnySamples) -> tuple[th.Tensor, th.Tensor]:
+        """Do :meth:`next_actions` for all next states, those of windows included: shapes (B, A) or (B, L, A)."""
+        if not isinstance(samples, WindowSamples):
+            return self.next_actions(samples.next_observations)
+        actions, log_prob = self.next_actions(flat_observations(samples.next_observations))
+        shape = samples.rewards.shape
+        return actions.unflatten(0, shape), log_prob.unflatten(0, shape)
 
     def next_actions(self, next_obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """Sample an action in each of B states, shape (B, A), and return it with its log-probability, shape (B,)."""

@@ -27,6 +27,7 @@ from sb3_ext.functional.action_masks import count_allowed
 from sb3_ext.functional.augmentation import Augmentation
 from sb3_ext.functional.bellman import huber_value_loss
 from sb3_ext.functional.policy_gradient import temperature_loss
+from sb3_ext.functional.q_learning import greedy_log_policy
 from sb3_ext.functional.soft_value import (
     SMALLEST_TEMPERATURE,
     SOFT_BACKUPS,
@@ -36,6 +37,7 @@ from sb3_ext.functional.soft_value import (
     policy_entropy,
     soft_state_value,
 )
+from sb3_ext.functional.traces import NStepCorrection
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.soft_dqn.policies import BoltzmannNetwork, CnnPolicy, MlpPolicy, MultiInputPolicy, SoftDQNPolicy
 from sb3_ext.soft_dqn.probe import SoftDQNProbe
@@ -118,6 +120,10 @@ class SoftDQN(ValueBasedAlgorithm):
     :param n_steps_final: if given, ``n_steps`` falls exponentially to this value, see
         :func:`~sb3_ext.functional.schedules.falling_n_steps`
     :param n_steps_fraction: fraction of the training, in (0, 1], after which ``n_steps_final`` is reached; ``None``: 1
+    :param n_step_correction: how returns over ``n_steps`` are corrected for actions that the policy would not choose:
+        ``"cut"``, ``"tree_backup"``, ``"retrace"`` or ``"importance"``, see
+        :func:`~sb3_ext.functional.traces.trace_coefficients`; ``"none"``: not, as in SB3
+    :param trace_lambda: lambda of ``"tree_backup"`` and ``"retrace"``, in [0, 1]; ``None``: 1
     :param augmentation: ``"shift"`` shifts each sampled image at random by up to four pixels
         (:func:`~sb3_ext.functional.augmentation.random_shift`); ``None``: images as they are
     :param reset_interval: if given, after every so many updates what follows the features extractor moves towards new
@@ -196,6 +202,8 @@ class SoftDQN(ValueBasedAlgorithm):
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
         n_steps_fraction: float | None = None,
+        n_step_correction: NStepCorrection = "none",
+        trace_lambda: float | None = None,
         augmentation: Augmentation | None = None,
         reset_interval: int | None = None,
         reset_shrink: float | None = None,
@@ -236,6 +244,8 @@ class SoftDQN(ValueBasedAlgorithm):
             learning_rate_fraction=learning_rate_fraction,
             n_steps_final=n_steps_final,
             n_steps_fraction=n_steps_fraction,
+            n_step_correction=n_step_correction,
+            trace_lambda=trace_lambda,
             augmentation=augmentation,
             reset_interval=reset_interval,
             reset_shrink=reset_shrink,
@@ -277,7 +287,8 @@ class SoftDQN(ValueBasedAlgorithm):
             # The largest entropy itself takes an infinite temperature
             check_interval("target_entropy_fraction", self.target_entropy_fraction, 0.0, 1 - 1e-6, "in [0, 1)")
             self._require_effect("target_entropy_fraction", self.auto_temperature, needs="auto_temperature=True")
-        check_munchausen(self, {"target_backup": "soft", "double_q": False, "n_steps": 1})
+        allowed = {"target_backup": "soft", "double_q": False, "n_steps": 1, "n_step_correction": "none"}
+        check_munchausen(self, allowed)
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -326,11 +337,19 @@ class SoftDQN(ValueBasedAlgorithm):
         if not self.auto_temperature:
             self._set_temperature(self.temperature_schedule(self._current_progress_remaining))
 
+    def state_values(self, next_q: th.Tensor, selector_q: th.Tensor | None) -> th.Tensor:
+        return soft_state_value(self.target_backup, next_q, self.q_net.temperature, selector_q)
+
+    def learned_log_policy(self, q_values: th.Tensor) -> th.Tensor:
+        return greedy_log_policy(q_values) if self.target_backup == "max" else self.acting_log_policy(q_values)
+
+    def acting_log_policy(self, q_values: th.Tensor) -> th.Tensor:
+        return boltzmann_log_policy(q_values, self.q_net.temperature)
+
     def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
         temperature = self.q_net.temperature
         with th.no_grad():
-            next_q, selector_q = self.next_q_values(replay_data)
-            next_values = soft_state_value(self.target_backup, next_q, temperature, selector_q)
+            next_values = self.state_values(*self.next_q_values(replay_data))
             targets = self.td_targets(replay_data, discounts, next_values, self._reward_bonus(replay_data))
         all_q_values = self.evaluator(self.q_net, replay_data.observations, differentiable=True)
         q_values = predictions_of_actions(all_q_values, replay_data, targets)

@@ -51,7 +51,7 @@ class TwoHotPolicy(MlpPolicy):
 class LambdaDQN(DoubleDQN):
     """Q(lambda) without corrections: each step of a window mixes the value of its next state with what follows."""
 
-    window_length, trace_lambda = 4, 0.7
+    window_length, share = 4, 0.7
 
     def sample_minibatch(self, batch_size: int) -> WindowSamples:
         progress = self._current_progress_remaining
@@ -65,7 +65,7 @@ class LambdaDQN(DoubleDQN):
             for k in reversed(range(shape[1])):
                 is_last = k == shape[1] - 1
                 follows = th.zeros(shape[0], dtype=th.bool) if is_last else replay_data.valid[:, k + 1]
-                ahead = th.where(follows, th.lerp(values[:, k], returns, self.trace_lambda), values[:, k])
+                ahead = th.where(follows, th.lerp(values[:, k], returns, self.share), values[:, k])
                 returns = replay_data.rewards[:, k] + discounts * (1 - replay_data.dones[:, k]) * ahead
         q_values = self.q_net(replay_data.observations[:, 0]).gather(1, replay_data.actions[:, 0].long()).squeeze(1)
         errors = (q_values - returns).square()

@@ -53,7 +53,8 @@ def check_compatibility(model: Any) -> None:
     check_normalized_images(model._vec_normalize_env, model.policy_class, model.policy_kwargs)
     check_buffer_arguments(model.replay_buffer_class, model.replay_buffer_kwargs)
     check_policy_fits(model.observation_space, model.policy_class, model.policy_kwargs)
-    check_buffer_fits(model.observation_space, model.replay_buffer_class, model.n_steps)
+    buffer_class = model.replay_buffer_class or model._default_buffer_class()
+    check_buffer_fits(model.observation_space, buffer_class, model.n_steps)
 
 
 def check_policy_fits(observation_space: spaces.Space, policy_class: type, policy_kwargs: dict[str, Any]) -> None:

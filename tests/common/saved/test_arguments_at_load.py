@@ -15,7 +15,7 @@ import torch as th
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_ext import REDQSAC, PrioritizedReplayBuffer
+from sb3_ext import IQN, REDQSAC, PrioritizedReplayBuffer
 from tests.support.models import CLASSES, make
 from tests.support.states import assert_equal, state
 
@@ -76,6 +76,8 @@ VALUES: dict[str, Any] = dict(
     learning_rate_fraction=dict(learning_rate_fraction=0.5, learning_rate_final=1e-5),
     n_steps_final=dict(n_steps_final=2, n_steps=3),
     n_steps_fraction=dict(n_steps_fraction=0.5, n_steps_final=2, n_steps=3),
+    n_step_correction=dict(n_step_correction="retrace", n_steps=3),
+    trace_lambda=dict(trace_lambda=0.5, n_step_correction="retrace", n_steps=3),
     reset_interval=3,
     reset_shrink=dict(reset_shrink=0.2, reset_interval=3),
     priority_error=dict(priority_error="absolute", replay_buffer_class="PrioritizedReplayBuffer"),
@@ -119,6 +121,8 @@ def given(cls: Any, name: str) -> dict[str, Any]:
         value = "mean" if cls is REDQSAC else "boltzmann"
     elif name == "double_q":
         value = not inspect.signature(cls.__init__).parameters[name].default
+    elif name == "n_step_correction" and cls is IQN:
+        value = dict(n_step_correction="cut", n_steps=3)
     else:
         value = VALUES[name]
     return value if isinstance(value, dict) and name in value else {name: value}
