@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 ActorGradient = Literal["reparam", "reinforce"]
 ACTOR_GRADIENTS: tuple[ActorGradient, ...] = get_args(ActorGradient)
-Baseline = Literal["loo", "mean_action", "none"]
+Baseline = Literal["loo", "mean_action", "batch", "none"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 
 # SB3's ``SquashedDiagGaussianDistribution`` adds it inside the logarithm. The same value makes the densities agree.
@@ -99,16 +99,32 @@ def leave_one_out_baseline(weights: th.Tensor) -> th.Tensor:
     return (weights.sum(dim=0, keepdim=True) - weights) / (n_samples - 1)
 
 
-def reinforce_actor_loss(log_prob: th.Tensor, weights: th.Tensor, baseline: th.Tensor | float) -> th.Tensor:
+def normalized_advantages(advantages: th.Tensor) -> th.Tensor:
+    """
+    Compute ``(x - mean) / (standard deviation + 1e-8)`` over all numbers, as SB3's PPO does.
+
+    The gradient's length no longer depends on the scale of the rewards, nor on how much is still to gain.
+
+    :param advantages: any shape, two numbers or more
+    """
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+
+def reinforce_actor_loss(
+    log_prob: th.Tensor, weights: th.Tensor, baseline: th.Tensor | float, normalize_advantage: bool = False
+) -> th.Tensor:
     """
     Compute ``-mean log pi(a|s) (w - b)``, whose gradient is meaningful and whose value is not.
 
     :param log_prob: log-probabilities of samples through which no gradient flows, shape (K, B)
     :param weights: ``w = Q(s, a) - alpha log pi(a|s)``, shape (K, B)
-    :param baseline: b, shape (K, B) or (1, B), or 0; it must not depend on the sample itself
+    :param baseline: b, shape (K, B), (1, B) or (), or 0; without bias if it does not depend on the sample itself
+    :param normalize_advantage: replace w - b by :func:`normalized_advantages` of it
     :return: a scalar
     """
     advantages = (weights - baseline).detach()
+    if normalize_advantage:
+        advantages = normalized_advantages(advantages)
     return -(log_prob * advantages).mean()
 
 

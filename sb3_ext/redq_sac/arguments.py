@@ -29,6 +29,7 @@ def check_arguments(model: "REDQSAC") -> None:
     check_choice("actor_gradient", model.actor_gradient, ACTOR_GRADIENTS)
     check_choice("actor_q", model.actor_q, ACTOR_QS)
     check_choice("reinforce_baseline", model.reinforce_baseline, (None, *BASELINES))
+    check_choice("normalize_advantage", model.normalize_advantage, (True, False))
     check_choice("cuda_graphs", model.cuda_graphs, (True, False))
     check_choice("buffer_device", model.buffer_device, ("auto", "cpu"))
     check_choice("target_network", model.target_network, TARGET_NETWORKS)
@@ -64,6 +65,14 @@ def _check_actor_gradient(model: "REDQSAC") -> None:
     if model.reinforce_baseline is not None:
         has_effect = model.actor_gradient == "reinforce"
         model._require_effect("reinforce_baseline", has_effect=has_effect, needs="actor_gradient='reinforce'")
+    if model.normalize_advantage:
+        has_effect = model.actor_gradient == "reinforce"
+        model._require_effect("normalize_advantage", has_effect, needs="actor_gradient='reinforce'", otherwise=False)
+        if model.n_actor_samples * model.batch_size < 2:
+            raise ValueError(
+                f"normalize_advantage=True with batch_size={model.batch_size} and n_actor_samples=1: one advantage has "
+                "no standard deviation, so batch_size or n_actor_samples must be at least 2"
+            )
     if effective_baseline(model) == "loo" and model.n_actor_samples < 2:
         raise ValueError(
             f"reinforce_baseline='loo' with n_actor_samples={model.n_actor_samples}: it needs n_actor_samples >= 2"

@@ -33,6 +33,7 @@ class UpdateSettings:
     actor_gradient: ActorGradient
     n_actor_samples: int
     reinforce_baseline: Baseline
+    normalize_advantage: bool
     actor_q: ActorQ
     target_entropy: float
     use_sde: bool

@@ -157,7 +157,9 @@ class PolicyUpdate:
             weights = q_values - ent_coef * sample.log_prob
             if self.settings.reinforce_baseline == "loo":
                 baseline = leave_one_out_baseline(weights)
-        return reinforce_actor_loss(sample.log_prob, weights, baseline)
+            elif self.settings.reinforce_baseline == "batch":
+                baseline = weights.mean()
+        return reinforce_actor_loss(sample.log_prob, weights, baseline, self.settings.normalize_advantage)
 
     def step_temperature(self, log_prob: th.Tensor) -> th.Tensor:
         """Do one step of a learned temperature from log-probabilities, shape (K, B). Its loss is returned, detached."""

@@ -20,7 +20,6 @@ from sb3_ext.common.arguments.derived import Derivation
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.networks import check_networks, check_temperature
 from sb3_ext.common.probe import Probe
-from sb3_ext.common.saved.state import Parameters
 from sb3_ext.functional.ensemble import ActorQ, TargetBackup
 from sb3_ext.functional.policy_gradient import ActorGradient, Baseline
 from sb3_ext.functional.traces import NStepCorrection
@@ -31,12 +30,12 @@ from sb3_ext.redq_sac.arguments import check_arguments, check_ensemble, check_st
 from sb3_ext.redq_sac.corrected import CorrectedEnsemble
 from sb3_ext.redq_sac.derived import REDQ_DERIVATIONS
 from sb3_ext.redq_sac.exploration import HeldExploration
+from sb3_ext.redq_sac.learned_temperature import LearnedTemperature
 from sb3_ext.redq_sac.learning_rates import CriticLearningRate
 from sb3_ext.redq_sac.plan import (
     JointGradient,
     Plan,
     TargetNetwork,
-    Temperature,
     UpdateSettings,
     largest_block,
     plan_block,
@@ -45,7 +44,7 @@ from sb3_ext.redq_sac.policies import POLICY_ALIASES, REDQSACPolicy
 from sb3_ext.redq_sac.probe import REDQSACProbe
 from sb3_ext.redq_sac.recorded import recorded_where_possible
 from sb3_ext.redq_sac.returns import ScaledReturns
-from sb3_ext.redq_sac.temperature import check_target_entropy, continues_learning, effective_target_entropy
+from sb3_ext.redq_sac.temperature import check_target_entropy, effective_target_entropy
 from sb3_ext.redq_sac.update import REDQUpdate
 from sb3_ext.speed.float32 import Float32MatmulPrecision, with_float32_matmul_precision
 from sb3_ext.speed.precision import AutocastDtype
@@ -54,7 +53,7 @@ from sb3_ext.speed.recording import CudaRecorder, Recorder
 SelfREDQSAC = TypeVar("SelfREDQSAC", bound="REDQSAC")
 
 
-class REDQSAC(CriticLearningRate, CorrectedEnsemble, HeldExploration, ScaledReturns, SAC):
+class REDQSAC(LearnedTemperature, CriticLearningRate, CorrectedEnsemble, HeldExploration, ScaledReturns, SAC):
     """
     Randomized Ensembled Double Q-learning (REDQ) on Soft Actor-Critic.
 
@@ -112,8 +111,11 @@ class REDQSAC(CriticLearningRate, CorrectedEnsemble, HeldExploration, ScaledRetu
     :param actor_gradient: ``"reparam"`` through the sampled action, or ``"reinforce"`` through its log-probability
     :param n_actor_samples: actions sampled in each state for the actor's gradient
     :param reinforce_baseline: only for ``"reinforce"``: ``"loo"`` the mean weight of the other samples of the state
-        (needs two samples), ``"mean_action"`` the value of the policy's mean action, or ``"none"``. ``None``: ``"loo"``
-        for two samples or more, else ``"mean_action"``
+        (needs two samples), ``"mean_action"`` the value of the policy's mean action, ``"batch"`` the mean over the
+        minibatch, which is no baseline of the state, or ``"none"``. ``None``: ``"loo"`` for two samples or more, else
+        ``"mean_action"``
+    :param normalize_advantage: only for ``"reinforce"``: advantages get mean 0 and standard deviation 1 in each
+        minibatch, as in SB3's PPO. That changes the gradient's scale
     :param actor_q: ``"mean"`` (REDQ) or ``"min"`` (SAC) over the critics in the actor's objective
     :param backup_entropy: whether the targets contain the entropy of the next action
     :param random_steps: number of first steps with uniformly random actions. ``None``: until ``learning_starts``
@@ -159,7 +161,6 @@ class REDQSAC(CriticLearningRate, CorrectedEnsemble, HeldExploration, ScaledRetu
     derivations: ClassVar[Mapping[str, Derivation]] = REDQ_DERIVATIONS
     action_space_type = spaces.Box
     _remedies_of_divergence = "A smaller learning_rate, a smaller tau, a fixed ent_coef or clipped rewards"
-    _starting_arguments: ClassVar[tuple[str, ...]] = ("ent_coef",)
     policy: REDQSACPolicy
     critic: EnsembleCritic
     critic_target: EnsembleCritic
@@ -204,6 +205,7 @@ class REDQSAC(CriticLearningRate, CorrectedEnsemble, HeldExploration, ScaledRetu
         actor_gradient: ActorGradient = "reparam",
         n_actor_samples: int = 1,
         reinforce_baseline: Baseline | None = None,
+        normalize_advantage: bool = False,
         actor_q: ActorQ = "mean",
         backup_entropy: bool = True,
         random_steps: int | None = None,
@@ -260,6 +262,7 @@ class REDQSAC(CriticLearningRate, CorrectedEnsemble, HeldExploration, ScaledRetu
         self.actor_gradient = actor_gradient
         self.n_actor_samples = n_actor_samples
         self.reinforce_baseline = reinforce_baseline
+        self.normalize_advantage = normalize_advantage
         self.actor_q = actor_q
         self.backup_entropy = backup_entropy
         self.random_steps = random_steps
@@ -345,6 +348,7 @@ class REDQSAC(CriticLearningRate, CorrectedEnsemble, HeldExploration, ScaledRetu
             actor_gradient=self.actor_gradient,
             n_actor_samples=self.n_actor_samples,
             reinforce_baseline=effective_baseline(self),
+            normalize_advantage=self.normalize_advantage,
             actor_q=self.actor_q,
             target_entropy=self.target_entropy,
             use_sde=self.use_sde,
@@ -355,22 +359,6 @@ class REDQSAC(CriticLearningRate, CorrectedEnsemble, HeldExploration, ScaledRetu
             compile=self.compile and not changes_statistics_in_place(self.policy),
             autocast_dtype=self.autocast_dtype,
         )
-
-    def _temperature(self) -> Temperature:
-        return Temperature(self.log_ent_coef, self.ent_coef_optimizer, getattr(self, "ent_coef_tensor", None))
-
-    def _learned_variables(self) -> dict[str, str]:
-        return {} if self.ent_coef_optimizer is None else {"ent_coef_optimizer": "log_ent_coef"}
-
-    def _continues_from(self, name: str, value: Any) -> bool:
-        if name == "ent_coef":
-            return self.log_ent_coef is not None and continues_learning(self.ent_coef, value)
-        return super()._continues_from(name, value)
-
-    def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
-        if "ent_coef" in changed:
-            state.pop("ent_coef_optimizer", None)
-        return super()._state_for_arguments(state, changed)
 
     def _recorder_maker(self) -> Callable[[], Recorder] | None:
         """Hook: return what makes a recorder, or ``None`` where recordings are impossible or not requested."""

@@ -17,6 +17,7 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from sb3_ext.functional.policy_gradient import (
     leave_one_out_baseline,
+    normalized_advantages,
     reinforce_actor_loss,
     reparam_actor_loss,
     sample_pre_tanh,
@@ -228,6 +229,25 @@ def test_reinforce_lets_no_gradient_through_weights_or_baseline() -> None:
     assert q_values.grad is None
     assert baseline.grad is None
     th.testing.assert_close(log_prob.grad, -(weights - baseline).detach() / (K * B))
+
+
+def test_normalized_advantages_by_hand() -> None:
+    # Mean 4; deviations -3, -1, 1, 3; their squares sum to 20, over 3: the standard deviation is sqrt(20 / 3)
+    advantages = normalized_advantages(th.tensor([[1.0, 3.0], [5.0, 7.0]], dtype=th.float64))
+    expected = th.tensor([[-3.0, -1.0], [1.0, 3.0]], dtype=th.float64) / math.sqrt(20 / 3)
+    th.testing.assert_close(advantages, expected, rtol=1e-7, atol=0.0)
+
+
+def test_normalized_reinforce_does_not_know_the_scale_of_rewards() -> None:
+    log_prob = randn(K, B, seed=1).requires_grad_()
+    weights, baseline = randn(K, B, seed=2), randn(K, B, seed=3)
+    losses = [
+        reinforce_actor_loss(log_prob, factor * weights + shift, factor * baseline, normalize_advantage=True)
+        for factor, shift in ((1.0, 0.0), (10.0, 4.0))
+    ]
+    first, second = (th.autograd.grad(loss, log_prob)[0] for loss in losses)
+    th.testing.assert_close(first, second, rtol=1e-6, atol=1e-9)
+    th.testing.assert_close(first, -normalized_advantages(weights - baseline) / (K * B))
 
 
 def test_reinforce_does_not_rescale() -> None:

@@ -53,8 +53,14 @@ from tests.support.models import make
         (dict(actor_gradient="pathwise"), r"actor_gradient='pathwise' is not one of 'reparam', 'reinforce'"),
         (dict(actor_q="max"), r"actor_q='max' is not one of 'mean', 'min'"),
         (
-            dict(reinforce_baseline="batch"),
-            r"reinforce_baseline='batch' is not one of None, 'loo', 'mean_action', 'none'",
+            dict(reinforce_baseline="state"),
+            r"reinforce_baseline='state' is not one of None, 'loo', 'mean_action', 'batch', 'none'",
+        ),
+        (dict(normalize_advantage=True), r"normalize_advantage=True has no effect here: it needs actor_gradient="),
+        (dict(normalize_advantage=1.5), r"normalize_advantage=1.5 is not one of True, False"),
+        (
+            dict(normalize_advantage=True, actor_gradient="reinforce", batch_size=1),
+            r"normalize_advantage=True with batch_size=1 and n_actor_samples=1: one advantage has no standard",
         ),
         (
             dict(actor_gradient="reinforce", reinforce_baseline="loo", n_actor_samples=1),

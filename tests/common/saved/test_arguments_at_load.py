@@ -73,6 +73,7 @@ VALUES: dict[str, Any] = dict(
     kappa=0.5,
     # With what gives them an effect
     reinforce_baseline=dict(reinforce_baseline="none", actor_gradient="reinforce"),
+    normalize_advantage=dict(normalize_advantage=True, actor_gradient="reinforce"),
     learning_rate_fraction=dict(learning_rate_fraction=0.5, learning_rate_final=1e-5),
     n_steps_final=dict(n_steps_final=2, n_steps=3),
     n_steps_fraction=dict(n_steps_fraction=0.5, n_steps_final=2, n_steps=3),
