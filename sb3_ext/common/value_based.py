@@ -33,7 +33,7 @@ from sb3_ext.common.update_loop import TransitionLosses, UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.augmentation import Augmentation, shifted
-from sb3_ext.functional.bellman import soft_td_target
+from sb3_ext.functional.bellman import VALUE_LOSSES, ValueLoss, soft_td_target, value_loss
 from sb3_ext.functional.traces import NStepCorrection
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode, select_statistics
@@ -102,6 +102,8 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         *,
         double_q: bool = False,
         target_clip: float | None = None,
+        loss: ValueLoss = "huber",
+        huber_delta: float | None = None,
         learning_rate_final: float | None = None,
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
@@ -145,6 +147,8 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         )
         self.double_q = double_q
         self.target_clip = target_clip
+        self.loss = loss
+        self.huber_delta = huber_delta
         self.learning_rate_final = learning_rate_final
         self.learning_rate_fraction = learning_rate_fraction
         self.n_steps_final = n_steps_final
@@ -181,6 +185,10 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         if self.target_clip is not None:
             check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
         check_choice("double_q", self.double_q, (True, False))
+        check_choice("loss", self.loss, VALUE_LOSSES)
+        if self.huber_delta is not None:
+            check_interval("huber_delta", self.huber_delta, smallest, largest, "None or a number > 0")
+            self._require_effect("huber_delta", self.loss == "huber", needs="loss='huber'")
         if "q_net" in self.__dict__:
             self._check_network()
         check_choice("augmentation", self.augmentation, (None, "shift"))
@@ -280,6 +288,10 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         rewards = replay_data.rewards.flatten() + reward_bonus
         targets = soft_td_target(rewards, replay_data.dones.flatten(), discounts, next_values)
         return targets if self.target_clip is None else targets.clamp(-self.target_clip, self.target_clip)
+
+    def value_losses(self, q_values: th.Tensor, targets: th.Tensor) -> th.Tensor:
+        """Return the loss of each transition, shape (B,), from values and targets of this shape."""
+        return value_loss(q_values, targets, self.loss, 1.0 if self.huber_delta is None else self.huber_delta)
 
     @checks_keywords(explain_model_keywords)
     def predict(

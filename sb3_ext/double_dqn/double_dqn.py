@@ -20,7 +20,7 @@ from sb3_ext.common.value_based import (
 from sb3_ext.double_dqn.policies import CategoricalNetwork, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.augmentation import Augmentation
-from sb3_ext.functional.bellman import huber_value_loss
+from sb3_ext.functional.bellman import ValueLoss
 from sb3_ext.functional.categorical import categorical_cross_entropy, expected_value
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
 from sb3_ext.functional.traces import NStepCorrection
@@ -75,6 +75,8 @@ class DoubleDQN(ValueBasedAlgorithm):
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :param double_q: whether the online network selects the next action; if not, it is DQN
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
+    :param loss: ``"huber"`` as in DQN, or ``"mse"``, see :func:`~sb3_ext.functional.bellman.value_loss`
+    :param huber_delta: error from which on the Huber loss is linear, > 0; ``None``: 1
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
@@ -138,6 +140,8 @@ class DoubleDQN(ValueBasedAlgorithm):
         *,
         double_q: bool = True,
         target_clip: float | None = None,
+        loss: ValueLoss = "huber",
+        huber_delta: float | None = None,
         learning_rate_final: float | None = None,
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
@@ -180,6 +184,8 @@ class DoubleDQN(ValueBasedAlgorithm):
             _init_setup_model=False,
             double_q=double_q,
             target_clip=target_clip,
+            loss=loss,
+            huber_delta=huber_delta,
             learning_rate_final=learning_rate_final,
             learning_rate_fraction=learning_rate_fraction,
             n_steps_final=n_steps_final,
@@ -198,11 +204,14 @@ class DoubleDQN(ValueBasedAlgorithm):
 
     def _check_network(self) -> None:
         super()._check_network()
-        if self.target_clip is not None and self.learns_distributions():
-            raise ValueError(
-                f"target_clip={self.target_clip!r} is not defined for head='categorical', whose targets lie within "
-                "head_kwargs=dict(bound=...): leave it out"
-            )
+        if not self.learns_distributions():
+            return
+        for name, default in (("target_clip", None), ("loss", "huber"), ("huber_delta", None)):
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not defined for head='categorical', which learns by "
+                    "cross-entropy, with targets within head_kwargs=dict(bound=...): leave it out"
+                )
 
     def learns_distributions(self) -> bool:
         # Not by the class of the network, which `th.compile` wraps
@@ -224,7 +233,7 @@ class DoubleDQN(ValueBasedAlgorithm):
         all_q_values = self.evaluator(self.q_net, replay_data.observations, differentiable=True)
         q_values = predictions_of_actions(all_q_values, replay_data, targets)
         errors = (q_values.detach() - targets).abs()
-        return TransitionLosses(huber_value_loss(q_values, targets), errors, {"q_value": q_values.detach().mean()})
+        return TransitionLosses(self.value_losses(q_values, targets), errors, {"q_value": q_values.detach().mean()})
 
     def _categorical_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
         """Return cross-entropies, and as errors the divergences from the targets, as in Rainbow."""

@@ -4,8 +4,14 @@ Bellman targets, and losses for predictions of them.
 Soft policy evaluation: Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905, equations 2 and 5.
 """
 
+from typing import Literal, get_args
+
 import torch as th
 from torch.nn import functional as F
+
+#: How errors of values become a loss
+ValueLoss = Literal["huber", "mse"]
+VALUE_LOSSES: tuple[ValueLoss, ...] = get_args(ValueLoss)
 
 
 def soft_td_target(
@@ -66,15 +72,25 @@ def ensemble_td_errors(q_values: th.Tensor, targets: th.Tensor) -> th.Tensor:
     return (q_values.detach() - targets).abs().mean(dim=0)
 
 
-def huber_value_loss(q_values: th.Tensor, targets: th.Tensor) -> th.Tensor:
+def value_loss(
+    q_values: th.Tensor, targets: th.Tensor, loss: ValueLoss = "huber", huber_delta: float = 1.0
+) -> th.Tensor:
     """
-    Compute DQN's loss of each sample: ``delta^2 / 2`` up to ``|delta| = 1``, linear beyond (SB3's ``smooth_l1_loss``).
+    Compute the loss of each sample, from its error e.
+
+    - ``"huber"``: ``e^2 / 2`` up to ``|e| = huber_delta``, ``huber_delta (|e| - huber_delta / 2)`` beyond. DQN's loss
+      has a delta of 1, where SB3's name is ``smooth_l1_loss``
+    - ``"mse"``: ``e^2``, as ``torch.nn.functional.mse_loss``
 
     :param q_values: values of the actions taken, shape (B,)
     :param targets: shape (B,), detached
     :return: shape (B,)
-    :raises ValueError: if the shapes differ, because broadcasting would give a wrong loss
+    :raises ValueError: if the shapes differ, because broadcasting would give a wrong loss, or for another loss
     """
     if q_values.shape != targets.shape:
         raise ValueError(f"q_values {tuple(q_values.shape)} and targets {tuple(targets.shape)} must have one shape")
-    return F.smooth_l1_loss(q_values, targets, reduction="none")
+    if loss == "mse":
+        return F.mse_loss(q_values, targets, reduction="none")
+    if loss == "huber":
+        return F.huber_loss(q_values, targets, reduction="none", delta=huber_delta)
+    raise ValueError(f"loss={loss!r} is not one of {', '.join(map(repr, VALUE_LOSSES))}")

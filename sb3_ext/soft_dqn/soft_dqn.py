@@ -25,7 +25,7 @@ from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, predictions_of_actions
 from sb3_ext.functional.action_masks import count_allowed
 from sb3_ext.functional.augmentation import Augmentation
-from sb3_ext.functional.bellman import huber_value_loss
+from sb3_ext.functional.bellman import ValueLoss
 from sb3_ext.functional.policy_gradient import temperature_loss
 from sb3_ext.functional.q_learning import greedy_log_policy
 from sb3_ext.functional.soft_value import (
@@ -63,8 +63,7 @@ class SoftDQN(ValueBasedAlgorithm):
     Papers: https://arxiv.org/abs/1702.08165 (soft values), https://arxiv.org/abs/1612.05628 (mellowmax),
     https://arxiv.org/abs/2007.14430 (Munchausen). The Boltzmann policy explores by itself, so epsilon is 0 by default.
 
-    ``train/entropy``, ``train/temperature``, ``train/q_value`` and, with ``auto_temperature``, ``train/target_entropy``
-    are logged.
+    ``train/entropy``, ``temperature``, ``q_value`` and, with ``auto_temperature``, ``target_entropy`` are logged.
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)
@@ -114,6 +113,8 @@ class SoftDQN(ValueBasedAlgorithm):
         ``n_steps=1``
     :param munchausen_clip: l0 <= 0; ``None``: -1. Only with ``munchausen_coef`` above 0
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
+    :param loss: ``"huber"`` as in DQN, or ``"mse"``, see :func:`~sb3_ext.functional.bellman.value_loss`
+    :param huber_delta: error from which on the Huber loss is linear, > 0; ``None``: 1
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
@@ -198,6 +199,8 @@ class SoftDQN(ValueBasedAlgorithm):
         munchausen_coef: float = 0.0,
         munchausen_clip: float | None = None,
         target_clip: float | None = None,
+        loss: ValueLoss = "huber",
+        huber_delta: float | None = None,
         learning_rate_final: float | None = None,
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
@@ -240,6 +243,8 @@ class SoftDQN(ValueBasedAlgorithm):
             _init_setup_model=False,
             double_q=double_q,
             target_clip=target_clip,
+            loss=loss,
+            huber_delta=huber_delta,
             learning_rate_final=learning_rate_final,
             learning_rate_fraction=learning_rate_fraction,
             n_steps_final=n_steps_final,
@@ -362,7 +367,7 @@ class SoftDQN(ValueBasedAlgorithm):
         if self.auto_temperature:
             log_share = _mean_log_share(log_policy)
             metrics["target_entropy"] = self.target_entropy + self._target_entropy_fraction * log_share
-        return TransitionLosses(huber_value_loss(q_values, targets), (q_values.detach() - targets).abs(), metrics)
+        return TransitionLosses(self.value_losses(q_values, targets), (q_values.detach() - targets).abs(), metrics)
 
     @property
     def effective_munchausen_clip(self) -> float:

@@ -140,6 +140,8 @@ def test_images() -> None:
         (dict(head="categorical", head_kwargs=dict(bound=0.0)), {}, "bound=0.0 must be a number from 1e-15 to 1e15"),
         (dict(head_kwargs=dict(n_bins=5)), {}, r"head_kwargs=\{'n_bins': 5\} has no effect with head=None"),
         (CATEGORICAL, dict(target_clip=1.0), "target_clip=1.0 is not defined for head='categorical'"),
+        (CATEGORICAL, dict(loss="mse"), "loss='mse' is not defined for head='categorical'"),
+        (CATEGORICAL, dict(huber_delta=2.0), "huber_delta=2.0 is not defined for head='categorical'"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], settings: dict[str, Any], message: str) -> None:

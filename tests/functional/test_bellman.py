@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.buffers import ReplayBuffer
 from torch.nn import functional as F
 
-from sb3_ext.functional.bellman import ensemble_critic_loss, ensemble_td_errors, huber_value_loss, soft_td_target
+from sb3_ext.functional.bellman import ensemble_critic_loss, ensemble_td_errors, soft_td_target, value_loss
 
 N, B = 5, 7
 
@@ -167,12 +167,22 @@ def test_huber_loss_by_hand() -> None:
     # Errors 0, 1/2, -1/2, 1, -3, 100: delta^2 / 2 up to 1, then |delta| - 1/2
     targets = th.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], dtype=th.float64)
     q_values = targets + th.tensor([0.0, 0.5, -0.5, 1.0, -3.0, 100.0])
-    assert huber_value_loss(q_values, targets).tolist() == pytest.approx([0, 1 / 8, 1 / 8, 1 / 2, 5 / 2, 99.5])
+    assert value_loss(q_values, targets).tolist() == pytest.approx([0, 1 / 8, 1 / 8, 1 / 2, 5 / 2, 99.5])
+
+
+def test_losses_with_another_delta_by_hand() -> None:
+    # delta = 2: e^2 / 2 up to 2, then 2 (|e| - 1)
+    targets = th.tensor([1.0, 2.0, 3.0, 4.0], dtype=th.float64)
+    q_values = targets + th.tensor([0.5, -2.0, 3.0, -100.0])
+    assert value_loss(q_values, targets, huber_delta=2.0).tolist() == pytest.approx([1 / 8, 2, 4, 198])
+    assert value_loss(q_values, targets, "mse").tolist() == pytest.approx([1 / 4, 4, 9, 10_000])
+    with pytest.raises(ValueError, match="loss='mae' is not one of 'huber', 'mse'"):
+        value_loss(q_values, targets, "mae")
 
 
 def test_huber_loss_and_gradient_against_loops() -> None:
     q_values, targets = (2 * randn(B, seed=1)).requires_grad_(), 2 * randn(B, seed=2)
-    losses = huber_value_loss(q_values, targets)
+    losses = value_loss(q_values, targets)
     # SB3's DQN: F.smooth_l1_loss(current_q_values, target_q_values), its mean over the batch
     th.testing.assert_close(losses.mean(), F.smooth_l1_loss(q_values, targets))
     losses.sum().backward()
@@ -190,4 +200,4 @@ def test_huber_loss_and_gradient_against_loops() -> None:
 @pytest.mark.parametrize("shape", [(B, 1), (1,), (N, B)])
 def test_huber_loss_does_not_broadcast(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"q_values \(7,\) and targets"):
-        huber_value_loss(randn(B), th.zeros(shape, dtype=th.float64))
+        value_loss(randn(B), th.zeros(shape, dtype=th.float64))

@@ -94,6 +94,20 @@ def test_policies_of_other_algorithms(cls: Any, policy: Any, message: str, saved
         cls.load(saved[cls], policy_class=policy)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(loss="mae"), "loss='mae' is not one of 'huber', 'mse'"),
+        (dict(huber_delta=0.0), "huber_delta=0.0 must be None or a number > 0"),
+        (dict(huber_delta=NAN), "huber_delta=nan must be"),
+        (dict(loss="mse", huber_delta=1.0), "huber_delta=1.0 has no effect here: it needs loss='huber'"),
+    ],
+)
+@pytest.mark.parametrize("cls", [DoubleDQN, SoftDQN])
+def test_bad_losses(cls: Any, kwargs: dict[str, Any], message: str, saved: dict[Any, Path]) -> None:
+    assert_refused(cls, message, saved[cls], **kwargs)
+
+
 @each_value_based
 def test_continuous_actions_are_refused_with_the_error_of_sb3(cls: Any) -> None:
     with pytest.raises(AssertionError, match="action_space=Box"):

@@ -77,6 +77,8 @@ VALUES: dict[str, Any] = dict(
     learning_rate_fraction=dict(learning_rate_fraction=0.5, learning_rate_final=1e-5),
     n_steps_final=dict(n_steps_final=2, n_steps=3),
     n_steps_fraction=dict(n_steps_fraction=0.5, n_steps_final=2, n_steps=3),
+    loss="mse",
+    huber_delta=0.5,
     n_step_correction=dict(n_step_correction="retrace", n_steps=3),
     trace_lambda=dict(trace_lambda=0.5, n_step_correction="retrace", n_steps=3),
     reset_interval=3,
