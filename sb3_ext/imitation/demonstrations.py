@@ -1,0 +1,253 @@
+"""What an expert did: pairs of observations and actions, from files or collected."""
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
+from stable_baselines3.common.save_util import load_from_pkl
+
+from sb3_ext.files import complete_file
+
+#: An array of observations, or a dictionary of them
+Observations = Any
+_MINARI = "minari:"
+_ALLOWED = (
+    "a replay buffer or the .pkl file of one, an .npz file with the arrays observations and actions, or "
+    "'minari:<name of a data set>'"
+)
+
+
+class Pairs(NamedTuple):
+    """
+    Observations and what the expert did there.
+
+    :param observations: shape (n, ``*shape``), or a dictionary of such arrays
+    :param actions: as the environment takes them, shape (n, ``*shape``), or (n,) for discrete ones
+    """
+
+    observations: Observations
+    actions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def at(self, rows: np.ndarray) -> "Pairs":
+        """Return the pairs of some rows, shape (B,)."""
+        if isinstance(self.observations, dict):
+            return Pairs({key: part[rows] for key, part in self.observations.items()}, self.actions[rows])
+        return Pairs(self.observations[rows], self.actions[rows])
+
+
+def joined(parts: list[Pairs]) -> Pairs:
+    """Put several lots of pairs behind each other."""
+    first = parts[0].observations
+    actions = np.concatenate([part.actions for part in parts])
+    if isinstance(first, dict):
+        return Pairs({key: np.concatenate([part.observations[key] for part in parts]) for key in first}, actions)
+    return Pairs(np.concatenate([part.observations for part in parts]), actions)
+
+
+class Demonstrations:
+    """
+    All pairs so far. A fraction of them, chosen at random as they come, is held out for validation.
+
+    :param validation_fraction: in [0, 1)
+    :param rng: chooses what is held out
+    """
+
+    def __init__(self, validation_fraction: float, rng: np.random.Generator) -> None:
+        self.validation_fraction, self._rng = validation_fraction, rng
+        # Lots that are not joined yet
+        self._lots: list[Pairs] = []
+        self._held_out: list[np.ndarray] = []
+        self._all: Pairs | None = None
+        self.training_rows = np.empty(0, np.int64)
+        self.validation_rows = np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lots))
+
+    def add(self, pairs: Pairs) -> None:
+        """Append copies of pairs. At least one is always left to learn from."""
+        pairs = pairs.at(np.arange(len(pairs)))
+        held_out = self._rng.random(len(pairs)) < self.validation_fraction
+        if len(self) == 0:
+            held_out[:1] = False
+        self._lots.append(pairs)
+        self._held_out.append(held_out)
+        self._all = None
+
+    @property
+    def pairs(self) -> Pairs:
+        """All pairs, in the order in which they came."""
+        if self._all is None:
+            self._all, held_out = joined(self._lots), np.concatenate(self._held_out)
+            self._lots, self._held_out = [self._all], [held_out]
+            self.training_rows, self.validation_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        return self._all
+
+    def sample(self, batch_size: int) -> Pairs:
+        """Draw pairs that are not held out, with replacement, by numpy's global generator as SB3's buffers do."""
+        pairs = self.pairs
+        return pairs.at(self.training_rows[np.random.randint(0, len(self.training_rows), batch_size)])
+
+    def validation(self, at_most: int) -> Pairs | None:
+        """Return the first pairs that are held out, ``None`` without any."""
+        pairs = self.pairs
+        return pairs.at(self.validation_rows[:at_most]) if len(self.validation_rows) else None
+
+    def save(self, path: str | os.PathLike) -> None:
+        """
+        Write all pairs into an .npz file that ``demonstrations=`` reads.
+
+        With a dictionary of observations its keys follow ``observations/``. An interruption leaves an earlier file
+        intact.
+        """
+        pairs = self.pairs
+        observations = pairs.observations
+        parts = {"observations": observations}
+        if isinstance(observations, dict):
+            parts = {f"observations/{key}": part for key, part in observations.items()}
+        with complete_file(Path(path)) as file:
+            np.savez_compressed(file, actions=pairs.actions, **parts)
+
+
+def load_demonstrations(source: Any, observation_space: spaces.Space, action_space: spaces.Space) -> Pairs:
+    """
+    Read demonstrations, and check them.
+
+    :param source: a replay buffer or the .pkl file of one, an .npz file, or ``"minari:<name of a data set>"``
+    :raises ValueError: if it is none of these, or does not fit the spaces, or a number is NaN or infinite
+    :raises OSError: if there is no such file
+    :raises ImportError: for a Minari data set if minari is not installed
+    """
+    if isinstance(source, ReplayBuffer):
+        pairs = _of_buffer(source)
+    elif isinstance(source, str) and source.startswith(_MINARI):
+        pairs = _of_minari(source.removeprefix(_MINARI))
+    elif isinstance(source, (str, os.PathLike)):
+        pairs = _of_file(Path(source))
+    else:
+        raise ValueError(f"demonstrations={source!r} must be {_ALLOWED}")
+    return _checked(pairs, source, observation_space, action_space)
+
+
+def _of_file(path: Path) -> Pairs:
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            names, prefix = set(arrays.files), "observations/"
+            parts = {name.removeprefix(prefix): arrays[name] for name in names if name.startswith(prefix)}
+            if "actions" not in names or not (parts or "observations" in names):
+                raise ValueError(
+                    f"demonstrations={str(path)!r} has the arrays {', '.join(sorted(names))}: it needs observations "
+                    "(or observations/<key> for each key of a dictionary) and actions"
+                )
+            return Pairs(parts or arrays["observations"], arrays["actions"])
+    if path.suffix == ".pkl":
+        buffer = load_from_pkl(path)
+        if isinstance(buffer, ReplayBuffer):
+            return _of_buffer(buffer)
+    elif path.is_file():
+        raise ValueError(f"demonstrations={str(path)!r} must be {_ALLOWED}")
+    if not path.is_file():
+        raise FileNotFoundError(f"demonstrations={str(path)!r}: there is no such file")
+    raise ValueError(f"demonstrations={str(path)!r} holds no replay buffer: it must be {_ALLOWED}")
+
+
+def _of_buffer(buffer: ReplayBuffer) -> Pairs:
+    n_stored = buffer.size()
+    if n_stored == 0:
+        raise ValueError("demonstrations: the replay buffer is empty")
+    # Oldest first, one environment after the other
+    first = buffer.pos if buffer.full else 0
+    slots = np.repeat((first + np.arange(n_stored)) % buffer.buffer_size, buffer.n_envs)
+    envs = np.tile(np.arange(buffer.n_envs), n_stored)
+    if hasattr(buffer, "read_observations"):
+        observations, _ = buffer.read_observations(slots, envs)
+    elif isinstance(buffer.observations, dict):
+        observations = {key: part[slots, envs] for key, part in buffer.observations.items()}
+    else:
+        observations = buffer.observations[slots, envs]
+    actions = buffer.actions[slots, envs]
+    if isinstance(buffer.action_space, spaces.Box):
+        low, high = buffer.action_space.low.ravel(), buffer.action_space.high.ravel()
+        # SB3 stores actions scaled to [-1, 1]
+        actions = (low + 0.5 * (actions + 1.0) * (high - low)).astype(buffer.action_space.dtype)
+    return Pairs(observations, actions)
+
+
+def _of_minari(name: str) -> Pairs:
+    try:
+        minari = importlib.import_module("minari")
+    except ImportError as error:
+        raise ImportError(f"demonstrations='{_MINARI}{name}' needs Minari: pip install minari") from error
+    episodes = list(_minari_episodes(minari.load_dataset(name)))
+    if not episodes:
+        raise ValueError(f"demonstrations='{_MINARI}{name}' has no episodes")
+    return joined(episodes)
+
+
+def _minari_episodes(data_set: Any) -> Iterator[Pairs]:
+    for episode in data_set.iterate_episodes():
+        observations, actions = episode.observations, np.asarray(episode.actions)
+        if isinstance(observations, dict):
+            observations = {key: np.asarray(part) for key, part in observations.items()}
+        yield Pairs(observations, actions).at(np.arange(len(actions)))  # there is one observation more
+
+
+def _checked(pairs: Pairs, source: Any, observation_space: spaces.Space, action_space: spaces.Space) -> Pairs:
+    """Return the pairs in the shapes and dtypes of the spaces, or raise a ValueError."""
+    what = f"demonstrations={source!r}" if isinstance(source, (str, os.PathLike)) else "demonstrations"
+    n_pairs = len(pairs.actions)
+    if n_pairs == 0:
+        raise ValueError(f"{what} has no actions")
+    shape = () if isinstance(action_space, spaces.Discrete) else (get_action_dim(action_space),)
+    actions = _in_shape(f"{what}: actions", pairs.actions, n_pairs, shape, action_space)
+    outside = next((row for row in range(n_pairs) if not _contains(action_space, actions[row])), None)
+    if outside is not None:
+        raise ValueError(f"{what}: actions[{outside}]={actions[outside]} lies outside of {action_space}")
+    obs_shape = get_obs_shape(observation_space)
+    if isinstance(observation_space, spaces.Dict):
+        if not isinstance(pairs.observations, dict) or pairs.observations.keys() != observation_space.spaces.keys():
+            found = sorted(pairs.observations) if isinstance(pairs.observations, dict) else "one array"
+            raise ValueError(
+                f"{what}: observations have the keys {found}, but the environment's are "
+                f"{sorted(observation_space.spaces)}"
+            )
+        observations: Any = {
+            key: _in_shape(f"{what}: observations[{key!r}]", part, n_pairs, obs_shape[key], observation_space[key])
+            for key, part in pairs.observations.items()
+        }
+    else:
+        if isinstance(pairs.observations, dict):
+            raise ValueError(f"{what}: observations are a dictionary, but observation_space={observation_space}")
+        observations = _in_shape(f"{what}: observations", pairs.observations, n_pairs, obs_shape, observation_space)
+    return Pairs(observations, actions)
+
+
+def _contains(action_space: spaces.Space, action: np.ndarray) -> bool:
+    if isinstance(action_space, spaces.Box):
+        flat = action.ravel()
+        # Rounding may put a scaled action a little beyond its bound
+        margin = 1e-5 * (action_space.high - action_space.low).ravel()
+        return bool(((flat >= action_space.low.ravel() - margin) & (flat <= action_space.high.ravel() + margin)).all())
+    return bool(action_space.contains(action.astype(action_space.dtype)))
+
+
+def _in_shape(what: str, values: Any, n_pairs: int, shape: Any, space: spaces.Space) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf" or array.size != n_pairs * int(np.prod(shape)) or len(array) != n_pairs:
+        raise ValueError(
+            f"{what} have shape {array.shape} and dtype {array.dtype}: {space} with {n_pairs} actions needs "
+            f"{(n_pairs, *shape)}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array.reshape(n_pairs, -1)).all(axis=1))[0])
+        raise ValueError(f"{what}[{row}]={array[row]} is not finite")
+    return array.reshape(n_pairs, *shape).astype(space.dtype)
