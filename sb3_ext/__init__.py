@@ -11,6 +11,7 @@ from sb3_ext.buffers import (
 from sb3_ext.diagnosis import DiagnosisCallback
 from sb3_ext.double_dqn import DoubleDQN
 from sb3_ext.envs import AtariVecEnv
+from sb3_ext.imitation import BC, DAgger
 from sb3_ext.iqn import IQN
 from sb3_ext.redq_sac import REDQSAC
 from sb3_ext.soft_dqn import SoftDQN
@@ -19,9 +20,11 @@ from sb3_ext.speed.float32 import float32_matmul_precision
 __version__ = "0.1.0"
 
 __all__ = [
+    "BC",
     "IQN",
     "REDQSAC",
     "AtariVecEnv",
+    "DAgger",
     "DeviceReplayBuffer",
     "DiagnosisCallback",
     "DoubleDQN",

@@ -139,25 +139,26 @@ def load_demonstrations(source: Any, observation_space: spaces.Space, action_spa
 
 
 def _of_file(path: Path) -> Pairs:
-    if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            names, prefix = set(arrays.files), "observations/"
-            parts = {name.removeprefix(prefix): arrays[name] for name in names if name.startswith(prefix)}
-            if "actions" not in names or not (parts or "observations" in names):
-                raise ValueError(
-                    f"demonstrations={str(path)!r} has the arrays {', '.join(sorted(names))}: it needs observations "
-                    "(or observations/<key> for each key of a dictionary) and actions"
-                )
-            return Pairs(parts or arrays["observations"], arrays["actions"])
-    if path.suffix == ".pkl":
-        buffer = load_from_pkl(path)
-        if isinstance(buffer, ReplayBuffer):
-            return _of_buffer(buffer)
-    elif path.is_file():
-        raise ValueError(f"demonstrations={str(path)!r} must be {_ALLOWED}")
     if not path.is_file():
         raise FileNotFoundError(f"demonstrations={str(path)!r}: there is no such file")
-    raise ValueError(f"demonstrations={str(path)!r} holds no replay buffer: it must be {_ALLOWED}")
+    if path.suffix == ".npz":
+        return _of_arrays(path)
+    buffer = load_from_pkl(path) if path.suffix == ".pkl" else None
+    if not isinstance(buffer, ReplayBuffer):
+        raise ValueError(f"demonstrations={str(path)!r} must be {_ALLOWED}")
+    return _of_buffer(buffer)
+
+
+def _of_arrays(path: Path) -> Pairs:
+    with np.load(path) as arrays:
+        names, prefix = set(arrays.files), "observations/"
+        parts = {name.removeprefix(prefix): arrays[name] for name in names if name.startswith(prefix)}
+        if "actions" not in names or not (parts or "observations" in names):
+            raise ValueError(
+                f"demonstrations={str(path)!r} has the arrays {', '.join(sorted(names))}: it needs observations (or "
+                "observations/<key> for each key of a dictionary) and actions"
+            )
+        return Pairs(parts or arrays["observations"], arrays["actions"])
 
 
 def _of_buffer(buffer: ReplayBuffer) -> Pairs:

@@ -86,6 +86,7 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
             verbose=verbose,
             seed=seed,
             device=device,
+            support_multi_env=True,
             sde_support=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )

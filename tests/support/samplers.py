@@ -15,6 +15,8 @@ NO_HER = {"using_her_replay_buffer": False, "her_kwargs": {}}
 # What a model keeps in another form than it was given
 UNCOMPARED = {"policy_kwargs", "train_freq", "ent_coef", "use_sde"}
 ALGORITHMS = pytest.mark.parametrize("algo", list(ZOO_ALGORITHMS))
+# Those with a replay buffer
+OFF_POLICY = pytest.mark.parametrize("algo", [algo for algo in ZOO_ALGORITHMS if algo not in ("bc", "dagger")])
 VALUE_BASED = pytest.mark.parametrize("algo", ["double_dqn", "soft_dqn", "iqn"])
 
 
@@ -174,6 +176,14 @@ def check_btr(arguments: dict[str, Any]) -> None:
     assert arguments["munchausen_coef"] == 0.9 and "layer" in str(arguments["policy_kwargs"])
 
 
+def check_imitation(arguments: dict[str, Any]) -> None:
+    """
+    :param arguments: the constructor's arguments
+    """
+    assert arguments["ent_coef"] > 0 and arguments["l2_coef"] > 0
+    assert 32 <= arguments["batch_size"] <= 512
+
+
 CHECKS = {
     "redq_sac": check_redq_sac,
     "double_dqn": check_double_dqn,
@@ -181,6 +191,8 @@ CHECKS = {
     "iqn": check_iqn,
     "rainbow": check_rainbow,
     "btr": check_btr,
+    "bc": check_imitation,
+    "dagger": check_imitation,
 }
 
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 
 from sb3_ext import FrameDedupReplayBuffer, PrioritizedReplayBuffer
 from sb3_ext.zoo import ZOO_ALGORITHMS
-from tests.support.samplers import ALGORITHMS, NO_HER, UNCOMPARED, VALUE_BASED, DrawnTrial, sample, study_of
+from tests.support.samplers import ALGORITHMS, NO_HER, OFF_POLICY, UNCOMPARED, VALUE_BASED, DrawnTrial, sample, study_of
 
 HER = {"using_her_replay_buffer": True, "her_kwargs": {"copy_info_dict": True, "n_sampled_goal": 4}}
 
@@ -35,7 +35,7 @@ def cartpole():
     env.close()
 
 
-@ALGORITHMS
+@OFF_POLICY
 @settings(max_examples=300, **UNHURRIED)
 @given(data=st.data())
 def test_every_draw_makes_sense(algo, data):
@@ -44,7 +44,7 @@ def test_every_draw_makes_sense(algo, data):
     assert trial.user_attrs == {"gamma": arguments["gamma"], "batch_size": arguments["batch_size"]}
 
 
-@ALGORITHMS
+@OFF_POLICY
 @settings(max_examples=30, **UNHURRIED)
 @given(data=st.data())
 def test_every_draw_constructs(algo, data, pendulum, cartpole):
@@ -99,7 +99,7 @@ def test_optuna_takes_the_conditional_ranges(algo):
     assert ZOO_ALGORITHMS[algo].converter(stored) == sample(algo, optuna.trial.FixedTrial(stored), NO_HER)
 
 
-@ALGORITHMS
+@OFF_POLICY
 def test_hindsight_replay_keeps_what_the_yaml_says(algo):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
