@@ -113,6 +113,46 @@ def test_enjoy(trained, installed):
     assert "1 Episodes" in output and "Mean episode length: 200.00" in output
 
 
+@pytest.mark.parametrize("algo", ["rainbow", "btr"])
+def test_presets_from_train_to_enjoy(algo, installed, tmp_path):
+    names = ("--algo", algo, "--env", "CartPole-v1")
+    small = ("learning_starts:20", "batch_size:8", "buffer_size:500", "train_freq:4", "gradient_steps:1")
+    options = ("-n", "80", "--eval-freq", "40", "--eval-episodes", "1", "-params")
+    output = installed.run(*NO_WARNING, "-m", "rl_zoo3.train", *names, *options, *small, cwd=tmp_path)
+    assert "('policy', 'MlpPolicy')" in output
+    output = installed.run(
+        *NO_WARNING, "-m", "rl_zoo3.enjoy", *names, "-f", "logs", "--no-render", "--load-best", "-n", "60", cwd=tmp_path
+    )
+    assert "Mean episode length" in output or "Episode Reward" in output
+
+
+def test_an_agent_is_imitated(trained, installed, tmp_path):
+    folder, _ = trained
+    expert = f"expert:'{only_run(folder) / 'best_model.zip'}'"
+    names, options = ("--env", "Pendulum-v1"), ("--eval-freq", "40", "--eval-episodes", "1", "-params", expert)
+    cloned = ("-m", "rl_zoo3.train", "--algo", "bc", *names, "-n", "60", *options, "n_demonstrations:200")
+    installed.run(*NO_WARNING, *cloned, cwd=tmp_path)
+    assert (tmp_path / "logs" / "bc" / "Pendulum-v1_1" / "best_model.zip").is_file()
+    asked = (
+        "-m",
+        "rl_zoo3.train",
+        "--algo",
+        "dagger",
+        *names,
+        "-n",
+        "60",
+        *options,
+        "train_freq:20",
+        "gradient_steps:5",
+    )
+    installed.run(*NO_WARNING, *asked, cwd=tmp_path)
+    enjoy = ("-m", "rl_zoo3.enjoy", "--algo", "dagger", *names, "-f", "logs", "--no-render", "-n", "210")
+    assert "1 Episodes" in installed.run(*NO_WARNING, *enjoy, cwd=tmp_path)
+    missing = ("-m", "rl_zoo3.train", "--algo", "dagger", *names, "-n", "60")
+    output = installed.finish(installed.start(*NO_WARNING, *missing, cwd=tmp_path), success=False)
+    assert "expert=None: DAgger asks an expert in every state" in output
+
+
 def test_record_video(trained, installed):
     pytest.importorskip("moviepy")
     pytest.importorskip("pygame")

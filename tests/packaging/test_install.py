@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sb3_ext.zoo import ZOO_ALGORITHMS
+
 STARTUP = Path(__file__).resolve().parents[2] / "sb3_ext" / "zoo" / "startup"
 
 ALGORITHMS = "import json, rl_zoo3; print(json.dumps({k: v.__module__ for k, v in rl_zoo3.ALGOS.items()}))"
@@ -35,7 +37,7 @@ def test_the_wheel_contains_what_it_should(wheel):
         names = archive.namelist()
         pth = archive.read("sb3_ext_startup.pth").decode()
     assert len(names) == len(set(names))
-    yaml_files = {f"sb3_ext/hyperparams/{algo}.yml" for algo in ("redq_sac", "double_dqn", "soft_dqn", "iqn")}
+    yaml_files = {f"sb3_ext/hyperparams/{algo}.yml" for algo in ZOO_ALGORITHMS}
     assert {"sb3_ext/py.typed", "sb3_ext_startup.py", *yaml_files} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {
         "sb3_ext",
