@@ -187,7 +187,7 @@ def _of_minari(name: str) -> Pairs:
     try:
         minari = importlib.import_module("minari")
     except ImportError as error:
-        raise ImportError(f"demonstrations='{_MINARI}{name}' needs Minari: pip install minari") from error
+        raise ImportError(f"demonstrations='{_MINARI}{name}' needs Minari: pip install 'minari[hdf5]'") from error
     episodes = list(_minari_episodes(minari.load_dataset(name)))
     if not episodes:
         raise ValueError(f"demonstrations='{_MINARI}{name}' has no episodes")
