@@ -19,7 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 import sb3_ext
 from sb3_ext.common.arguments.types import BUFFERS
 from sb3_ext.common.saved.state import check_saved_buffer, check_saved_networks
-from sb3_ext.zoo import imitation_samplers, samplers
+from sb3_ext.zoo import critic_samplers, imitation_samplers, samplers
 from sb3_ext.zoo.parallel import complete_parallel_training
 
 
@@ -47,6 +47,8 @@ ZOO_ALGORITHMS: Mapping[str, ZooAlgorithm] = MappingProxyType(
         # Known settings of these classes, under the names that people look for
         "rainbow": ZooAlgorithm(sb3_ext.DoubleDQN, samplers.sample_rainbow_params, samplers.convert_rainbow_params),
         "btr": ZooAlgorithm(sb3_ext.IQN, samplers.sample_btr_params, samplers.convert_btr_params),
+        "cem_q": ZooAlgorithm(sb3_ext.CEMQ, critic_samplers.sample_cem_q_params, critic_samplers.convert_cem_q_params),
+        "naf": ZooAlgorithm(sb3_ext.NAF, critic_samplers.sample_naf_params, critic_samplers.convert_naf_params),
         "bc": ZooAlgorithm(sb3_ext.BC, imitation_samplers.sample_bc_params, imitation_samplers.convert_bc_params),
         "dagger": ZooAlgorithm(
             sb3_ext.DAgger, imitation_samplers.sample_dagger_params, imitation_samplers.convert_dagger_params

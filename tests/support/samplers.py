@@ -15,8 +15,10 @@ NO_HER = {"using_her_replay_buffer": False, "her_kwargs": {}}
 # What a model keeps in another form than it was given
 UNCOMPARED = {"policy_kwargs", "train_freq", "ent_coef", "use_sde"}
 ALGORITHMS = pytest.mark.parametrize("algo", list(ZOO_ALGORITHMS))
-# Those with a replay buffer
-OFF_POLICY = pytest.mark.parametrize("algo", [algo for algo in ZOO_ALGORITHMS if algo not in ("bc", "dagger")])
+# Those with the common sampler
+OFF_POLICY = pytest.mark.parametrize(
+    "algo", [algo for algo in ZOO_ALGORITHMS if algo not in ("bc", "dagger", "cem_q", "naf")]
+)
 VALUE_BASED = pytest.mark.parametrize("algo", ["double_dqn", "soft_dqn", "iqn"])
 
 
@@ -184,6 +186,14 @@ def check_imitation(arguments: dict[str, Any]) -> None:
     assert 32 <= arguments["batch_size"] <= 512
 
 
+def check_continuous_q(arguments: dict[str, Any]) -> None:
+    """
+    :param arguments: the constructor's arguments
+    """
+    assert 0.95 <= arguments["gamma"] <= 0.999 and 0 < arguments["tau"] <= 0.05
+    assert arguments.get("n_target_samples", 8) * arguments.get("n_target_iterations", 1) <= 64
+
+
 CHECKS = {
     "redq_sac": check_redq_sac,
     "double_dqn": check_double_dqn,
@@ -191,6 +201,8 @@ CHECKS = {
     "iqn": check_iqn,
     "rainbow": check_rainbow,
     "btr": check_btr,
+    "cem_q": check_continuous_q,
+    "naf": check_continuous_q,
     "bc": check_imitation,
     "dagger": check_imitation,
 }

@@ -1,0 +1,5 @@
+"""Q-learning with normalized advantage functions."""
+
+from sb3_ext.naf.naf import NAF
+
+__all__ = ["NAF"]
