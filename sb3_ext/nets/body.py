@@ -117,13 +117,19 @@ def start_orthogonal(network: nn.Module) -> None:
     project_weights(projected_layers(network))
 
 
-def projected_layers(network: nn.Module) -> list[OutputLinear | StackedLayer]:
-    """Return the layers whose weights :func:`project_weights` brings back to their norms, without frozen layers."""
+def projected_layers(network: nn.Module, with_frozen: bool = False) -> list[OutputLinear | StackedLayer]:
+    """
+    Return the layers whose weights :func:`project_weights` brings back to their norms.
+
+    :param with_frozen: whether frozen layers are among them
+    """
     return [
         layer
         for layer in walk(network)
         if isinstance(layer, (OutputLinear, StackedLayer))
-        and all(parameter is None or parameter.requires_grad for parameter in layer._parameters.values())
+        and (
+            with_frozen or all(parameter is None or parameter.requires_grad for parameter in layer._parameters.values())
+        )
     ]
 
 

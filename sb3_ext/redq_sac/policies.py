@@ -23,9 +23,10 @@ from sb3_ext.common.saved.complete import CompletelySaved
 from sb3_ext.functional.policy_gradient import sample_pre_tanh, squashed_gaussian_log_prob
 from sb3_ext.keywords import checks_keywords, known_base
 from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
-from sb3_ext.nets.body import LatentNetwork, NormalizedBody, start_orthogonal
+from sb3_ext.nets.body import LatentNetwork, NormalizedBody, project_weights, projected_layers, start_orthogonal
 from sb3_ext.nets.builder import Normalization
 from sb3_ext.nets.heads import HEADS
+from sb3_ext.nets.modes import running_statistics
 from sb3_ext.nets.normalization import batch_norm_layers
 from sb3_ext.nets.walk import set_mode
 from sb3_ext.speed.optimizers import with_fused_adam
@@ -125,6 +126,9 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
         distribution over fixed bins and learns by cross-entropy, see :class:`~sb3_ext.nets.heads.CategoricalHead`.
         ``None``: ``head_class``
     :param head_kwargs: arguments of the head
+    :param actor_average: if given, ``averaged_actor`` follows the actor by this share, in (0, 1], after each of the
+        actor's updates, and ``predict(deterministic=True)`` uses it. Actors that learn fast change from one evaluation
+        to the next, and their average (Polyak & Juditsky 1992, https://doi.org/10.1137/0330046) less so
     :param optimizer_kwargs: as in SB3, but Adam and AdamW run fused by default, which is faster
 
     The other parameters are those of ``stable_baselines3.sac.policies.SACPolicy``.
@@ -150,6 +154,7 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
         dropout: float = 0.0,
         head: Literal["scalar", "categorical"] | None = None,
         head_kwargs: dict[str, Any] | None = None,
+        actor_average: float | None = None,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -157,11 +162,14 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
         check_integer("n_critics", n_critics, minimum=1)
         check_interval("dropout", dropout, 0.0, math.nextafter(1.0, 0.0), "a probability in [0, 1)")
         check_choice("head", head, (None, *HEADS))
+        if actor_average is not None:
+            check_interval("actor_average", actor_average, math.nextafter(0.0, 1.0), 1.0, "None or in (0, 1]")
         own = {"head_kwargs": head_kwargs, "optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
         check_policy_arguments({"layer_norm": layer_norm, **own, **kwargs}, has_actor=True)
         check_policy_kwargs(type(self), {"head": head, **own, **kwargs})
         check_policy_fits(observation_space, known_base(type(self)), kwargs)
         self.regularization: dict[str, Any] = {"layer_norm": layer_norm, "dropout": dropout}
+        self.actor_average = actor_average
         self.head = head
         self.head_kwargs: dict[str, Any] = dict(head_kwargs or {})
         super().__init__(
@@ -181,6 +189,7 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
             **self.regularization,
             "head": self.head,
             "head_kwargs": self.head_kwargs,
+            "actor_average": self.actor_average,
             "share_features_extractor": self.share_features_extractor,
         }
 
@@ -195,6 +204,31 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
         memo[id(self)] = duplicate
         vars(duplicate).update(copy.deepcopy(vars(self), memo))
         return duplicate
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        if self.actor_average is not None:
+            with th.random.fork_rng(devices=[]):  # these weights are replaced, and training goes on as without them
+                self.averaged_actor = self.make_actor()
+            self.averaged_actor.load_state_dict(self.actor.state_dict())
+            self.averaged_actor.requires_grad_(False)
+            self.averaged_actor.set_training_mode(False)
+
+    def move_averaged_actor(self) -> None:
+        """Let ``averaged_actor``, if there is one, follow the actor after an update of it."""
+        if self.actor_average is None:
+            return
+        averaged, present = (
+            [*network.parameters(), *running_statistics(network)] for network in (self.averaged_actor, self.actor)
+        )
+        with th.no_grad():
+            th._foreach_lerp_(averaged, present, self.actor_average)
+            if getattr(self.actor, "weight_projection", False):
+                project_weights(projected_layers(self.averaged_actor, with_frozen=True))
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        averages = deterministic and self.actor_average is not None
+        return (self.averaged_actor if averages else self.actor)(observation, deterministic)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)

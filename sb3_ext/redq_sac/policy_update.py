@@ -23,7 +23,7 @@ from sb3_ext.nets.layers import OutputLinear, StackedLayer
 from sb3_ext.nets.normalization import move_running_statistics
 from sb3_ext.redq_sac.parameters import TrainedParameters
 from sb3_ext.redq_sac.plan import PolicySample, Temperature, UpdateSettings
-from sb3_ext.redq_sac.policies import gaussian_parameters_by_batch, log_prob_of
+from sb3_ext.redq_sac.policies import REDQSACPolicy, gaussian_parameters_by_batch, log_prob_of
 from sb3_ext.speed.compilation import LossGradients
 from sb3_ext.speed.evaluation import NetworkEvaluator
 
@@ -39,6 +39,7 @@ class PolicyUpdate:
     divergence: DivergenceCheck
     settings: UpdateSettings
     temperature: Temperature
+    policy: REDQSACPolicy
     actor: Actor
     critic: EnsembleCritic
     parameters: TrainedParameters
@@ -138,6 +139,7 @@ class PolicyUpdate:
         self.actor.optimizer.step()
         self._project_weights(self.actor)
         move_running_statistics(getattr(self.actor, "batch_norm_layers", []), statistics)
+        self.policy.move_averaged_actor()
 
     def _actor_value(self, obs: PyTorchObs, actions: th.Tensor, differentiable: bool) -> th.Tensor:
         """Value actions of shape (K, B, A) without a gradient to the critics."""
