@@ -19,8 +19,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 import sb3_ext
 from sb3_ext.common.arguments.types import BUFFERS
 from sb3_ext.common.saved.state import check_saved_buffer, check_saved_networks
+from sb3_ext.schedules import is_named_schedule, named_schedule
 from sb3_ext.zoo import critic_samplers, imitation_samplers, samplers
 from sb3_ext.zoo.parallel import complete_parallel_training
+
+#: Hyperparameters that may be schedules: those that rl_zoo3 knows, and one of this package
+SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf", "delta_std", "qf_learning_rate")
 
 
 class ZooAlgorithm(NamedTuple):
@@ -106,7 +110,36 @@ def _patch_exp_manager(module: ModuleType) -> None:
 
     init._reads_sb3_ext_hyperparams = True  # type: ignore[attr-defined]
     manager_class.__init__ = init
+    _patch_schedules(manager_class)
     _patch_continuation(module)
+
+
+def _patch_schedules(manager_class: Any) -> None:
+    """
+    Let YAML files name the schedules of :mod:`sb3_ext.schedules`, for every algorithm.
+
+    rl_zoo3 makes a line of every text. What it reads itself, such as ``lin_1e-3``, is left to it.
+    """
+    original = manager_class._preprocess_schedules
+
+    @functools.wraps(original)
+    def preprocess(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        own = {
+            name: named_schedule(hyperparams[name])
+            for name in SCHEDULED
+            if is_named_schedule(hyperparams.get(name)) and not _is_read_by_rl_zoo3(name, hyperparams[name])
+        }
+        others = {name: value for name, value in hyperparams.items() if name not in own}
+        result = original(others)
+        # In place, as rl_zoo3 does it
+        hyperparams.update(result | own)
+        return hyperparams
+
+    manager_class._preprocess_schedules = staticmethod(preprocess)
+
+
+def _is_read_by_rl_zoo3(name: str, text: str) -> bool:
+    return name != "qf_learning_rate" and text.startswith("lin_") and text.count("_") == 1
 
 
 def _patch_continuation(module: ModuleType) -> None:

@@ -1,6 +1,6 @@
 """
-Imports go one way: checks, files, keywords, functional <- nets, buffers, speed, envs <- common <- algorithms, diagnosis
-<- zoo <- experiments.
+Imports go one way: checks, files, keywords, functional, schedules <- nets, buffers, speed, envs <- common
+<- algorithms, diagnosis <- zoo <- experiments.
 """
 
 import ast
@@ -20,11 +20,12 @@ SHARED_PARTS = {
     "files": set(),
     "keywords": set(),
     "functional": set(),
+    "schedules": set(),
     "nets": {"checks", "functional"},
     "buffers": {"checks", "files", "keywords", "functional"},
     "speed": {"checks", "functional"},
     "envs": {"checks", "keywords"},
-    "common": {"checks", "files", "keywords", "functional", "nets", "buffers", "speed"},
+    "common": {"checks", "files", "keywords", "functional", "schedules", "nets", "buffers", "speed"},
 }
 ALGORITHM_MAY_IMPORT = set(SHARED_PARTS)
 #: What each part on top may not import; all else it may

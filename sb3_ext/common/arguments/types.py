@@ -23,6 +23,7 @@ from sb3_ext.buffers import (
     PrioritizedReplayBuffer,
 )
 from sb3_ext.checks import check_choice, check_device, check_integer, check_interval, check_mapping, check_path
+from sb3_ext.schedules import is_named_schedule, named_schedule
 
 #: Replay buffers that can be given by name
 BUFFERS: dict[str, type[ReplayBuffer]] = {
@@ -146,6 +147,11 @@ def _replay_buffer_class(name: str, value: Any) -> type[ReplayBuffer] | None:
 
 def _learning_rate(name: str, value: Any) -> Any:
     allowed = "a number >= 0, or a function that returns one for the remaining progress from 1 to 0"
+    if is_named_schedule(value):
+        try:
+            return named_schedule(value)
+        except ValueError as error:
+            raise ValueError(f"{name}={error}") from None
     if callable(value) and not isinstance(value, type):
         for progress in (1.0, 0.5, 0.0):
             try:
@@ -160,8 +166,7 @@ def _learning_rate(name: str, value: Any) -> Any:
     try:
         check_interval(name, value, 0.0, np.finfo(np.float64).max, allowed)
     except ValueError as error:
-        is_text = isinstance(value, str)
-        hint = ". Text such as '1e-3' or 'lin_1e-3' is read from YAML files of rl_zoo3 only" if is_text else ""
+        hint = ", or the name of a schedule such as 'lin_1e-3' (sb3_ext.schedules)" if isinstance(value, str) else ""
         raise ValueError(f"{error}{hint}") from None
     return float(value)
 
