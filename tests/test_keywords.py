@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_ext import IQN, REDQSAC, AtariVecEnv, DoubleDQN, PrioritizedReplayBuffer, SoftDQN
+from sb3_ext import BC, CEMQ, IQN, NAF, REDQSAC, AtariVecEnv, DAgger, DoubleDQN, PrioritizedReplayBuffer, SoftDQN
 from sb3_ext.keywords import OTHER_NAMES, Place, accepted_names, hint, public_classes, show
 from tests.support.models import CLASSES, make
 
@@ -97,7 +97,7 @@ def test_other_names_lead_to_names_that_exist() -> None:
         (SoftDQN, "alpha", "temperature_initial=0.5?"),
         (DoubleDQN, "alpha", "replay_buffer_class=PrioritizedReplayBuffer, replay_buffer_kwargs=dict(alpha=0.5)"),
         (SoftDQN, "ent_coef", "temperature_initial=0.5?"),
-        (DoubleDQN, "ensemble_size", "REDQSAC(..., policy_kwargs=dict(n_critics=0.5))"),
+        (DoubleDQN, "ensemble_size", "CEMQ(..., policy_kwargs=dict(n_critics=0.5))"),
         (REDQSAC, "ensemble_size", "policy_kwargs=dict(n_critics=0.5)?"),
         (REDQSAC, "utd_ratio", "train_freq=1, gradient_steps=0.5?"),
         (DoubleDQN, "lr", "learning_rate=0.5?"),
@@ -127,4 +127,4 @@ def test_several_are_named_at_once() -> None:
 
 
 def test_the_algorithms_are_the_public_ones() -> None:
-    assert set(public_classes(OffPolicyAlgorithm)) == set(CLASSES)
+    assert set(public_classes(OffPolicyAlgorithm)) == {*CLASSES, BC, DAgger, CEMQ, NAF}

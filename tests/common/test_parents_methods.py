@@ -19,7 +19,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_ext
 from sb3_ext import IQN, REDQSAC, DiagnosisCallback, DoubleDQN, SoftDQN
+from sb3_ext.common.continuous_q import ContinuousQLearning
 from sb3_ext.envs import AtariVecEnv
+from sb3_ext.imitation.imitation import Imitation
+from sb3_ext.naf.policies import NAFNetwork
 from tests.support.environments import Blank
 from tests.support.models import CLASSES, make
 
@@ -33,8 +36,8 @@ SPACES = {
     "dict": spaces.Dict(a=VECTOR, b=spaces.Discrete(3), c=IMAGE),
 }
 OF_SB3 = ("stable_baselines3", "sb3_contrib", "rl_zoo3")
-# These have arguments of their own: SB3's VecEnv and callbacks are abstract
-CONSTRUCTORS_OF_THEIR_OWN = (AtariVecEnv, DiagnosisCallback)
+# These have arguments of their own: SB3's VecEnv, callbacks, OffPolicyAlgorithm and BaseModel are abstract
+CONSTRUCTORS_OF_THEIR_OWN = (AtariVecEnv, DiagnosisCallback, ContinuousQLearning, Imitation, NAFNetwork)
 
 
 def our_classes() -> Iterator[type]:

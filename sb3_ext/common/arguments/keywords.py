@@ -262,7 +262,10 @@ def _places_of_model(algorithm: type, arguments: Mapping[str, Any], form: str) -
         for buffer in buffers
     ]
     algorithms = [other for other in public_classes(OffPolicyAlgorithm) if not issubclass(algorithm, other)]
-    others += [place for other in algorithms for place in _places_at(other)]
+    of_others = [list(_places_at(other)) for other in algorithms]
+    # An argument of another algorithm is nearer than one of its policy
+    others += [places[0] for places in of_others]
+    others += [place for places in of_others for place in places[1:]]
     return _distinct([Place(nearest_names(algorithm), form), *parts, learn]), _distinct(others)
 
 
