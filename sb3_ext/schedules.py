@@ -9,8 +9,8 @@ Schedules by name, for learning rates and other numbers in YAML files and constr
 | ``piecewise_1e-3_0.5_1e-4_0.8_1e-5`` | 1e-3, from half of the training on 1e-4, from 80 % on 1e-5 |
 | ``warmup_0.05_cos_1e-3`` | a line from 0 in the first 5 %, then the other schedule in the rest |
 
-Each is a function of the remaining progress, which SB3 counts from 1 to 0, and of nothing else. So a training that is
-continued goes on with the same values.
+Each is a function of the remaining progress, which SB3 counts from 1 to 0, and of nothing else. Models contain it in
+their files.
 """
 
 import math

@@ -164,8 +164,8 @@ class CEMQ(ContinuousQLearning):
 
     @property
     def effective_n_elites(self) -> int:
-        """``n_elites``, or its default."""
-        return 6 if self.n_elites is None else self.n_elites
+        """``n_elites``, or its default: 6, or fewer if there are fewer candidates."""
+        return min(6, self.n_samples, self.n_target_samples) if self.n_elites is None else self.n_elites
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
@@ -179,7 +179,8 @@ class CEMQ(ContinuousQLearning):
             check_integer(name, getattr(self, name), minimum=fewest)
         if self.n_elites is not None:
             check_integer("n_elites", self.n_elites, minimum=1)
-            self._require_effect("n_elites", self.maximizer == "cem", needs="maximizer='cem'")
+            is_used = self.maximizer == "cem" and max(self.n_iterations, self.n_target_iterations) > 1
+            self._require_effect("n_elites", is_used, needs="maximizer='cem' and n_iterations above 1")
         for name, iterations in (("n_samples", "n_iterations"), ("n_target_samples", "n_target_iterations")):
             is_used = self.maximizer == "cem" and getattr(self, iterations) > 1
             if is_used and self.effective_n_elites > getattr(self, name):
@@ -198,10 +199,8 @@ class CEMQ(ContinuousQLearning):
         if self.subset_size is not None:
             n_critics = self.critic.n_critics
             check_interval("subset_size", self.subset_size, 1, n_critics, f"in [1, n_critics={n_critics}]")
-        self._set_search()
 
-    def _set_search(self) -> None:
-        """Tell the policy how it searches, which a user may have changed."""
+    def _tell_policy(self) -> None:
         policy = self.policy
         policy.maximizer, policy.actor_q = self.maximizer, self.actor_q
         policy.n_samples, policy.n_elites = self.n_samples, self.effective_n_elites
@@ -231,11 +230,6 @@ class CEMQ(ContinuousQLearning):
         sizes = self.n_target_samples, self.effective_n_elites, self.n_target_iterations
         return maximize(self.maximizer, values, *sizes, replay_data.actions.float()).values
 
-    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """See the parent. The policy searches as the present arguments say."""
-        self._set_search()
-        super().train(gradient_steps, batch_size)
-
     @checks_keywords(explain_model_keywords)
     def learn(
         self: SelfCEMQ,
@@ -246,5 +240,4 @@ class CEMQ(ContinuousQLearning):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfCEMQ:
-        self._set_search()
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

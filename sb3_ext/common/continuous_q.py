@@ -110,6 +110,20 @@ class ContinuousQLearning(UpdateLoop, OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self._create_aliases()
+        self._tell_policy()
+
+    def _tell_policy(self) -> None:
+        """Hook: pass arguments on to the policy that only it uses. They may have changed since."""
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        self._tell_policy()
+        return super().predict(observation, state, episode_start, deterministic)
 
     def _create_aliases(self) -> None:
         networks: Any = self.policy

@@ -35,8 +35,9 @@ class CorrectedReturns(OffPolicyExtension):
 
     @property
     def keeps_log_probs(self) -> bool:
-        """Whether the replay buffer has to keep log-probabilities of actions."""
-        return self.n_step_correction in RATIO_CORRECTIONS
+        """Whether the replay buffer keeps log-probabilities of actions, as corrections by ratios need."""
+        stores = getattr(getattr(self, "replay_buffer", None), "store_log_probs", False)
+        return stores or self.n_step_correction in RATIO_CORRECTIONS
 
     def action_log_probs(self, actions: np.ndarray, is_random: bool) -> np.ndarray:
         """
@@ -66,7 +67,8 @@ class CorrectedReturns(OffPolicyExtension):
                 "has no windows of transitions: leave replay_buffer_class out, or give ArrayReplayBuffer, "
                 "FrameDedupReplayBuffer, PrioritizedReplayBuffer or PrioritizedFrameDedupReplayBuffer"
             )
-        if buffer is not None and self.keeps_log_probs and not getattr(buffer, "store_log_probs", False):
+        is_by_ratio = correction in RATIO_CORRECTIONS
+        if buffer is not None and is_by_ratio and not getattr(buffer, "store_log_probs", False):
             raise ValueError(
                 f"n_step_correction={correction!r} needs the log-probabilities of actions, which the replay buffer, a "
                 f"{type(buffer).__name__}, has not stored: give n_step_correction to the constructor"

@@ -53,13 +53,24 @@ def best_of(candidates: th.Tensor, values: th.Tensor) -> Best:
 
 
 def uniform_actions(n_samples: int, like: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
-    """Draw actions uniformly from [-1, 1], shape (K, B, A), where ``like`` has shape (B, A)."""
-    drawn = th.rand(n_samples, *like.shape, dtype=like.dtype, device=like.device, generator=generator)
-    return 2.0 * drawn - 1.0
+    """
+    Draw actions uniformly from [-1, 1], shape (K, B, A), where ``like`` has shape (B, A).
+
+    :param generator: if given, all states get the same random numbers. So a state's action does not depend on others
+    """
+    return 2.0 * _drawn(th.rand, n_samples, like, generator) - 1.0
 
 
 def _normal(n_samples: int, like: th.Tensor, generator: th.Generator | None) -> th.Tensor:
-    return th.randn(n_samples, *like.shape, dtype=like.dtype, device=like.device, generator=generator)
+    return _drawn(th.randn, n_samples, like, generator)
+
+
+def _drawn(
+    draw: Callable[..., th.Tensor], n_samples: int, like: th.Tensor, generator: th.Generator | None
+) -> th.Tensor:
+    n_states = len(like) if generator is None else 1
+    drawn = draw(n_samples, n_states, like.shape[1], dtype=like.dtype, device=like.device, generator=generator)
+    return drawn.expand(-1, len(like), -1)
 
 
 def random_search(values: Values, n_samples: int, like: th.Tensor, generator: th.Generator | None = None) -> Best:

@@ -4,13 +4,13 @@ import math
 
 import torch as th
 
-# Entries of the diagonal before the exponential stay below it, so that squares of it are finite
+# Entries of the diagonal before the exponential lie within +-10, so that squares and inverses of L are finite
 _LARGEST_LOG = 10.0
 
 
 def lower_triangular(entries: th.Tensor, n_actions: int) -> th.Tensor:
     """
-    Return lower triangular matrices L with a positive diagonal, ``exp`` of its entries.
+    Return lower triangular matrices L with a positive diagonal, ``exp(10 tanh(x / 10))`` of its entries x.
 
     :param entries: shape (B, A (A + 1) / 2), row by row
     :param n_actions: A
@@ -18,7 +18,7 @@ def lower_triangular(entries: th.Tensor, n_actions: int) -> th.Tensor:
     """
     rows, columns = th.tril_indices(n_actions, n_actions, device=entries.device)
     matrix = entries.new_zeros(len(entries), n_actions, n_actions)
-    values = th.where(rows == columns, entries.clamp(max=_LARGEST_LOG).exp(), entries)
+    values = th.where(rows == columns, (_LARGEST_LOG * th.tanh(entries / _LARGEST_LOG)).exp(), entries)
     return matrix.index_put((th.arange(len(entries), device=entries.device)[:, None], rows, columns), values)
 
 

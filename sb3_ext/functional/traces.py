@@ -17,6 +17,7 @@ transitions that follow. The first action is given, and needs none.
 With an entropy term, V' includes it: ``V'(s) = E_{a~pi} [Q'(s, a) - alpha log pi(a|s)]``.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch as th
@@ -30,6 +31,8 @@ N_STEP_CORRECTIONS: tuple[NStepCorrection, ...] = get_args(NStepCorrection)
 RATIO_CORRECTIONS: tuple[NStepCorrection, ...] = ("retrace", "importance")
 #: Those in which lambda occurs
 LAMBDA_CORRECTIONS: tuple[NStepCorrection, ...] = ("tree_backup", "retrace")
+# So that products of ratios stay finite
+_LARGEST_LOG_RATIO = 20.0
 
 
 def trace_coefficients(
@@ -45,7 +48,7 @@ def trace_coefficients(
     - ``"cut"``: 1 if the action is greedy, else 0
     - ``"tree_backup"``: lambda pi
     - ``"retrace"``: lambda min(1, pi / mu)
-    - ``"importance"``: pi / mu, which has a large variance
+    - ``"importance"``: pi / mu, which has a large variance; at most e^20
 
     :param log_policy: log pi(a|s) of the policy whose values are learned, any shape; -inf for impossible actions
     :param log_behaviour: log mu(a|s) when the action was chosen; only for ``"retrace"`` and ``"importance"``
@@ -60,8 +63,11 @@ def trace_coefficients(
         return trace_lambda * log_policy.exp()
     if correction in RATIO_CORRECTIONS:
         assert log_behaviour is not None
-        log_ratio = log_policy - log_behaviour
-        return trace_lambda * log_ratio.clamp(max=0.0).exp() if correction == "retrace" else log_ratio.exp()
+        # An impossible action ends the trace, whatever its other probability: -inf - -inf would be NaN
+        log_ratio = (log_policy - log_behaviour).masked_fill(log_policy == -math.inf, -math.inf)
+        if correction == "retrace":
+            return trace_lambda * log_ratio.clamp(max=0.0).exp()
+        return log_ratio.clamp(max=_LARGEST_LOG_RATIO).exp()
     raise ValueError(f"correction={correction!r} has no coefficients: one of {', '.join(N_STEP_CORRECTIONS[1:])} has")
 
 
@@ -87,7 +93,8 @@ def return_correction(
     :param coefficients: c_k, shape (B, L - 1)
     :return: shape (..., B)
     """
-    traces = (gamma * coefficients * valid).cumprod(dim=-1)
+    # Not by a product, because 0 * inf is NaN
+    traces = (gamma * coefficients).where(valid, 0.0).cumprod(dim=-1)
     errors = soft_td_target(rewards, dones, gamma, next_values) - values_of_actions
     # Behind the end of a trace are values of masked actions, which are infinite
     return (traces * errors.masked_fill(traces == 0, 0.0)).sum(dim=-1)

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_ext.checks import check_integer
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.arguments.types import check_learn
-from sb3_ext.imitation.demonstrations import Pairs, joined
+from sb3_ext.imitation.demonstrations import Pairs, as_pairs, joined
 from sb3_ext.imitation.expert import Expert
 from sb3_ext.imitation.imitation import Imitation
 from sb3_ext.keywords import checks_keywords
@@ -145,13 +145,14 @@ class BC(Imitation):
         )
         running.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps:
-            self.num_timesteps += 1
+            # Callbacks count `n_envs` steps for each of their calls
+            self.num_timesteps += self.n_envs
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            self.train(1, self.batch_size)
+            self.train(self.n_envs, self.batch_size)
             running.update_locals(locals())
             if not running.on_step():
                 break
-            if log_interval is not None and self.num_timesteps % log_interval == 0:
+            if log_interval is not None and self.num_timesteps % log_interval < self.n_envs:
                 self.log_validation()
                 self.dump_logs()
         running.on_training_end()
@@ -169,4 +170,5 @@ class BC(Imitation):
             actions = expert.actions(original)
             lots.append(Pairs(original, actions))
             observations, _, _, _ = self.env.step(actions)
-        return joined(lots).at(np.arange(n_pairs))
+        played = joined(lots).at(np.arange(n_pairs))
+        return as_pairs("the expert", played, self.observation_space, self.action_space)

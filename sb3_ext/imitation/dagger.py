@@ -14,10 +14,12 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_ext.checks import check_integer, check_interval
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.finite import check_action
-from sb3_ext.imitation.demonstrations import Pairs
+from sb3_ext.imitation.demonstrations import Pairs, as_pairs
 from sb3_ext.imitation.expert import Expert
 from sb3_ext.imitation.imitation import Imitation
 from sb3_ext.keywords import checks_keywords
+
+_GRADIENT_STEPS = 1000
 
 SelfDAgger = TypeVar("SelfDAgger", bound="DAgger")
 
@@ -68,7 +70,7 @@ class DAgger(Imitation):
         learning_rate: float | Schedule = 1e-3,
         batch_size: int = 100,
         train_freq: int | tuple[int, str] = 1000,
-        gradient_steps: int = 1000,
+        gradient_steps: int = _GRADIENT_STEPS,
         n_epochs: int | None = None,
         ent_coef: float = 0.0,
         l2_coef: float = 0.0,
@@ -123,6 +125,8 @@ class DAgger(Imitation):
             check_interval("beta", self.beta, 0.0, 1.0, "None, a number in [0, 1], or a function")
         if self.n_epochs is not None:
             check_integer("n_epochs", self.n_epochs, minimum=1)
+            is_default = self.gradient_steps == _GRADIENT_STEPS
+            self._require_effect("gradient_steps", is_default, needs="n_epochs=None", otherwise=_GRADIENT_STEPS)
 
     @property
     def current_beta(self) -> float:
@@ -148,7 +152,7 @@ class DAgger(Imitation):
         if not by_expert.all():
             own, _ = self.policy.predict(self._last_obs, deterministic=False)
             actions = np.where(by_expert.reshape(-1, *[1] * (own.ndim - 1)), labels, own)
-        self.data.add(Pairs(original, labels))
+        self.data.add(as_pairs("the expert", Pairs(original, labels), self.observation_space, self.action_space))
         check_action(actions, actions, self.num_timesteps)
         return actions, actions.reshape(n_envs, -1)
 

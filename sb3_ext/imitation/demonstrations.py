@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.save_util import load_from_pkl
 
 from sb3_ext.files import complete_file
@@ -67,11 +67,12 @@ class Demonstrations:
         self._lots: list[Pairs] = []
         self._held_out: list[np.ndarray] = []
         self._all: Pairs | None = None
+        self._n_pairs = 0
         self.training_rows = np.empty(0, np.int64)
         self.validation_rows = np.empty(0, np.int64)
 
     def __len__(self) -> int:
-        return sum(map(len, self._lots))
+        return self._n_pairs
 
     def add(self, pairs: Pairs) -> None:
         """Append copies of pairs. At least one is always left to learn from."""
@@ -81,6 +82,7 @@ class Demonstrations:
             held_out[:1] = False
         self._lots.append(pairs)
         self._held_out.append(held_out)
+        self._n_pairs += len(pairs)
         self._all = None
 
     @property
@@ -98,9 +100,11 @@ class Demonstrations:
         return pairs.at(self.training_rows[np.random.randint(0, len(self.training_rows), batch_size)])
 
     def validation(self, at_most: int) -> Pairs | None:
-        """Return the first pairs that are held out, ``None`` without any."""
-        pairs = self.pairs
-        return pairs.at(self.validation_rows[:at_most]) if len(self.validation_rows) else None
+        """Return pairs that are held out, old and new ones alike, ``None`` without any."""
+        pairs, rows = self.pairs, self.validation_rows
+        if len(rows) == 0:
+            return None
+        return pairs.at(rows[np.linspace(0, len(rows) - 1, min(at_most, len(rows))).astype(np.int64)])
 
     def save(self, path: str | os.PathLike) -> None:
         """
@@ -135,7 +139,8 @@ def load_demonstrations(source: Any, observation_space: spaces.Space, action_spa
         pairs = _of_file(Path(source))
     else:
         raise ValueError(f"demonstrations={source!r} must be {_ALLOWED}")
-    return _checked(pairs, source, observation_space, action_space)
+    what = f"demonstrations={source!r}" if isinstance(source, (str, os.PathLike)) else "demonstrations"
+    return as_pairs(what, pairs, observation_space, action_space)
 
 
 def _of_file(path: Path) -> Pairs:
@@ -202,18 +207,19 @@ def _minari_episodes(data_set: Any) -> Iterator[Pairs]:
         yield Pairs(observations, actions).at(np.arange(len(actions)))  # there is one observation more
 
 
-def _checked(pairs: Pairs, source: Any, observation_space: spaces.Space, action_space: spaces.Space) -> Pairs:
-    """Return the pairs in the shapes and dtypes of the spaces, or raise a ValueError."""
-    what = f"demonstrations={source!r}" if isinstance(source, (str, os.PathLike)) else "demonstrations"
+def as_pairs(what: str, pairs: Pairs, observation_space: spaces.Space, action_space: spaces.Space) -> Pairs:
+    """
+    Return pairs in the shapes and dtypes of the spaces.
+
+    :param what: what they are, for the message
+    :raises ValueError: if they do not fit
+    """
     n_pairs = len(pairs.actions)
     if n_pairs == 0:
         raise ValueError(f"{what} has no actions")
-    shape = () if isinstance(action_space, spaces.Discrete) else (get_action_dim(action_space),)
-    actions = _in_shape(f"{what}: actions", pairs.actions, n_pairs, shape, action_space)
-    outside = next((row for row in range(n_pairs) if not _contains(action_space, actions[row])), None)
-    if outside is not None:
-        raise ValueError(f"{what}: actions[{outside}]={actions[outside]} lies outside of {action_space}")
-    obs_shape = get_obs_shape(observation_space)
+    actions = _in_space(f"{what}: actions", pairs.actions, n_pairs, action_space)
+    if isinstance(action_space, spaces.Box):
+        _check_bounds(f"{what}: actions", actions, action_space)
     if isinstance(observation_space, spaces.Dict):
         if not isinstance(pairs.observations, dict) or pairs.observations.keys() != observation_space.spaces.keys():
             found = sorted(pairs.observations) if isinstance(pairs.observations, dict) else "one array"
@@ -221,34 +227,55 @@ def _checked(pairs: Pairs, source: Any, observation_space: spaces.Space, action_
                 f"{what}: observations have the keys {found}, but the environment's are "
                 f"{sorted(observation_space.spaces)}"
             )
+        parts = pairs.observations.items()
         observations: Any = {
-            key: _in_shape(f"{what}: observations[{key!r}]", part, n_pairs, obs_shape[key], observation_space[key])
-            for key, part in pairs.observations.items()
+            key: _in_space(f"{what}: observations[{key!r}]", part, n_pairs, observation_space[key])
+            for key, part in parts
         }
+    elif isinstance(pairs.observations, dict):
+        raise ValueError(f"{what}: observations are a dictionary, but observation_space={observation_space}")
     else:
-        if isinstance(pairs.observations, dict):
-            raise ValueError(f"{what}: observations are a dictionary, but observation_space={observation_space}")
-        observations = _in_shape(f"{what}: observations", pairs.observations, n_pairs, obs_shape, observation_space)
+        observations = _in_space(f"{what}: observations", pairs.observations, n_pairs, observation_space)
     return Pairs(observations, actions)
 
 
-def _contains(action_space: spaces.Space, action: np.ndarray) -> bool:
-    if isinstance(action_space, spaces.Box):
-        flat = action.ravel()
-        # Rounding may put a scaled action a little beyond its bound
-        margin = 1e-5 * (action_space.high - action_space.low).ravel()
-        return bool(((flat >= action_space.low.ravel() - margin) & (flat <= action_space.high.ravel() + margin)).all())
-    return bool(action_space.contains(action.astype(action_space.dtype)))
+def _check_bounds(what: str, actions: np.ndarray, space: spaces.Box) -> None:
+    # Rounding may put a scaled action a little beyond its bound
+    margin = 1e-5 * (space.high - space.low)
+    is_inside = (actions >= space.low - margin) & (actions <= space.high + margin)
+    if not is_inside.all():
+        raise ValueError(f"{_first(what, actions, ~is_inside)} lies outside of {space}")
 
 
-def _in_shape(what: str, values: Any, n_pairs: int, shape: Any, space: spaces.Space) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf" or array.size != n_pairs * int(np.prod(shape)) or len(array) != n_pairs:
+def _in_space(what: str, values: Any, n_pairs: int, space: spaces.Space) -> np.ndarray:
+    """Return numbers as the space has them, shape (n, ``*shape``). Flat ones and images with channels last fit, too."""
+    array, shape = np.asarray(values), space.shape
+    assert shape is not None
+    if is_image_space(space) and array.shape == (n_pairs, *shape[1:], shape[0]):
+        array = np.moveaxis(array, -1, 1)  # as SB3 does to environments
+    is_flat = array.shape == (n_pairs, int(np.prod(shape)))
+    if array.dtype.kind not in "biuf" or not (array.shape == (n_pairs, *shape) or is_flat):
         raise ValueError(
-            f"{what} have shape {array.shape} and dtype {array.dtype}: {space} with {n_pairs} actions needs "
-            f"{(n_pairs, *shape)}"
+            f"{what} have shape {array.shape} and dtype {array.dtype}: {space} with {n_pairs} actions needs numbers of "
+            f"shape {(n_pairs, *shape)}"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        row = int(np.flatnonzero(~np.isfinite(array.reshape(n_pairs, -1)).all(axis=1))[0])
-        raise ValueError(f"{what}[{row}]={array[row]} is not finite")
-    return array.reshape(n_pairs, *shape).astype(space.dtype)
+        raise ValueError(f"{_first(what, array, ~np.isfinite(array))} is not finite")
+    stored = array.reshape(n_pairs, *shape).astype(space.dtype)
+    fits = np.ones(stored.shape, dtype=bool)
+    if stored.dtype.kind != "f":
+        fits = stored == array.reshape(stored.shape)
+    if isinstance(space, spaces.Discrete):
+        fits &= (stored >= space.start) & (stored < space.start + space.n)
+    elif isinstance(space, spaces.MultiDiscrete):
+        fits &= (stored >= space.start) & (stored < space.start + space.nvec)
+    if not fits.all():
+        raise ValueError(f"{_first(what, array, ~fits.reshape(array.shape))} lies outside of {space}")
+    return stored
+
+
+def _first(what: str, array: np.ndarray, is_wrong: np.ndarray) -> str:
+    """Name the first of n entries with a wrong number: all of it, or of a large one that number."""
+    row = int(np.flatnonzero(is_wrong.reshape(len(array), -1).any(axis=1))[0])
+    shown = array[row] if array[row].size <= 10 else array[row][is_wrong[row]][0]
+    return f"{what}[{row}]={shown}"

@@ -17,13 +17,19 @@ from stable_baselines3.common.vec_env import VecNormalize
 _PACKAGES = ("stable_baselines3", "sb3_contrib", "sb3_ext")
 # Ids of rl_zoo3 that are not the name of the class in lower case
 _IDS = {
-    "ppo_lstm": "RecurrentPPO",
-    "ppo_mask": "MaskablePPO",
+    "cem_q": "CEMQ",
     "redq_sac": "REDQSAC",
     "double_dqn": "DoubleDQN",
     "rainbow": "DoubleDQN",
     "soft_dqn": "SoftDQN",
     "btr": "IQN",
+}
+
+
+# Policies of sb3-contrib that need more than an observation
+_NOT_ALONE = {
+    "RecurrentActorCriticPolicy": "is recurrent, and nobody keeps its state here",
+    "MaskableActorCriticPolicy": "needs masks, which nobody gives it here",
 }
 
 
@@ -36,6 +42,10 @@ class Expert:
     """
 
     def __init__(self, policy: BasePolicy | BaseAlgorithm, normalization: VecNormalize | None = None) -> None:
+        acting = getattr(policy, "policy", policy)
+        for base in type(acting).__mro__:
+            if base.__name__ in _NOT_ALONE:
+                raise ValueError(f"expert={type(acting).__name__} {_NOT_ALONE[base.__name__]}: give another expert")
         self.policy, self.normalization = policy, normalization
 
     def actions(self, observations: Any) -> np.ndarray:
@@ -50,10 +60,18 @@ class Expert:
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Raise a ValueError if the expert acts in other spaces."""
-        for name, space in (("observation_space", observation_space), ("action_space", action_space)):
+        pairs = (("observation_space", observation_space, _same_space), ("action_space", action_space, _same_actions))
+        for name, space, is_same in pairs:
             found = getattr(self.policy, name)
-            if not _same_space(found, space):
+            if not is_same(found, space):
                 raise ValueError(f"expert has {name}={found}, but the environment has {name}={space}")
+
+
+def _same_actions(found: spaces.Space, space: spaces.Space) -> bool:
+    """Compare action spaces, their bounds included, since an expert scales its actions to them."""
+    if isinstance(found, spaces.Box) and isinstance(space, spaces.Box) and found.shape == space.shape:
+        return np.allclose(found.low, space.low) and np.allclose(found.high, space.high)
+    return bool(found == space)
 
 
 def _same_space(found: spaces.Space, space: spaces.Space) -> bool:
@@ -84,7 +102,7 @@ def as_expert(value: Any) -> Expert:
     Return an expert from a policy, a model, or the file of one.
 
     A file is named as rl_zoo3 lays them out, ``<folder>/<algo>/<env>_<n>/<name>.zip``, or ``"<algo>:<file>"``.
-    Statistics of ``VecNormalize`` that lie beside it, where rl_zoo3 saves them, are used.
+    Statistics of ``VecNormalize`` that lie beside it, or in ``<env>/`` where rl_zoo3 saves them, are used.
 
     :raises ValueError: if it is none of these
     :raises OSError: if there is no such file
@@ -111,8 +129,14 @@ def as_expert(value: Any) -> Expert:
             f"expert={str(value)!r} does not say which algorithm made it: no folder of it is named after one. Write "
             f"'<algo>:{path}' with one of {', '.join(sorted(known))}"
         )
+    algorithm = known[algo]
     # Nothing is trained, so no replay buffer is needed
-    kwargs: dict[str, Any] = {"buffer_size": 1} if issubclass(known[algo], OffPolicyAlgorithm) else {}
-    model = known[algo].load(path, device="cpu", **kwargs)
-    statistics = [*sorted(path.parent.glob("*/vecnormalize.pkl")), *path.parent.glob("vecnormalize.pkl")]
-    return Expert(model, load_from_pkl(statistics[0]) if statistics else None)
+    kwargs: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+    if issubclass(algorithm, OffPolicyAlgorithm) and not algorithm.__module__.startswith("sb3_ext."):
+        # Hindsight replay wants the environment
+        kwargs["custom_objects"] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}}
+    model = algorithm.load(path, device="cpu", **kwargs)
+    env_name = path.absolute().parent.name.rpartition("_")[0]
+    candidates = (path.parent / env_name / "vecnormalize.pkl", path.parent / "vecnormalize.pkl")
+    statistics = next((each for each in candidates if each.is_file()), None)
+    return Expert(model, None if statistics is None else load_from_pkl(statistics))

@@ -107,6 +107,8 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
         check_interval("l2_coef", self.l2_coef, 0.0, largest, "a number >= 0")
         check_interval("validation_fraction", self.validation_fraction, 0.0, 0.9, "in [0, 0.9]")
         check_interval("max_grad_norm", self.max_grad_norm, np.finfo(np.float64).tiny, np.inf, "a number > 0")
+        if self.policy_kwargs.get("use_sde"):
+            raise ValueError("policy_kwargs has use_sde=True: gSDE is not defined here, so leave it out")
         if not issubclass(self.policy_class, (ActorCriticPolicy, SACPolicy)):
             raise ValueError(
                 f"policy={self.policy_class.__name__} must be 'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy', or a "
@@ -163,11 +165,21 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
         log_prob, entropy = log_likelihood(self.policy, replay_data.observations, replay_data.actions)
         losses = imitation_loss(log_prob, entropy, self.ent_coef)
         if self.l2_coef > 0:
-            losses = losses + self.l2_coef * squared_norm(self._trained_parameters().values())
+            losses = losses + self.l2_coef * squared_norm(self._penalized_weights())
         metrics = {"log_likelihood": log_prob.detach().mean()}
         if entropy is not None:
             metrics["entropy"] = entropy.detach().mean()
         return TransitionLosses(losses, losses.detach(), metrics)
+
+    def _penalized_weights(self) -> list[th.Tensor]:
+        """Return the weights that act. A penalty alone would take those of the values to 0."""
+        acting = self.policy.actor if isinstance(self.policy, SACPolicy) else self.policy
+        parts = ("value_net", "mlp_extractor.value_net", "vf_features_extractor")
+        return [
+            parameter
+            for name, parameter in acting.named_parameters()
+            if parameter.ndim > 1 and parameter.requires_grad and not name.startswith(parts)
+        ]
 
     def log_validation(self) -> None:
         """Log ``train/validation_loss``: minus the log-likelihood of pairs that are held out."""

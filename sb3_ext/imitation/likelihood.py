@@ -19,11 +19,15 @@ def log_likelihood(
 
     :param actions: as the environment takes them, shape (B, ...)
     """
+    if isinstance(policy.action_space, spaces.Box):
+        actions = actions.flatten(1)
+    elif isinstance(policy.action_space, spaces.MultiBinary):
+        actions = actions.float()
     if isinstance(policy, SACPolicy):
         space = policy.action_space
         assert isinstance(space, spaces.Box)
         low, high = (th.as_tensor(bound.ravel(), device=actions.device) for bound in (space.low, space.high))
-        scaled = 2.0 * (actions.flatten(1) - low) / (high - low) - 1.0
+        scaled = 2.0 * (actions - low) / (high - low) - 1.0
         mean, log_std, _ = policy.actor.get_action_dist_params(obs)
         sample = sample_pre_tanh(mean, log_std, n_samples=1)
         entropy = -squashed_gaussian_log_prob(mean, log_std, sample).squeeze(0)

@@ -131,8 +131,7 @@ class NAF(ContinuousQLearning):
         largest = float(np.finfo(np.float32).max)
         check_interval("exploration_scale", self.exploration_scale, 0.0, largest, "a number >= 0")
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
+    def _tell_policy(self) -> None:
         self.policy.exploration_scale = self.exploration_scale
 
     def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
@@ -155,5 +154,4 @@ class NAF(ContinuousQLearning):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfNAF:
-        self.policy.exploration_scale = self.exploration_scale
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

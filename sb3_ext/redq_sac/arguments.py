@@ -7,8 +7,6 @@ from stable_baselines3 import HerReplayBuffer
 from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.functional.ensemble import ACTOR_QS, TARGET_BACKUPS
 from sb3_ext.functional.policy_gradient import ACTOR_GRADIENTS, BASELINES, Baseline
-from sb3_ext.nets import ScalarHead
-from sb3_ext.redq_sac.corrected import check_corrections
 from sb3_ext.redq_sac.plan import JOINT_GRADIENTS, TARGET_NETWORKS
 from sb3_ext.redq_sac.policies import POLICY_ALIASES, REDQSACPolicy
 from sb3_ext.redq_sac.temperature import check_target_entropy, starting_temperature
@@ -97,8 +95,7 @@ def check_ensemble(model: "REDQSAC") -> None:
     is_half = model.joint_gradient == "half"
     needs = "critics with batch normalization, such as those of policy='NormalizedMlpPolicy'"
     model._require_effect("joint_gradient", is_half or model.critic.uses_batch_statistics, needs, otherwise="half")
-    is_scalar = isinstance(model.critic.head, ScalarHead)
-    check_corrections(model, is_scalar, model.critic.uses_batch_statistics)
+    model.check_corrections()
     check_statistics(model)
 
 

@@ -104,7 +104,6 @@ def test_a_better_search_finds_better_actions() -> None:
     found = {}
     for maximizer, n_iterations in (("random", 1), ("random", 8), ("cem", 8), ("cma", 8)):
         model.maximizer, model.n_iterations, model.n_samples = maximizer, n_iterations, 16
-        model._set_search()
         actions, _ = model.predict(obs, deterministic=True)
         assert (actions >= -2).all() and (actions <= 3).all()
         with th.no_grad():
@@ -121,6 +120,9 @@ def test_deterministic_actions_repeat_and_others_do_not(cls: Any) -> None:
         [model.predict(obs, deterministic=deterministic)[0] for _ in range(2)] for deterministic in (True, False)
     )
     assert np.array_equal(*same) and not np.array_equal(*other)
+    # Neither does a state's action depend on the others in the batch
+    alone = np.concatenate([model.predict(obs[row], deterministic=True)[0][None] for row in range(6)])
+    np.testing.assert_allclose(alone, same[0], atol=1e-5)
     assert (np.abs(np.concatenate(other)) <= 2).all()
 
 
@@ -187,7 +189,12 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (CEMQ, dict(n_elites=0), "n_elites=0 must be an integer of at least 1"),
     (CEMQ, dict(n_elites=65), "n_elites=65 exceeds n_samples=64"),
     (CEMQ, dict(n_elites=17), "n_elites=17 exceeds n_target_samples=16"),
-    (CEMQ, dict(n_elites=3, maximizer="random"), "n_elites=3 has no effect here: it needs maximizer='cem'"),
+    (
+        CEMQ,
+        dict(n_elites=3, maximizer="random"),
+        "n_elites=3 has no effect here: it needs maximizer='cem' and",
+    ),
+    (CEMQ, dict(n_elites=3, n_iterations=1, n_target_iterations=1), "n_elites=3 has no effect here"),
     (CEMQ, dict(maximizer="cma", n_target_samples=3), "n_target_samples=3 must be an integer of at least 4"),
     (CEMQ, dict(n_iterations=0), "n_iterations=0 must be an integer of at least 1"),
     (CEMQ, dict(n_target_iterations=0), "n_target_iterations=0 must be an integer of at least 1"),

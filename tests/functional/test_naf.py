@@ -10,9 +10,19 @@ from sb3_ext.functional.naf import lower_triangular, precise_noise, quadratic_ad
 
 
 def test_triangles_by_hand() -> None:
-    lower = lower_triangular(th.tensor([[0.0, 2.0, math.log(3.0)], [math.log(2.0), -1.0, 0.0]]), 2)
-    np.testing.assert_allclose(lower, [[[1, 0], [2, 3]], [[2, 0], [-1, 1]]], rtol=1e-6)
-    assert th.isfinite(lower_triangular(th.full((1, 3), 1e6), 2)[0].diagonal()).all()
+    entry = 10 * math.atanh(math.log(3.0) / 10)  # exp(10 tanh(entry / 10)) = 3
+    lower = lower_triangular(th.tensor([[0.0, 2.0, entry], [0.0, -1.0, 0.0]]), 2)
+    np.testing.assert_allclose(lower, [[[1, 0], [2, 3]], [[1, 0], [-1, 1]]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("entry", [-1e6, -120.0, 120.0, 1e6])
+def test_extreme_entries_give_finite_numbers(entry: float) -> None:
+    entries = th.zeros(50, 6)
+    entries[:, [0, 2, 5]] = entry  # the diagonal
+    lower = lower_triangular(entries, 3)
+    assert th.isfinite(lower).all()
+    noise = precise_noise(lower, th.randn(50, 3, generator=th.Generator().manual_seed(0)), 1.0)
+    assert th.isfinite(noise).all() and th.isfinite(quadratic_advantage(noise, th.zeros(50, 3), lower)).all()
 
 
 def test_advantages_against_loops() -> None:

@@ -55,6 +55,17 @@ def test_coefficients_by_hand() -> None:
         trace_coefficients("none", log_policy)
 
 
+def test_nothing_becomes_nan() -> None:
+    log_policy, log_behaviour = th.tensor([[-math.inf, 0.0, 0.0]]), th.tensor([[-math.inf, -100.0, 0.0]])
+    for correction in CORRECTED:
+        factors = trace_coefficients(correction, log_policy, log_behaviour, log_policy == 0.0)
+        assert th.isfinite(factors).all() and factors[0, 0] == 0.0
+    # Behind the end of a window there may be anything
+    valid, factors = th.tensor([[True, False, False]]), th.tensor([[1.0, math.inf, math.nan]])
+    found = return_correction(th.ones(1, 3), th.zeros(1, 3), valid, th.ones(1, 3), th.zeros(1, 3), factors, 0.5)
+    assert found.tolist() == [0.75]
+
+
 def test_five_steps_by_hand() -> None:
     # delta_0 needs no Q(s_0, a_0). gamma = 0.5, c = (1, 0.5, 0, 1):
     #   first step 1 + 0.5 * 4 = 3

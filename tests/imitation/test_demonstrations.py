@@ -6,11 +6,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from stable_baselines3 import DQN, SAC
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_ext import BC, DoubleDQN, FrameDedupReplayBuffer
-from sb3_ext.imitation import load_demonstrations
+from sb3_ext import BC, DAgger, DoubleDQN, FrameDedupReplayBuffer
+from sb3_ext.imitation import Demonstrations, Pairs, load_demonstrations
 
 
 class Notes(gym.Wrapper):
@@ -101,3 +102,73 @@ def test_a_data_set_of_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     pairs = load_demonstrations("minari:cartpole/test-v0", env.observation_space, env.action_space)
     assert np.array_equal(pairs.actions, np.array(notes.done))
     np.testing.assert_allclose(pairs.observations, np.array(notes.seen))
+
+
+IMAGE = gym.spaces.Box(0, 255, (3, 40, 36), np.uint8)  # channels first, as SB3 makes them
+
+
+def test_images_have_their_channels_last_in_files(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (4, 40, 36, 3), dtype=np.uint8)
+    np.savez(tmp_path / "pairs.npz", observations=pictures, actions=np.zeros(4, np.int64))
+    pairs = load_demonstrations(tmp_path / "pairs.npz", IMAGE, gym.spaces.Discrete(2))
+    assert np.array_equal(pairs.observations, pictures.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "space", "message"),
+    [
+        (np.zeros((4, 36, 40, 3), np.uint8), [0, 0, 0, 0], IMAGE, r"observations have shape \(4, 36, 40, 3\)"),
+        (np.full((4, 3, 40, 36), 0.7), [0, 0, 0, 0], IMAGE, r"observations\[0\]=0.7 lies outside of Box\(0, 255"),
+        (np.zeros((4, 1, 2)), [0, 0, 0, 0], gym.spaces.Box(-1, 1, (2,)), r"observations have shape \(4, 1, 2\)"),
+        (np.zeros((4, 2)), [0, 1, 0.7, 1], gym.spaces.Box(-1, 1, (2,)), r"actions\[2\]=0.7 lies outside of Discrete"),
+        ([0, 1, 5, 2], [0, 1, 0, 1], gym.spaces.Discrete(3), r"observations\[2\]=5 lies outside of Discrete\(3\)"),
+        (
+            [[0, 1], [1, 3], [0, 0], [1, 1]],
+            [0] * 4,
+            gym.spaces.MultiDiscrete([2, 3]),
+            r"observations\[1\]=\[1 3\] lies",
+        ),
+    ],
+)
+def test_numbers_that_do_not_fit(observations: Any, actions: Any, space: Any, message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "pairs.npz", observations=np.asarray(observations), actions=np.asarray(actions))
+    with pytest.raises(ValueError, match=message):
+        load_demonstrations(tmp_path / "pairs.npz", space, gym.spaces.Discrete(2))
+
+
+def test_loaded_and_collected_pairs_join(tmp_path: Path) -> None:
+    env = gym.make("FrozenLake-v1")  # discrete observations
+    teacher = PPO("MlpPolicy", env, n_steps=16, batch_size=16, seed=0)
+    first = BC("MlpPolicy", env, expert=teacher, n_demonstrations=30).learn(2)
+    first.save_demonstrations(tmp_path / "pairs.npz")
+    arguments: dict[str, Any] = dict(expert=teacher, train_freq=20, gradient_steps=3)
+    model = DAgger("MlpPolicy", env, demonstrations=tmp_path / "pairs.npz", **arguments).learn(40)
+    assert len(model.data) == 70 and model.data.pairs.observations.shape == (70,)
+
+
+def test_validation_looks_at_old_and_new_pairs() -> None:
+    data = Demonstrations(0.5, np.random.default_rng(0))
+    for value in range(2000):
+        data.add(Pairs(np.full((1, 1), value), np.zeros(1)))
+    seen = data.validation(100).observations.ravel()
+    assert len(seen) == 100 and seen.min() < 40 and seen.max() > 1960
+
+
+def test_actions_with_two_axes() -> None:
+    class Square(gym.Env):
+        observation_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+        action_space = gym.spaces.Box(-1, 1, (2, 2), np.float32)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            return self.np_random.uniform(-1, 1, 3).astype(np.float32), {}
+
+        def step(self, action: Any) -> Any:
+            assert action.shape == (2, 2)
+            return self.reset()[0], 0.0, bool(self.np_random.random() < 0.2), False, {}
+
+    for policy in ("MlpPolicy", SACPolicy):
+        teacher = PPO("MlpPolicy", Square(), n_steps=16, batch_size=16, seed=0)
+        assert BC(policy, Square(), expert=teacher, n_demonstrations=60).learn(5)._n_updates == 5
+        model = DAgger(policy, Square(), expert=teacher, train_freq=30, gradient_steps=3).learn(60)
+        assert model._n_updates == 6 and model.data.pairs.actions.shape == (60, 2, 2)

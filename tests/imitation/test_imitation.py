@@ -4,12 +4,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -21,6 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_ext import BC, REDQSAC, DAgger
+from sb3_ext.imitation.expert import algorithms
 from sb3_ext.imitation.likelihood import log_likelihood
 from sb3_ext.zoo import ZOO_ALGORITHMS
 from tests.support.environments import StopAt, Vectors
@@ -110,7 +113,10 @@ def test_the_loss_against_loops(cartpole: Any, expert: BasePolicy, ent_coef: flo
     model.learn(1)
     samples = model.sample_minibatch(8)
     losses = model.compute_loss(samples, 1.0).losses
-    penalty = sum(0.5 * float(parameter.detach().double().square().sum()) for parameter in model.policy.parameters())
+    # The weights that act: no biases, and not those of the value
+    names = ("mlp_extractor.policy_net.0.weight", "action_net.weight")
+    weights = dict(model.policy.named_parameters())
+    penalty = sum(0.5 * float(weights[name].detach().double().square().sum()) for name in names)
     with th.no_grad():
         logits = model.policy.get_distribution(samples.observations).distribution.logits.double().tolist()
     for row, action in enumerate(samples.actions.tolist()):
@@ -375,6 +381,7 @@ def test_sources_that_are_refused(cls: Any, arguments: dict[str, Any], message: 
         (BC, dict(n_demonstrations=1), "n_demonstrations=1 must be an integer of at least 2"),
         (BC, dict(max_grad_norm=0.0), "max_grad_norm=0.0 must be a number > 0"),
         (DAgger, dict(beta=1.5), r"beta=1.5 must be None, a number in \[0, 1\], or a function"),
+        (DAgger, dict(n_epochs=2, gradient_steps=7), "gradient_steps=7 has no effect here: it needs n_epochs=None"),
         (DAgger, dict(n_epochs=0), "n_epochs=0 must be an integer of at least 1"),
         (BC, dict(policy=DQN.policy_aliases["MlpPolicy"]), "policy=DQNPolicy must be 'MlpPolicy', 'CnnPolicy' or"),
     ],
@@ -391,6 +398,38 @@ def test_an_expert_for_another_space(expert: BasePolicy) -> None:
     other = Doubles(env.observation_space, spaces.Box(-1.0, 1.0, (2,), np.float32))
     with pytest.raises(ValueError, match=r"expert has action_space=Box\(-1.0, 1.0, \(2,\), float32\), but"):
         DAgger("MlpPolicy", env, expert=other)
+
+
+def test_experts_that_cannot_act_alone() -> None:
+    recurrent = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8)
+    with pytest.raises(ValueError, match=r"expert=.* is recurrent, and nobody keeps its state here"):
+        BC("MlpPolicy", "CartPole-v1", expert=recurrent)
+    env = gym.make("Pendulum-v1")
+    other = Doubles(env.observation_space, spaces.Box(-1.0, 1.0, (1,), np.float32))
+    with pytest.raises(ValueError, match=r"expert has action_space=Box\(-1.0, 1.0, \(1,\), float32\), but"):
+        BC("MlpPolicy", env, expert=other)
+    with pytest.raises(ValueError, match="use_sde=True: gSDE is not defined here"):
+        BC(SACPolicy, env, expert=Doubles(env.observation_space, env.action_space), policy_kwargs=dict(use_sde=True))
+
+
+def test_every_id_of_the_zoo_may_be_an_expert() -> None:
+    assert set(ZOO_ALGORITHMS) <= set(algorithms())
+
+
+def test_a_penalty_leaves_the_values_as_they_are(cartpole: Any, expert: BasePolicy) -> None:
+    model = BC("MlpPolicy", cartpole, expert=expert, l2_coef=1e-2, learning_rate=5e-3, n_demonstrations=100, seed=0)
+    before = parameters(model)
+    after = parameters(model.learn(100))
+    for name, value in before.items():
+        assert th.equal(value, after[name]) == ("value" in name), name
+
+
+@pytest.mark.parametrize("n_envs", [1, 4])
+def test_callbacks_count_alike_with_several_environments(n_envs: int, expert: BasePolicy) -> None:
+    env = make_vec_env("CartPole-v1", n_envs)
+    evaluation = EvalCallback(make_vec_env("CartPole-v1", 1), eval_freq=40 // n_envs, verbose=0)
+    model = BC("MlpPolicy", env, expert=expert, n_demonstrations=50, **SMALL).learn(80, callback=evaluation)
+    assert model._n_updates == model.num_timesteps == 80 and evaluation.n_calls == 80 // n_envs
 
 
 # Search spaces

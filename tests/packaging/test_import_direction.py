@@ -21,6 +21,7 @@ SHARED_PARTS = {
     "keywords": set(),
     "functional": set(),
     "schedules": set(),
+    "plateau": {"checks"},
     "nets": {"checks", "functional"},
     "buffers": {"checks", "files", "keywords", "functional"},
     "speed": {"checks", "functional"},

@@ -185,3 +185,15 @@ def test_compiled_losses_learn_the_same() -> None:
         model = make(REDQSAC, n_steps=3, n_step_correction="retrace", compile=compiled, gradient_steps=2)
         states.append(state(model.learn(40)))
     assert_close(states[0], states[1], 1e-3)
+
+
+def test_settings_that_change_later_are_checked_when_training_begins() -> None:
+    model = make(REDQSAC, n_steps=3, n_step_correction="retrace").learn(30)
+    model.action_noise = NormalActionNoise(np.zeros(1), np.ones(1))
+    with pytest.raises(ValueError, match="'retrace' with action_noise is not defined"):
+        model.learn(30)
+    model.action_noise = None
+    # Without a correction the buffer goes on with what it stores
+    model.n_step_correction = "none"
+    model.learn(30)
+    assert model.replay_buffer.log_probs[: model.replay_buffer.size()].all()
