@@ -179,6 +179,7 @@ def _sample_normalized_params(trial: "optuna.Trial", additional_args: dict[str, 
     trial.suggest_categorical("noise_repeat", [1, 16])
     trial.suggest_categorical("actor_q", ["mean", "min"])
     trial.suggest_categorical("target_entropy", ["auto", "std_0.1", "std_0.15", "std_0.3"])
+    trial.suggest_categorical("actor_average", [None, 0.001])
 
 
 def _convert_normalized_params(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,6 +192,7 @@ def _convert_normalized_params(params: Mapping[str, Any]) -> dict[str, Any]:
     arguments["subset_size"] = None  # the YAML file's may exceed the number of critics
     arguments["policy_kwargs"].update({name: params[name] for name in ("n_critics", "width", "n_blocks", "head")})
     arguments["policy_kwargs"]["actor_width"] = params["width"]
+    arguments["policy_kwargs"]["actor_average"] = params.get("actor_average")  # trials of older studies have none
     return arguments
 
 
