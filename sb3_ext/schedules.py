@@ -91,6 +91,22 @@ class WarmUp:
         return self.then(1.0 - (done - self.fraction) / (1.0 - self.fraction))
 
 
+@dataclass(frozen=True)
+class Within:
+    """
+    A schedule that is at its end after a fraction of the training, as SB3's exploration is.
+
+    :param fraction: share of the training, >= 0
+    """
+
+    schedule: Schedule
+    fraction: float
+
+    def __call__(self, progress_remaining: float) -> float:
+        done = 1.0 - _clipped(progress_remaining)
+        return self.schedule(0.0 if done >= self.fraction else 1.0 - done / self.fraction)
+
+
 def _clipped(progress_remaining: float) -> float:
     # SB3's progress is below 0 if the last rollout goes beyond the last time step
     return min(max(progress_remaining, 0.0), 1.0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_ext import REDQSAC, DoubleDQN
+from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
 from sb3_ext.schedules import Cosine, Exponential, Linear, Piecewise, WarmUp, is_named_schedule, named_schedule
 from sb3_ext.zoo import register
 from tests.support.environments import StopAt
@@ -101,3 +101,24 @@ def test_functions_and_names_are_the_same() -> None:
     ]
     first, second = (model.policy.state_dict() for model in models)
     assert all((first[name] == second[name]).all() for name in first)
+
+
+@pytest.mark.parametrize(("decay", "half"), [("linear", 0.505), ("cosine", 0.505), ("exponential", 0.1)])
+@pytest.mark.parametrize("cls", [DoubleDQN, SoftDQN, IQN])
+def test_epsilon_falls_by_the_schedule_that_is_named(cls: Any, decay: Any, half: float, tmp_path: Path) -> None:
+    epsilon = dict(exploration_initial_eps=1.0, exploration_final_eps=0.01, exploration_fraction=0.5)
+    model = make(cls, exploration_decay=decay, **epsilon)
+    found = [model.exploration_schedule(1 - done) for done in (0.0, 0.25, 0.5, 0.9)]
+    assert found == pytest.approx([1.0, half, 0.01, 0.01])
+    model.learn(40, callback=StopAt(10))
+    # SB3 sets it after a step, and the last one ended before that
+    assert model.exploration_rate == pytest.approx(model.exploration_schedule(1 - 9 / 40))
+    model.save(tmp_path / "model")
+    assert cls.load(tmp_path / "model").exploration_schedule(0.75) == pytest.approx(half)
+
+
+def test_decays_of_epsilon_that_are_refused() -> None:
+    with pytest.raises(ValueError, match="exploration_decay='steps' is not one of 'linear', 'cosine', 'exponential'"):
+        make(DoubleDQN, exploration_decay="steps")
+    with pytest.raises(ValueError, match=r"exploration_decay=.exponential. with .*exploration_final_eps=0.0: both"):
+        make(DoubleDQN, exploration_decay="exponential", exploration_final_eps=0.0)

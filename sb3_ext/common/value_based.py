@@ -7,7 +7,7 @@ bit for bit.
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 import torch as th
@@ -21,7 +21,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from sb3_ext.buffers.samples import AnySamples, WindowSamples
 from sb3_ext.buffers.spaces import has_images
 from sb3_ext.checks import check_choice, check_integer, check_interval
-from sb3_ext.common.arguments.derived import DERIVATIONS, EXPLORATION_DERIVATIONS, Derivation
+from sb3_ext.common.arguments.derived import DERIVATIONS, EXPLORATION_DERIVATIONS, Derivation, derive_exploration
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.corrected_values import CorrectedValues
 from sb3_ext.common.exploration import masks_actions, random_actions
@@ -37,6 +37,9 @@ from sb3_ext.functional.bellman import VALUE_LOSSES, ValueLoss, soft_td_target, 
 from sb3_ext.functional.traces import NStepCorrection
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode, select_statistics
+
+#: How epsilon goes from its first to its last value
+ExplorationDecay = Literal["linear", "cosine", "exponential"]
 
 SelfValueBased = TypeVar("SelfValueBased", bound="ValueBasedAlgorithm")
 
@@ -68,6 +71,7 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         "exploration_initial_eps",
         "exploration_final_eps",
         "exploration_fraction",
+        "exploration_decay",
     )
 
     @checks_keywords(explain_model_keywords)
@@ -102,6 +106,7 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         *,
         double_q: bool = False,
         target_clip: float | None = None,
+        exploration_decay: ExplorationDecay = "linear",
         loss: ValueLoss = "huber",
         huber_delta: float | None = None,
         learning_rate_final: float | None = None,
@@ -147,6 +152,7 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         )
         self.double_q = double_q
         self.target_clip = target_clip
+        self.exploration_decay = exploration_decay
         self.loss = loss
         self.huber_delta = huber_delta
         self.learning_rate_final = learning_rate_final
@@ -185,6 +191,12 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         if self.target_clip is not None:
             check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
         check_choice("double_q", self.double_q, (True, False))
+        check_choice("exploration_decay", self.exploration_decay, get_args(ExplorationDecay))
+        if self.exploration_decay == "exponential" and min(self.initial_epsilon, self.exploration_final_eps) <= 0:
+            raise ValueError(
+                f"exploration_decay='exponential' with exploration_initial_eps={self.initial_epsilon} and "
+                f"exploration_final_eps={self.exploration_final_eps}: both must be above 0"
+            )
         check_choice("loss", self.loss, VALUE_LOSSES)
         if self.huber_delta is not None:
             check_interval("huber_delta", self.huber_delta, smallest, largest, "None or a number > 0")
@@ -206,6 +218,7 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        derive_exploration(self)  # SB3 knows lines only, and not what None means
         self._check_network()
 
     def _check_network(self) -> None:

@@ -12,6 +12,7 @@ from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import (
+    ExplorationDecay,
     ValueBasedAlgorithm,
     actions_taken,
     predictions_of_actions,
@@ -75,6 +76,7 @@ class DoubleDQN(ValueBasedAlgorithm):
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :param double_q: whether the online network selects the next action; if not, it is DQN
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
+    :param exploration_decay: how epsilon falls: ``"linear"`` as in SB3, ``"cosine"`` or ``"exponential"``
     :param loss: ``"huber"`` as in DQN, or ``"mse"``, see :func:`~sb3_ext.functional.bellman.value_loss`
     :param huber_delta: error from which on the Huber loss is linear, > 0; ``None``: 1
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
@@ -140,6 +142,7 @@ class DoubleDQN(ValueBasedAlgorithm):
         *,
         double_q: bool = True,
         target_clip: float | None = None,
+        exploration_decay: ExplorationDecay = "linear",
         loss: ValueLoss = "huber",
         huber_delta: float | None = None,
         learning_rate_final: float | None = None,
@@ -184,6 +187,7 @@ class DoubleDQN(ValueBasedAlgorithm):
             _init_setup_model=False,
             double_q=double_q,
             target_clip=target_clip,
+            exploration_decay=exploration_decay,
             loss=loss,
             huber_delta=huber_delta,
             learning_rate_final=learning_rate_final,

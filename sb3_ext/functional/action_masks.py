@@ -60,6 +60,11 @@ def count_allowed(logits: th.Tensor) -> th.Tensor:
     return (logits > -math.inf).sum(dim=1, keepdim=True, dtype=logits.dtype)
 
 
+def mean_log_share(log_policy: th.Tensor) -> th.Tensor:
+    """Return the mean of log(n / A), where n of A actions are not masked: exactly 0 without masks, shape ()."""
+    return (count_allowed(log_policy) / log_policy.shape[1]).log().mean()
+
+
 def is_masked(values: th.Tensor, q_values: th.Tensor) -> th.Tensor:
     """
     Tell whether an action was masked when it was taken.

@@ -17,7 +17,7 @@ from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.arguments.munchausen import check_munchausen
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses
-from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken
+from sb3_ext.common.value_based import ExplorationDecay, ValueBasedAlgorithm, actions_taken
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.augmentation import Augmentation
 from sb3_ext.functional.quantile import (
@@ -104,6 +104,7 @@ class IQN(ValueBasedAlgorithm):
     :param priority_error: the error of a transition for prioritized replay. ``"loss"``: the square root of its loss;
         ``"absolute"``: the absolute errors of all pairs of quantiles, as in BTR
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
+    :param exploration_decay: how epsilon falls: ``"linear"`` as in SB3, ``"cosine"`` or ``"exponential"``
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
@@ -184,6 +185,7 @@ class IQN(ValueBasedAlgorithm):
         munchausen_clip: float | None = None,
         priority_error: PriorityError = "loss",
         target_clip: float | None = None,
+        exploration_decay: ExplorationDecay = "linear",
         learning_rate_final: float | None = None,
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,
@@ -225,6 +227,7 @@ class IQN(ValueBasedAlgorithm):
             _init_setup_model=False,
             double_q=double_q,
             target_clip=target_clip,
+            exploration_decay=exploration_decay,
             learning_rate_final=learning_rate_final,
             learning_rate_fraction=learning_rate_fraction,
             n_steps_final=n_steps_final,

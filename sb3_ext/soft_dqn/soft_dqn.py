@@ -15,15 +15,15 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.checks import check_choice, check_interval
-from sb3_ext.common.arguments.derived import Derivation, derive_exploration
+from sb3_ext.common.arguments.derived import Derivation
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.arguments.munchausen import check_munchausen
 from sb3_ext.common.networks import check_temperature
 from sb3_ext.common.probe import Probe
 from sb3_ext.common.saved.state import Parameters
 from sb3_ext.common.update_loop import TransitionLosses
-from sb3_ext.common.value_based import ValueBasedAlgorithm, actions_taken, predictions_of_actions
-from sb3_ext.functional.action_masks import count_allowed
+from sb3_ext.common.value_based import ExplorationDecay, ValueBasedAlgorithm, actions_taken, predictions_of_actions
+from sb3_ext.functional.action_masks import mean_log_share
 from sb3_ext.functional.augmentation import Augmentation
 from sb3_ext.functional.bellman import ValueLoss
 from sb3_ext.functional.policy_gradient import temperature_loss
@@ -113,6 +113,7 @@ class SoftDQN(ValueBasedAlgorithm):
         ``n_steps=1``
     :param munchausen_clip: l0 <= 0; ``None``: -1. Only with ``munchausen_coef`` above 0
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
+    :param exploration_decay: how epsilon falls: ``"linear"`` as in SB3, ``"cosine"`` or ``"exponential"``
     :param loss: ``"huber"`` as in DQN, or ``"mse"``, see :func:`~sb3_ext.functional.bellman.value_loss`
     :param huber_delta: error from which on the Huber loss is linear, > 0; ``None``: 1
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
@@ -199,6 +200,7 @@ class SoftDQN(ValueBasedAlgorithm):
         munchausen_coef: float = 0.0,
         munchausen_clip: float | None = None,
         target_clip: float | None = None,
+        exploration_decay: ExplorationDecay = "linear",
         loss: ValueLoss = "huber",
         huber_delta: float | None = None,
         learning_rate_final: float | None = None,
@@ -243,6 +245,7 @@ class SoftDQN(ValueBasedAlgorithm):
             _init_setup_model=False,
             double_q=double_q,
             target_clip=target_clip,
+            exploration_decay=exploration_decay,
             loss=loss,
             huber_delta=huber_delta,
             learning_rate_final=learning_rate_final,
@@ -297,7 +300,6 @@ class SoftDQN(ValueBasedAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        derive_exploration(self)  # SB3 does not know what None means
         self.setup_temperature()
 
     def setup_temperature(self) -> None:
@@ -365,7 +367,7 @@ class SoftDQN(ValueBasedAlgorithm):
             "q_value": q_values.detach().mean(),
         }
         if self.auto_temperature:
-            log_share = _mean_log_share(log_policy)
+            log_share = mean_log_share(log_policy)
             metrics["target_entropy"] = self.target_entropy + self._target_entropy_fraction * log_share
         return TransitionLosses(self.value_losses(q_values, targets), (q_values.detach() - targets).abs(), metrics)
 
@@ -443,8 +445,3 @@ class SoftDQN(ValueBasedAlgorithm):
             start = self.temperature_schedule(self._current_progress_remaining)
         state["policy"] |= {f"{name}.temperature": th.full((1,), start) for name in ("q_net", "q_net_target")}
         return state
-
-
-def _mean_log_share(log_policy: th.Tensor) -> th.Tensor:
-    """Return the mean of log(n / A), where n of A actions are not masked: exactly 0 without masks."""
-    return (count_allowed(log_policy) / log_policy.shape[1]).log().mean()

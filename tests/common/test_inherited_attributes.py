@@ -139,6 +139,10 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "exploration_initial_eps": (0.7, {}),
     "exploration_final_eps": (0.3, {}),
     "exploration_fraction": (0.6, dict(exploration_initial_eps=0.9)),
+    "exploration_decay": (
+        "exponential",
+        dict(exploration_initial_eps=0.9, exploration_final_eps=0.1, exploration_fraction=1.0),
+    ),
     "temperature_initial": (0.8, {}),
     "temperature_final": (0.4, {}),
     "temperature_fraction": (0.9, {}),

@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         (["custom_ensemble.py", "--timesteps", "320"], "REINFORCE-8"),
         (["atari_memory.py", "--timesteps", "400"], "transitions are stored in"),
         (["iqn_return_distribution.py", "--timesteps", "1200", "--steps", "3"], "the return of 2 actions"),
+        (["skills.py", "--timesteps", "400"], "one episode of each skill"),
         (["tabular.py", "--episodes", "60", "--seeds", "2"], "SARSA(lambda): return"),
         (["n_step_bias.py"], "without a correction the bias is up to -5.36, with one 0"),
     ],

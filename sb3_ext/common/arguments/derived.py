@@ -11,6 +11,7 @@ from typing import Any
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ext.common.arguments.types import prepared
+from sb3_ext.schedules import Cosine, Exponential, Within
 
 #: Derives something anew from the present arguments of a model
 Derivation = Callable[[Any], None]
@@ -34,9 +35,12 @@ def derive_train_freq(model: Any) -> None:
 
 
 def derive_exploration(model: Any) -> None:
-    model.exploration_schedule = LinearSchedule(
-        model.initial_epsilon, model.exploration_final_eps, model.exploration_fraction
-    )
+    ends = model.initial_epsilon, model.exploration_final_eps
+    if model.exploration_decay == "linear":
+        model.exploration_schedule = LinearSchedule(*ends, model.exploration_fraction)
+    else:
+        shape = Cosine if model.exploration_decay == "cosine" else Exponential
+        model.exploration_schedule = Within(shape(*ends), model.exploration_fraction)
 
 
 #: For every off-policy algorithm
@@ -50,7 +54,8 @@ DERIVATIONS: Mapping[str, Derivation] = {
 }
 #: For DQN
 EXPLORATION_DERIVATIONS: Mapping[str, Derivation] = dict.fromkeys(
-    ("exploration_initial_eps", "exploration_final_eps", "exploration_fraction"), derive_exploration
+    ("exploration_initial_eps", "exploration_final_eps", "exploration_fraction", "exploration_decay"),
+    derive_exploration,
 )
 
 

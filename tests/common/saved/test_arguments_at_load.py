@@ -77,6 +77,7 @@ VALUES: dict[str, Any] = dict(
     learning_rate_fraction=dict(learning_rate_fraction=0.5, learning_rate_final=1e-5),
     n_steps_final=dict(n_steps_final=2, n_steps=3),
     n_steps_fraction=dict(n_steps_fraction=0.5, n_steps_final=2, n_steps=3),
+    exploration_decay=dict(exploration_decay="exponential", exploration_initial_eps=0.9, exploration_final_eps=0.1),
     loss="mse",
     huber_delta=0.5,
     n_step_correction=dict(n_step_correction="retrace", n_steps=3),
