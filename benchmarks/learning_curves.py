@@ -20,7 +20,7 @@ import itertools
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -213,13 +213,26 @@ def curves_by_variant(rows: list[dict[str, str]], bin_size: int = 1) -> dict[str
 Clocks = dict[RunKey, dict[int, float]]
 
 
-def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = False) -> None:
+def renamed(rows: Iterable[dict[str, str]], shown: Mapping[str, str]) -> list[dict[str, str]]:
+    """Keep the rows of some variants, under other names."""
+    return [row | {"variant": shown[row["variant"]]} for row in rows if row["variant"] in shown]
+
+
+def plot(
+    results: Path,
+    figure: Path,
+    bin_size: int = 1,
+    in_minutes: bool = False,
+    shown: Mapping[str, str] | None = None,
+) -> None:
     """
     One panel an environment: every seed as a thin line, their mean as a thick one, published curves in grey.
 
     :param in_minutes: draw against minutes. Published curves have none
+    :param shown: the variants to draw, and what the legend calls them; ``None``: all, by their names
     """
-    by_env = curves_by_variant(read_csv(results / "returns.csv"), bin_size)
+    rows = read_csv(results / "returns.csv")
+    by_env = curves_by_variant(rows if shown is None else renamed(rows, shown), bin_size)
     published = [] if in_minutes or not (results / "published.csv").exists() else read_csv(results / "published.csv")
     clocks: Clocks | None = None
     if in_minutes:
@@ -227,6 +240,8 @@ def plot(results: Path, figure: Path, bin_size: int = 1, in_minutes: bool = Fals
             key: {int(row["timesteps"]): float(row["minutes"]) for row in rows}
             for key, rows in rows_by_run(results / "minutes.csv").items()
         }
+        if shown is not None:
+            clocks = {(env, shown[v], seed): clock for (env, v, seed), clock in clocks.items() if v in shown}
     variants = sorted({variant for of_env in by_env.values() for variant in of_env})
     # With many panels a style means the same in all of them, and one legend serves all
     shares_styles = len(by_env) > 3
@@ -333,11 +348,13 @@ def main() -> None:
     plotting.add_argument("--figure", type=Path, required=True)
     plotting.add_argument("--minutes", action="store_true", help="against minutes, of runs that have a monitor file")
     plotting.add_argument("--bin", type=int, default=1, help="average over so many steps (training returns)")
+    plotting.add_argument("--show", nargs="+", metavar="VARIANT=WORDS", help="only these variants, called like this")
     args = parser.parse_args()
     if args.command == "collect":
         collect(args.folders, args.output, args.training)
     else:
-        plot(args.results, args.figure, args.bin, args.minutes)
+        shown = None if args.show is None else dict(item.split("=", 1) for item in args.show)
+        plot(args.results, args.figure, args.bin, args.minutes, shown)
 
 
 if __name__ == "__main__":
