@@ -30,7 +30,7 @@ HYPERPARAMS = Path(__file__).resolve().parents[1] / "hyperparams"
 REDQSAC: dict[str, tuple[str, dict[str, Any]]] = {
     FIRST: ("redq_sac.yml", {}),
     f"{FIRST}, not compiled": ("redq_sac.yml", {"compile": False}),
-    f"{FIRST}, width 128": ("redq_sac.yml", {"policy_kwargs": {"width": 128, "actor_width": 128}}),
+    f"{FIRST}, width 64": ("redq_sac.yml", {"policy_kwargs": {"width": 64, "actor_width": 64}}),
     f"{FIRST}, paper": ("redq_sac_paper.yml", {}),
 }
 CONTESTANTS = (*REDQSAC, REFERENCE, "SBX CrossQ")

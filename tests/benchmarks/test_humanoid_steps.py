@@ -20,7 +20,7 @@ def test_a_block_trains_with_the_settings_of_the_yaml_file(
     figures = script.prepare("REDQSAC, not compiled", {"steps": 3})()
     assert figures["steps_per_s"] > 0 and figures["start_up_s"] > 0
     (model,) = models
-    assert model.num_timesteps == 308 and model._n_updates == 8  # two updates after every second step
+    assert model.num_timesteps == 307 and model._n_updates == 7  # one update after each step
     assert not model.compile and model.target_network == "none" and model.normalize_returns
 
 

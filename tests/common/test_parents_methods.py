@@ -23,6 +23,7 @@ from sb3_ext.common.continuous_q import ContinuousQLearning
 from sb3_ext.envs import AtariVecEnv
 from sb3_ext.imitation.imitation import Imitation
 from sb3_ext.naf.policies import NAFNetwork
+from sb3_ext.plateau import ReduceLearningRateOnPlateau
 from tests.support.environments import Blank
 from tests.support.models import CLASSES, make
 
@@ -37,7 +38,14 @@ SPACES = {
 }
 OF_SB3 = ("stable_baselines3", "sb3_contrib", "rl_zoo3")
 # These have arguments of their own: SB3's VecEnv, callbacks, OffPolicyAlgorithm and BaseModel are abstract
-CONSTRUCTORS_OF_THEIR_OWN = (AtariVecEnv, DiagnosisCallback, ContinuousQLearning, Imitation, NAFNetwork)
+CONSTRUCTORS_OF_THEIR_OWN = (
+    AtariVecEnv,
+    DiagnosisCallback,
+    ContinuousQLearning,
+    Imitation,
+    NAFNetwork,
+    ReduceLearningRateOnPlateau,
+)
 
 
 def our_classes() -> Iterator[type]:
