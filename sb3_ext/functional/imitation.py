@@ -5,15 +5,15 @@ from collections.abc import Iterable
 import torch as th
 
 
-def imitation_loss(log_prob: th.Tensor, entropy: th.Tensor | None, ent_coef: float) -> th.Tensor:
+def imitation_loss(log_prob: th.Tensor, entropy: th.Tensor, ent_coef: float) -> th.Tensor:
     """
     Compute ``-log pi(a*|s) - ent_coef H(pi(.|s))`` for the expert's action a*.
 
     :param log_prob: shape (B,)
-    :param entropy: shape (B,), or ``None`` for one that has no formula: then a sample's -log pi stands for it
+    :param entropy: shape (B,); where it has no formula, -log pi of one sample
     :return: shape (B,)
     """
-    return -log_prob if entropy is None or ent_coef == 0 else -log_prob - ent_coef * entropy
+    return -log_prob if ent_coef == 0 else -log_prob - ent_coef * entropy
 
 
 def squared_norm(parameters: Iterable[th.Tensor]) -> th.Tensor:

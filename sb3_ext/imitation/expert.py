@@ -23,6 +23,7 @@ _IDS = {
     "rainbow": "DoubleDQN",
     "soft_dqn": "SoftDQN",
     "btr": "IQN",
+    "iqn": "IQN",
 }
 
 
@@ -94,7 +95,7 @@ def algorithms() -> dict[str, type[BaseAlgorithm]]:
             name: value for name, value in members if isinstance(value, type) and issubclass(value, BaseAlgorithm)
         }
     plain = {name.lower(): value for name, value in classes.items() if name not in _IDS.values()}
-    return plain | {id_: classes[name] for id_, name in _IDS.items()} | {"iqn": classes["IQN"]}
+    return plain | {id_: classes[name] for id_, name in _IDS.items()}
 
 
 def as_expert(value: Any) -> Expert:

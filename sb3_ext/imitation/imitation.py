@@ -166,9 +166,7 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
         losses = imitation_loss(log_prob, entropy, self.ent_coef)
         if self.l2_coef > 0:
             losses = losses + self.l2_coef * squared_norm(self._penalized_weights())
-        metrics = {"log_likelihood": log_prob.detach().mean()}
-        if entropy is not None:
-            metrics["entropy"] = entropy.detach().mean()
+        metrics = {"log_likelihood": log_prob.detach().mean(), "entropy": entropy.detach().mean()}
         return TransitionLosses(losses, losses.detach(), metrics)
 
     def _penalized_weights(self) -> list[th.Tensor]:

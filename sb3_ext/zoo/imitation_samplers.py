@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sb3_ext.zoo.samplers import ACTIVATION_FNS, NET_ARCHS
+from sb3_ext.zoo.samplers import convert_network_params, sample_network_params
 
 if TYPE_CHECKING:
     import optuna
@@ -16,17 +16,13 @@ def _sample_common_params(trial: "optuna.Trial") -> None:
     trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
     trial.suggest_float("ent_coef", 1e-8, 1e-2, log=True)
     trial.suggest_float("l2_coef", 1e-8, 1e-3, log=True)
-    trial.suggest_categorical("net_arch", list(NET_ARCHS))
-    trial.suggest_categorical("activation_fn", list(ACTIVATION_FNS))
+    sample_network_params(trial)
 
 
 def _convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
     arguments: dict[str, Any] = {name: params[name] for name in ("learning_rate", "ent_coef", "l2_coef")}
     arguments["batch_size"] = 2 ** params["batch_size_pow"]
-    arguments["policy_kwargs"] = {
-        "net_arch": list(NET_ARCHS[params["net_arch"]]),
-        "activation_fn": ACTIVATION_FNS[params["activation_fn"]],
-    }
+    arguments["policy_kwargs"] = convert_network_params(params)
     return arguments
 
 

@@ -66,10 +66,15 @@ def _sample_learning_params(trial: "optuna.Trial", additional_args: dict[str, An
     trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
 
 
-def _sample_network_params(trial: "optuna.Trial") -> None:
+def sample_network_params(trial: "optuna.Trial") -> None:
     """Draw the networks, for vectors."""
     trial.suggest_categorical("net_arch", list(NET_ARCHS))
     trial.suggest_categorical("activation_fn", list(ACTIVATION_FNS))
+
+
+def convert_network_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a policy that :func:`sample_network_params` has drawn."""
+    return {"net_arch": list(NET_ARCHS[params["net_arch"]]), "activation_fn": ACTIVATION_FNS[params["activation_fn"]]}
 
 
 def _sample_replay_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
@@ -99,10 +104,7 @@ def _convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
     if "one_minus_gamma" in params:
         arguments["gamma"] = 1 - params["one_minus_gamma"]
     if "net_arch" in params:
-        arguments["policy_kwargs"] = {
-            "net_arch": list(NET_ARCHS[params["net_arch"]]),
-            "activation_fn": ACTIVATION_FNS[params["activation_fn"]],
-        }
+        arguments["policy_kwargs"] = convert_network_params(params)
     if "learning_starts" in params:
         arguments["learning_starts"] = params["learning_starts"]
     her_names = ("n_sampled_goal", "goal_selection_strategy")
@@ -131,7 +133,7 @@ def sample_redq_sac_params(
     # These are update-to-data ratios for one environment. rl_zoo3 does not tell a converter the number of environments,
     # so `gradient_steps` itself is sampled, and each vector step is followed by that many updates.
     trial.suggest_categorical("gradient_steps", [1, 2, 5, 10, 20])
-    _sample_network_params(trial)
+    sample_network_params(trial)
     _sample_replay_params(trial, additional_args)
     trial.suggest_float("tau", 0.001, 0.08, log=True)
 
@@ -271,7 +273,7 @@ def _sample_value_params(
     if has_images:
         trial.suggest_categorical("adam_eps", list(ADAM_EPS))
     else:
-        _sample_network_params(trial)
+        sample_network_params(trial)
         _sample_replay_params(trial, additional_args)
 
 
