@@ -6,14 +6,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_ext.common.arguments.keywords import explain_policy_keywords
-from sb3_ext.common.critic_policies import CriticPolicy
+from sb3_ext.common.critic_policies import CnnCritic, CriticPolicy, MultiInputCritic
 from sb3_ext.functional.naf import lower_triangular, precise_noise, quadratic_advantage
-from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets import OutputLinear, build_mlp
 
 
@@ -87,38 +85,12 @@ class NAFPolicy(CriticPolicy):
 MlpPolicy = NAFPolicy
 
 
-class CnnPolicy(NAFPolicy):
+class CnnPolicy(CnnCritic, NAFPolicy):
     """For images, with SB3's ``NatureCNN``."""
 
-    @checks_keywords(explain_policy_keywords)
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        *,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        **kwargs: Any,
-    ) -> None:
-        kwargs["features_extractor_class"] = features_extractor_class
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
-
-class MultiInputPolicy(NAFPolicy):
+class MultiInputPolicy(MultiInputCritic, NAFPolicy):
     """For dictionaries of observations, with SB3's ``CombinedExtractor``."""
-
-    @checks_keywords(explain_policy_keywords)
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        *,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        **kwargs: Any,
-    ) -> None:
-        kwargs["features_extractor_class"] = features_extractor_class
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
 
 POLICY_ALIASES: dict[str, type[BasePolicy]] = {
