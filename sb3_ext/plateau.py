@@ -30,8 +30,8 @@ class ReduceLearningRateOnPlateau(BaseCallback):
     """
     Lowers the learning rate of any model of SB3 when the mean return of its evaluations has not risen for a while.
 
-    It needs an ``EvalCallback`` beside it, such as rl_zoo3's, and looks at each of its evaluations. The lower rate is
-    part of the model: a file goes on with it. ``train/learning_rate_factor`` is logged. In YAML files::
+    It needs an ``EvalCallback`` in the same run, such as rl_zoo3's, and checks each of its evaluations. The lower rate
+    is saved with the model. ``train/learning_rate_factor`` is logged. In YAML files::
 
         callback:
           - sb3_ext.plateau.ReduceLearningRateOnPlateau: {patience: 5}

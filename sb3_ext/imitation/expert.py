@@ -103,7 +103,7 @@ def as_expert(value: Any) -> Expert:
     Return an expert from a policy, a model, or the file of one.
 
     A file is named as rl_zoo3 lays them out, ``<folder>/<algo>/<env>_<n>/<name>.zip``, or ``"<algo>:<file>"``.
-    Statistics of ``VecNormalize`` that lie beside it, or in ``<env>/`` where rl_zoo3 saves them, are used.
+    ``VecNormalize`` statistics in the same folder, or in ``<env>/`` where rl_zoo3 saves them, are loaded too.
 
     :raises ValueError: if it is none of these
     :raises OSError: if there is no such file
