@@ -87,21 +87,35 @@ def test_a_dictionary_of_observations_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_data_set_of_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     minari = pytest.importorskip("minari")
+    data_collector = pytest.importorskip("minari.data_collector")
     pytest.importorskip("h5py")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    notes = Notes(gym.make("CartPole-v1"))
-    env = minari.DataCollector(notes)
+    env = Notes(gym.make("CartPole-v1"))
+    episodes = []
     for seed in range(3):
-        env.reset(seed=seed)
+        first, _ = env.reset(seed=seed)
         env.action_space.seed(seed)
+        episode = data_collector.EpisodeBuffer(
+            seed=seed, observations=[first], actions=[]
+        )  # one observation more than actions
         ended = False
         while not ended:
-            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            action = env.action_space.sample()
+            observation, reward, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
-    env.create_dataset(dataset_id="cartpole/test-v0", algorithm_name="random", author="a", author_email="a@b.c")
+            episode.observations.append(observation)
+            episode.actions.append(action)
+            episode.rewards.append(reward)
+            episode.terminations.append(terminated)
+            episode.truncations.append(truncated)
+        episodes.append(episode)
+    # minari.DataCollector would need JAX
+    minari.create_dataset_from_buffers(
+        "cartpole/test-v0", episodes, env=env, algorithm_name="random", author="a", author_email="a@b.c"
+    )
     pairs = load_demonstrations("minari:cartpole/test-v0", env.observation_space, env.action_space)
-    assert np.array_equal(pairs.actions, np.array(notes.done))
-    np.testing.assert_allclose(pairs.observations, np.array(notes.seen))
+    assert np.array_equal(pairs.actions, np.array(env.done))
+    np.testing.assert_allclose(pairs.observations, np.array(env.seen))
 
 
 IMAGE = gym.spaces.Box(0, 255, (3, 40, 36), np.uint8)  # channels first, as SB3 makes them
