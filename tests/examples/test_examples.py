@@ -19,12 +19,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         (["iqn_return_distribution.py", "--timesteps", "1200", "--steps", "3"], "the return of 2 actions"),
         (["skills.py", "--timesteps", "400"], "one episode of each skill"),
         (["tabular.py", "--episodes", "60", "--seeds", "2"], "SARSA(lambda): return"),
+        (["shared_policy.py", "--timesteps", "2400"], "three episodes"),
         (["n_step_bias.py"], "without a correction the bias is up to -5.36, with one 0"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_example(arguments: list[str], expected: str, tmp_path: Path) -> None:
     script, *options = arguments
+    if script == "shared_policy.py":
+        pytest.importorskip("supersuit")
+        pytest.importorskip("mpe2")
     result = subprocess.run(
         [sys.executable, EXAMPLES / script, *options],
         cwd=tmp_path,
