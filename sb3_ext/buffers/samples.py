@@ -189,10 +189,10 @@ def split_minibatches(samples: Samples, n_minibatches: int) -> list[Samples]:
     return [map_fields(itemgetter(rows), samples) for rows in all_rows]
 
 
-def map_observations(function: Callable[[th.Tensor], th.Tensor], observations: Any) -> Any:
-    """Apply a function to a tensor of observations, or to each in a dictionary."""
+def map_observations(function: Callable[[Any], Any], observations: Any) -> Any:
+    """Apply a function to a tensor or an array of observations, or to each in a dictionary."""
     if isinstance(observations, dict):
-        return {key: function(tensor) for key, tensor in observations.items()}
+        return {key: function(part) for key, part in observations.items()}
     return function(observations)
 
 

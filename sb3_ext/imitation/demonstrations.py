@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.save_util import load_from_pkl
 
+from sb3_ext.buffers.samples import map_observations
 from sb3_ext.files import complete_file
 
 #: An array of observations, or a dictionary of them
@@ -39,9 +40,7 @@ class Pairs(NamedTuple):
 
     def at(self, rows: np.ndarray) -> "Pairs":
         """Return the pairs of some rows, shape (B,)."""
-        if isinstance(self.observations, dict):
-            return Pairs({key: part[rows] for key, part in self.observations.items()}, self.actions[rows])
-        return Pairs(self.observations[rows], self.actions[rows])
+        return Pairs(map_observations(lambda part: part[rows], self.observations), self.actions[rows])
 
 
 def joined(parts: list[Pairs]) -> Pairs:
@@ -201,9 +200,7 @@ def _of_minari(name: str) -> Pairs:
 
 def _minari_episodes(data_set: Any) -> Iterator[Pairs]:
     for episode in data_set.iterate_episodes():
-        observations, actions = episode.observations, np.asarray(episode.actions)
-        if isinstance(observations, dict):
-            observations = {key: np.asarray(part) for key, part in observations.items()}
+        observations, actions = map_observations(np.asarray, episode.observations), np.asarray(episode.actions)
         yield Pairs(observations, actions).at(np.arange(len(actions)))  # there is one observation more
 
 

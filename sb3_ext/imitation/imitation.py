@@ -17,6 +17,7 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, ReplayBufferSamples, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
+from sb3_ext.buffers.samples import map_observations
 from sb3_ext.checks import check_interval
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.update_loop import TransitionLosses, UpdateLoop
@@ -148,9 +149,7 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
         """Return observations as the policy sees them, as tensors."""
         if self._vec_normalize_env is not None:
             observations = self._vec_normalize_env.normalize_obs(observations)
-        if isinstance(observations, dict):
-            return {key: th.as_tensor(part, device=self.device) for key, part in observations.items()}
-        return th.as_tensor(observations, device=self.device)
+        return map_observations(lambda part: th.as_tensor(part, device=self.device), observations)
 
     def _as_samples(self, pairs: Pairs) -> ReplayBufferSamples:
         observations: Any = self._normalized(pairs.observations)
