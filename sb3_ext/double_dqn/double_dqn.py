@@ -22,7 +22,7 @@ from sb3_ext.double_dqn.policies import CategoricalNetwork, CnnPolicy, MlpPolicy
 from sb3_ext.functional.action_masks import is_masked, may_be_masked
 from sb3_ext.functional.augmentation import Augmentation
 from sb3_ext.functional.bellman import ValueLoss
-from sb3_ext.functional.categorical import categorical_cross_entropy, expected_value
+from sb3_ext.functional.categorical import categorical_cross_entropy
 from sb3_ext.functional.q_learning import double_q_learning, q_learning
 from sb3_ext.functional.traces import NStepCorrection
 from sb3_ext.keywords import checks_keywords
@@ -237,7 +237,8 @@ class DoubleDQN(ValueBasedAlgorithm):
         all_q_values = self.evaluator(self.q_net, replay_data.observations, differentiable=True)
         q_values = predictions_of_actions(all_q_values, replay_data, targets)
         errors = (q_values.detach() - targets).abs()
-        return TransitionLosses(self.value_losses(q_values, targets), errors, {"q_value": q_values.detach().mean()})
+        metrics = {"q_value": q_values.detach().mean(), "target_value": targets.mean()}
+        return TransitionLosses(self.value_losses(q_values, targets), errors, metrics)
 
     def _categorical_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
         """Return cross-entropies, and as errors the divergences from the targets, as in Rainbow."""
@@ -251,13 +252,14 @@ class DoubleDQN(ValueBasedAlgorithm):
         losses = categorical_cross_entropy(of_actions(outputs, actions_taken(replay_data)), targets)
         errors = losses.detach() - th.special.entr(targets).sum(dim=1)
         q_values = self._values(q_net, outputs.detach(), obs)
-        values = values_of_actions(q_values, replay_data)
+        values, target_values = values_of_actions(q_values, replay_data), q_net.head.target_values(targets)
         if may_be_masked(values):
             # A network may mask an action that was taken nevertheless, at random
             masked = is_masked(values, q_values)
             losses, errors = (each.masked_fill(masked, 0.0) for each in (losses, errors))
-            values = th.where(masked, expected_value(targets, q_net.head.support), values)
-        return TransitionLosses(losses, errors.clamp(min=0.0), {"q_value": values.mean()})
+            values = th.where(masked, target_values, values)
+        metrics = {"q_value": values.mean(), "target_value": target_values.mean()}
+        return TransitionLosses(losses, errors.clamp(min=0.0), metrics)
 
     def _next_probabilities(self, replay_data: AnySamples) -> th.Tensor:
         """Return the distribution of the best next action, shape (B, n_bins)."""

@@ -324,7 +324,8 @@ class IQN(ValueBasedAlgorithm):
         errors = self._errors(losses.detach(), quantiles.detach(), targets)
         if masked is not None:
             losses, errors = (values.masked_fill(masked, 0.0) for values in (losses, errors))
-        return TransitionLosses(losses, errors, {"q_value": quantiles.detach().mean()})
+        metrics = {"q_value": quantiles.detach().mean(), "target_value": targets.mean()}
+        return TransitionLosses(losses, errors, metrics)
 
     def _errors(self, losses: th.Tensor, quantiles: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """Return what priorities are made of, shape (B,)."""

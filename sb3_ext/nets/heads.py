@@ -27,7 +27,7 @@ class CriticHead(nn.Module):
     The interface of heads.
 
     A head with scalar targets implements ``n_outputs``, :meth:`values` and :meth:`loss`. A head whose targets are
-    distributions also overrides :meth:`backup`, :meth:`td_targets` and :meth:`td_errors`.
+    distributions also overrides :meth:`backup`, :meth:`td_targets` and :meth:`target_values`.
 
     Notation: N critics, M of them evaluated, B transitions.
     """
@@ -89,13 +89,17 @@ class CriticHead(nn.Module):
         """
         return soft_td_target(rewards, dones, discounts, next_returns, entropy_bonus)
 
+    def target_values(self, targets: th.Tensor) -> th.Tensor:
+        """Hook: return the values, shape (N, B), of what :meth:`td_targets` returned."""
+        return targets
+
     def td_errors(self, outputs: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """
         Hook: return the prediction error of each transition, shape (B,), detached.
 
         A prioritized replay buffer takes its priorities from these errors.
         """
-        return ensemble_td_errors(self.values(outputs), targets)
+        return ensemble_td_errors(self.values(outputs), self.target_values(targets))
 
 
 class ScalarHead(CriticHead):
@@ -157,9 +161,8 @@ class CategoricalHead(CriticHead):
         """Return probabilities, shape (N, B, n_bins)."""
         return categorical_td_target(rewards, dones, discounts, next_returns, entropy_bonus, self.support)
 
-    def td_errors(self, outputs: th.Tensor, targets: th.Tensor) -> th.Tensor:
-        """Return the error of the mean, shape (B,)."""
-        return ensemble_td_errors(self.values(outputs), expected_value(targets, self.support))
+    def target_values(self, targets: th.Tensor) -> th.Tensor:
+        return expected_value(targets, self.support)
 
 
 #: Heads by the names in ``policy_kwargs``

@@ -23,7 +23,8 @@ class CriticLoss(nn.Module):
 
     def forward(self, replay_data: AnySamples, targets: th.Tensor) -> tuple[th.Tensor, ...]:
         """
-        Return the loss and, for transitions drawn by priority, the error of each, shape (B,), detached.
+        Return the loss, the means of values and target values over critics and transitions, and, for transitions drawn
+        by priority, the error of each, shape (B,). Only the loss is differentiable.
 
         :param targets: targets of each critic, see :meth:`~sb3_ext.nets.heads.CriticHead.td_targets`
         """
@@ -33,8 +34,9 @@ class CriticLoss(nn.Module):
     def losses(self, outputs: th.Tensor, targets: th.Tensor, replay_data: AnySamples) -> tuple[th.Tensor, ...]:
         """Return what :meth:`forward` does, from the critics' outputs."""
         head, weights = self.critic.head, minibatch_weights(replay_data)
-        loss = head.loss(outputs, targets, weights)
-        return (loss,) if weights is None else (loss, head.td_errors(outputs, targets))
+        loss, outputs = head.loss(outputs, targets, weights), outputs.detach()
+        results = loss, head.values(outputs).mean(), head.target_values(targets).mean()
+        return results if weights is None else (*results, head.td_errors(outputs, targets))
 
 
 class CriticLossWithTargets(CriticLoss):

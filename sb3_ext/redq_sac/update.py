@@ -125,7 +125,7 @@ class REDQUpdate(PolicyUpdate):
             rows = minibatch_rows(index, plan.n_updates)
             members, mixture = self.draw_critics(len(minibatch.rewards))
             if self._joins_targets:
-                critic_loss, *td_errors = self.step_critics_with_targets(
+                critic_loss, q_value, target_value, *td_errors = self.step_critics_with_targets(
                     minibatch, next_actions[rows], entropy_bonus[rows], members, mixture
                 )
             else:
@@ -138,12 +138,15 @@ class REDQUpdate(PolicyUpdate):
                         next_returns = head.backup(next_outputs, settings.target_backup, self.critic.n_critics, mixture)
                         rewards, dones, discounts = transition_rows(minibatch, settings.gamma)
                         targets = head.td_targets(rewards, dones, discounts, next_returns, entropy_bonus[rows])
-                critic_loss, *td_errors = self.step_critics(firsts[index], targets)
+                critic_loss, q_value, target_value, *td_errors = self.step_critics(firsts[index], targets)
             metrics["critic_loss"].append(critic_loss)
+            metrics["q_value"].append(q_value)
+            metrics["target_value"].append(target_value)
             errors += td_errors
             if policy_sample is not None and index == plan.n_updates - 1:
                 actor_loss, log_prob = self.step_actor(firsts[index].observations, policy_sample, ent_coef)
                 metrics["actor_loss"].append(actor_loss)
+                metrics["entropy"].append(-log_prob.mean())
                 if self.temperature.optimizer is not None:
                     metrics["ent_coef_loss"].append(self.step_temperature(log_prob))
             # As in SB3, the targets move after the actor, so a shared features extractor has learned from this
@@ -205,7 +208,7 @@ class REDQUpdate(PolicyUpdate):
         """
         Move all critics one step towards their targets.
 
-        :return: the loss and, for transitions drawn by priority, the error of each, shape (B,); detached
+        :return: what :class:`~sb3_ext.redq_sac.losses.CriticLoss` returns, detached
         """
         trained, gradients = self._begin_critic_step(), self._loss_gradients
         with th.no_grad():  # gradients are returned as results

@@ -365,6 +365,7 @@ class SoftDQN(ValueBasedAlgorithm):
             "entropy": policy_entropy(log_policy).mean(),
             "temperature": temperature.detach().clone().squeeze(0),
             "q_value": q_values.detach().mean(),
+            "target_value": targets.mean(),
         }
         if self.auto_temperature:
             log_share = mean_log_share(log_policy)

@@ -19,11 +19,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_ext
 from sb3_ext import IQN, REDQSAC, DiagnosisCallback, DoubleDQN, SoftDQN
+from sb3_ext.callbacks import ReduceLearningRateOnPlateau, SystemMonitorCallback
 from sb3_ext.common.continuous_q import ContinuousQLearning
 from sb3_ext.envs import AtariVecEnv
 from sb3_ext.imitation.imitation import Imitation
 from sb3_ext.naf.policies import NAFNetwork
-from sb3_ext.plateau import ReduceLearningRateOnPlateau
 from tests.support.environments import Blank
 from tests.support.models import CLASSES, make
 
@@ -45,6 +45,7 @@ CONSTRUCTORS_OF_THEIR_OWN = (
     Imitation,
     NAFNetwork,
     ReduceLearningRateOnPlateau,
+    SystemMonitorCallback,
 )
 
 

@@ -32,6 +32,21 @@ class Vectors(gym.Env):
         return self.observation_space.sample(), 0.1 * float(action), True, False, {}
 
 
+class SameStep(gym.Env):
+    """The same observation and the reward 2 in every step."""
+
+    def __init__(self, action_space: spaces.Space | None = None) -> None:
+        self.observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.action_space = action_space or spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.array([0.5, -0.5], np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.array([0.5, -0.5], np.float32), 2.0, False, False, {}
+
+
 def images() -> FakeImageEnv:
     """Grey images, always the same ones, for continuous actions."""
     env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1, discrete=False)

@@ -9,7 +9,8 @@ from stable_baselines3.common.callbacks import CallbackList, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ext import REDQSAC, DoubleDQN
-from sb3_ext.plateau import ReduceLearningRateOnPlateau, Scaled
+from sb3_ext.callbacks import ReduceLearningRateOnPlateau
+from sb3_ext.callbacks.plateau import Scaled
 from tests.support.models import make
 
 

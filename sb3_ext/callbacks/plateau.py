@@ -1,12 +1,12 @@
 """A learning rate that falls when the evaluations stop improving."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
+from sb3_ext.callbacks.nested import all_callbacks
 from sb3_ext.checks import check_integer, check_interval
 
 
@@ -34,7 +34,7 @@ class ReduceLearningRateOnPlateau(BaseCallback):
     is saved with the model. ``train/learning_rate_factor`` is logged. In YAML files::
 
         callback:
-          - sb3_ext.plateau.ReduceLearningRateOnPlateau: {patience: 5}
+          - sb3_ext.callbacks.ReduceLearningRateOnPlateau: {patience: 5}
 
     :param factor: what the learning rate is multiplied by, in (0, 1)
     :param patience: evaluations without a new best mean return after which it is, at least 1
@@ -67,7 +67,7 @@ class ReduceLearningRateOnPlateau(BaseCallback):
         self._evaluation: EvalCallback | None = None
 
     def _on_training_start(self) -> None:
-        found = [each for each in _all_callbacks(self.locals.get("callback")) if isinstance(each, EvalCallback)]
+        found = [each for each in all_callbacks(self.locals.get("callback")) if isinstance(each, EvalCallback)]
         if not found:
             raise ValueError(
                 "ReduceLearningRateOnPlateau needs an EvalCallback in the same list, whose evaluations it looks at"
@@ -111,14 +111,3 @@ class ReduceLearningRateOnPlateau(BaseCallback):
         self.logger.record("train/learning_rate_factor", self.total_factor)
         if self.verbose > 0:
             print(f"The learning rate is multiplied by {factor:g} at {self.num_timesteps} time steps")
-
-
-def _all_callbacks(callback: Any) -> Iterator[BaseCallback]:
-    """Iterate over a callback and those within it."""
-    if isinstance(callback, BaseCallback):
-        yield callback
-    if isinstance(callback, CallbackList):
-        for each in callback.callbacks:
-            yield from _all_callbacks(each)
-    if isinstance(callback, EventCallback):
-        yield from _all_callbacks(callback.callback)

@@ -1,0 +1,133 @@
+"""Where the time of a training goes, by a clock that only the test moves."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
+from sb3_ext.callbacks import SystemMonitorCallback, system_monitor
+
+
+class Clock:
+    """Stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Slow(gym.Wrapper):
+    """A step takes some seconds."""
+
+    def __init__(self, env: gym.Env, clock: Clock, seconds: float) -> None:
+        super().__init__(env)
+        self.clock, self.seconds = clock, seconds
+
+    def step(self, action: Any) -> Any:
+        self.clock.now += self.seconds
+        return self.env.step(action)
+
+
+class Records(BaseCallback):
+    """Keeps what is logged, and takes one second a step."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.seen: list[dict[str, float]] = []
+
+    def _on_step(self) -> bool:
+        values = {k.removeprefix("system/"): v for k, v in self.logger.name_to_value.items() if "system" in k}
+        if values:
+            self.seen.append(values)
+            for name in values:
+                del self.logger.name_to_value[f"system/{name}"]
+        self.clock.now += 1.0
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    fake = Clock()
+    monkeypatch.setattr(system_monitor, "time", SimpleNamespace(perf_counter=fake))
+    return fake
+
+
+def slow(clock: Clock, seconds: float) -> gym.Env:
+    return Slow(gym.wrappers.TimeLimit(gym.make("CartPole-v1").unwrapped, 4), clock, seconds)
+
+
+def test_shares_of_an_off_policy_training(clock: Clock) -> None:
+    """10 steps of 3 s, 10 updates of 2 s, an evaluation of 4 steps of 5 s, and 10 s of another callback."""
+    model = DQN("MlpPolicy", slow(clock, 3.0), learning_starts=0, train_freq=1)
+    train = type(model).train
+
+    def slow_train(*args: Any, **kwargs: Any) -> None:
+        clock.now += 2.0
+        train(model, *args, **kwargs)
+
+    model.train = slow_train
+    evaluation = EvalCallback(slow(clock, 5.0), eval_freq=10, n_eval_episodes=1, verbose=0)
+    records = Records(clock)
+    monitor = SystemMonitorCallback(log_freq=10)
+    model.learn(31, callback=[evaluation, monitor, records])
+    assert len(records.seen) == 3
+    for values in records.seen:
+        for name, seconds in dict(environment=30.0, update=20.0, evaluation=20.0, other=10.0).items():
+            assert values[name] == pytest.approx(seconds / 80.0), name
+        assert values["memory_gb"] > 0.05 and values["cpu_cores"] >= 0.0
+
+
+def test_shares_of_an_on_policy_training(clock: Clock) -> None:
+    model = PPO("MlpPolicy", slow(clock, 3.0), n_steps=8, batch_size=8)
+    train = type(model).train
+
+    def slow_train() -> None:
+        clock.now += 40.0
+        train(model)
+
+    model.train = slow_train
+    records = Records(clock)
+    model.learn(32, callback=[SystemMonitorCallback(log_freq=5), records])
+    assert len(records.seen) == 3
+    for values in records.seen:
+        assert values["update"] == pytest.approx(40.0 / (40.0 + 8 * 3.0 + 8))
+        assert sum(values[name] for name in ("environment", "update", "evaluation", "other")) == pytest.approx(1.0)
+
+
+def test_nothing_is_left_behind() -> None:
+    env = make_vec_env("CartPole-v1", 1)
+    evaluation = EvalCallback(make_vec_env("CartPole-v1", 1), eval_freq=10, verbose=0)
+    model = DQN("MlpPolicy", env, learning_starts=0)
+
+    class Interrupts(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 15:
+                raise KeyboardInterrupt
+            return True
+
+    monitor = SystemMonitorCallback(log_freq=5)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(30, callback=[evaluation, monitor, Interrupts()])
+    model.learn(10, callback=[evaluation, monitor])
+    assert "step" not in vars(env) and "on_step" not in vars(evaluation)
+
+
+def test_subprocesses_count() -> None:
+    env = make_vec_env("CartPole-v1", 2, vec_env_cls=SubprocVecEnv)
+    records = Records(Clock())
+    PPO("MlpPolicy", env, n_steps=8, batch_size=8).learn(32, callback=[SystemMonitorCallback(8), records])
+    env.close()
+    assert records.seen[0]["memory_gb"] > 1.2 * system_monitor.psutil.Process().memory_info().rss / 1e9
+
+
+def test_log_freq_is_checked() -> None:
+    with pytest.raises(ValueError, match="log_freq=0"):
+        SystemMonitorCallback(log_freq=0)
