@@ -13,6 +13,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sb3_ext.experiments.diagnoses import DIAGNOSIS_COLUMNS, collect_diagnoses, draw_all_diagnoses, read_diagnoses
 from sb3_ext.experiments.figures import draw_all, styles
@@ -21,6 +22,7 @@ from sb3_ext.experiments.local import run_locally
 from sb3_ext.experiments.rehearsal import rehearse
 from sb3_ext.experiments.results import COLUMNS, RUN_COLUMNS, collect, read_curves, table, write_csv
 from sb3_ext.experiments.runs import RunFolder, Status, read_json, write_json
+from sb3_ext.experiments.scalars import TRAINING_COLUMNS, collect_training, draw_all_training, read_training
 from sb3_ext.files import replaced_when_complete
 
 
@@ -115,7 +117,8 @@ def plot_grid(grid: Grid, output: Path | None) -> int:
     output = output or grid.root / "report"
     rows, runs, problems = collect(grid.folders)
     diagnoses, unreadable = collect_diagnoses(grid.folders)
-    problems += unreadable
+    training, without_training = collect_training(grid.folders)
+    problems += [*unreadable, *without_training]
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     if not rows:
@@ -124,17 +127,24 @@ def plot_grid(grid: Grid, output: Path | None) -> int:
     write_csv(output / "returns.csv", COLUMNS, rows)
     write_csv(output / "runs.csv", RUN_COLUMNS, runs)
     write_json(output / "score_range.json", grid.experiment.score_range)
-    if diagnoses:
-        write_csv(output / "diagnosis.csv", DIAGNOSIS_COLUMNS, diagnoses)
-    else:  # an older file may be of runs with other settings
-        (output / "diagnosis.csv").unlink(missing_ok=True)
+    write_or_remove(output / "diagnosis.csv", DIAGNOSIS_COLUMNS, diagnoses)
+    write_or_remove(output / "training.csv", TRAINING_COLUMNS, training)
     draw(output)
     return 1 if problems else 0
 
 
+def write_or_remove(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """Write rows to a CSV file. Without rows an older file goes, which may be of runs with other settings."""
+    if rows:
+        write_csv(path, columns, rows)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def draw(folder: Path) -> None:
     """
-    Draw figures and a table from ``returns.csv``, ``score_range.json`` and ``diagnosis.csv`` in a folder.
+    Draw figures and a table from ``returns.csv``, ``score_range.json``, ``diagnosis.csv`` and ``training.csv`` in a
+    folder.
 
     Only ``returns.csv`` must exist.
     """
@@ -144,13 +154,16 @@ def draw(folder: Path) -> None:
     with replaced_when_complete(folder / "table.md") as file:
         file.write(text.encode())
     diagnoses = read_diagnoses(folder / "diagnosis.csv") if (folder / "diagnosis.csv").exists() else {}
+    training = read_training(folder / "training.csv") if (folder / "training.csv").exists() else {}
     # Each variant has the same style in all figures.
     measured = [variant for by_variant in diagnoses.values() for variant in by_variant]
+    measured += [variant for by_variant in training.values() for variant in by_variant]
     line_styles = styles(dict.fromkeys([*(curve.variant for curve in curves), *measured]))
     paths = [
         folder / "table.md",
         *draw_all(curves, ranges, line_styles, folder),
         *draw_all_diagnoses(diagnoses, line_styles, folder),
+        *draw_all_training(training, line_styles, folder),
     ]
     show(text)
     show("wrote", *paths)

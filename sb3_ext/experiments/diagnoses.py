@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sb3_ext.diagnosis.callback import COLUMNS
-from sb3_ext.experiments.figures import new_figure, save
+from sb3_ext.experiments.figures import new_figure, remove_others, save
 from sb3_ext.experiments.results import read_csv
 from sb3_ext.experiments.runs import RunFolder
 
@@ -145,7 +145,5 @@ def draw_all_diagnoses(
     paths = []
     for env, by_variant in diagnoses.items():
         paths += save(draw_diagnoses(by_variant, line_styles), folder / f"diagnosis_{env.replace('/', '-')}")
-    for path in folder.glob("diagnosis_*"):
-        if path.suffix in (".png", ".svg") and path not in paths:
-            path.unlink()
+    remove_others(folder, "diagnosis_", paths)
     return paths

@@ -33,13 +33,15 @@ STYLES = [
 _N_THRESHOLDS = 101
 
 
-def new_figure(n_panels: int, width: float = 5.2, height: float = 4.0) -> tuple["Figure", list["Axes"]]:
-    """Make an empty figure with panels side by side, three in a row. Width and height of a panel are in inches."""
+def new_figure(
+    n_panels: int, width: float = 5.2, height: float = 4.0, n_columns: int = 3
+) -> tuple["Figure", list["Axes"]]:
+    """Make an empty figure with ``n_columns`` panels in a row. Width and height of a panel are in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # pyplot would choose a window if there is a screen, and keep figures alive.
-    n_columns = min(n_panels, 3)
+    n_columns = min(n_panels, n_columns)
     n_rows = -(-n_panels // n_columns)
     figure = Figure(figsize=(width * n_columns, height * n_rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -58,6 +60,13 @@ def save(figure: "Figure", stem: Path) -> list[Path]:
         with _svg_ids_from(stem.name), replaced_when_complete(path) as file:
             figure.savefig(file, format=path.suffix[1:], dpi=120, metadata=metadata)
     return paths
+
+
+def remove_others(folder: Path, start: str, paths: list[Path]) -> None:
+    """Remove the figures in a folder whose names have this start, but for those that have just been drawn."""
+    for path in folder.glob(f"{start}*"):
+        if path.suffix in (".png", ".svg") and path not in paths:
+            path.unlink()
 
 
 def _svg_ids_from(name: str) -> Any:

@@ -130,7 +130,10 @@ def test_a_run_that_fails_is_reported_and_the_others_are_not_kept_from_running(t
     _, stderr = run(tmp_path, "run", file, "-f", "out", "-o", "report", status=1)
     assert "left out: double/CartPole-v1/seed_1" in stderr and "not finished" not in stderr
     assert "stock" in (tmp_path / "report" / "table.md").read_text()
-    figures = [tmp_path / "report" / name for name in ("curves.png", "diagnosis_CartPole-v1.png")]
+    logged = {tuple(line.split(",")[1:5:3]) for line in (tmp_path / "report" / "training.csv").read_text().splitlines()}
+    assert {("stock", "train/loss"), ("double", "train/loss"), ("double", "train/q_value")} <= logged
+    names = ("curves.png", "diagnosis_CartPole-v1.png", "training_CartPole-v1.png")
+    figures = [tmp_path / "report" / name for name in names]
     before = [figure.read_bytes() for figure in figures]
     for figure in figures:
         figure.unlink()
