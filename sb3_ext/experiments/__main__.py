@@ -4,6 +4,7 @@ Experiments from a file: environments x variants x seeds, through rl_zoo3.
     python -m sb3_ext.experiments run examples/experiments/inverted_pendulum_actor_gradients.yml --jobs 2
     python -m sb3_ext.experiments status FILE
     python -m sb3_ext.experiments plot FILE
+    python -m sb3_ext.experiments film FILE --gif
 
 `run` trains what is not finished yet, then draws figures and a table. If it is interrupted, simply start it again.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 from sb3_ext.experiments.diagnoses import DIAGNOSIS_COLUMNS, collect_diagnoses, draw_all_diagnoses, read_diagnoses
 from sb3_ext.experiments.figures import draw_all, styles
+from sb3_ext.experiments.films import NoFilm, film, one_of_each
 from sb3_ext.experiments.grid import Experiment, load_experiment
 from sb3_ext.experiments.local import run_locally
 from sb3_ext.experiments.rehearsal import rehearse
@@ -169,6 +171,24 @@ def draw(folder: Path) -> None:
     show("wrote", *paths)
 
 
+def record(args: argparse.Namespace) -> int:
+    """Film one finished run of each variant in each environment. The exit status is 1 if one could not be filmed."""
+    if args.steps < 1:
+        raise ValueError(f"--steps {args.steps} must be 1 or more")
+    grid = load(args)
+    folders = list(one_of_each(grid.folders))
+    if not folders:
+        print(f"no run of {grid.experiment.name} is finished: nothing to film", file=sys.stderr)
+    status = 0 if folders else 1
+    for folder in folders:
+        try:
+            show("wrote", film(folder, args.output or grid.root / "report", args.steps, args.gif))
+        except NoFilm as error:
+            print(error, file=sys.stderr)
+            status = 1
+    return status
+
+
 def redraw(args: argparse.Namespace) -> int:
     """Draw figures and a table again, without the runs."""
     draw(args.folder)
@@ -185,6 +205,7 @@ def parser() -> argparse.ArgumentParser:
         ("run", run, "train what is not finished yet, then draw"),
         ("status", status, "how far each run is"),
         ("plot", plot, "draw the finished runs"),
+        ("film", record, "film one finished run of each variant"),
     ):
         command = commands.add_parser(name, help=text)
         command.set_defaults(function=function)
@@ -197,6 +218,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "-o", "--output", type=Path, help="for figures, table, CSV; default <log folder>/report"
             )
+        if name == "film":
+            command.add_argument("--steps", type=int, default=500, help="length of a film in steps of the environment")
+            command.add_argument("--gif", action="store_true", help="GIF files, 320 pixels wide, in place of MP4")
         if name == "run":
             command.add_argument("-j", "--jobs", type=int, default=1, help="runs at a time")
             command.add_argument("--threads", type=int, help="of PyTorch for each run; default: the cores shared out")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sb3_ext.speed.precision import cpu_capability
 
@@ -139,6 +140,13 @@ def test_a_run_that_fails_is_reported_and_the_others_are_not_kept_from_running(t
         figure.unlink()
     run(tmp_path, "redraw", "report")
     assert [figure.read_bytes() for figure in figures] == before
+
+    run(tmp_path, "film", file, "-f", "out", "-o", "films", "--steps", "20", "--gif")
+    films = sorted((tmp_path / "films").iterdir())
+    assert [path.name for path in films] == ["double_CartPole-v1.gif", "stock_CartPole-v1.gif"]
+    for path in films:
+        with Image.open(path) as picture:
+            assert picture.width == 320 and picture.n_frames > 1
 
 
 def test_a_reader_that_has_read_enough_is_no_error(tmp_path, write_experiment):
