@@ -2,7 +2,7 @@
 Several agents, one policy: DoubleDQN on simple_spread of MPE, through PettingZoo and SuperSuit.
 
     pip install mpe2 supersuit
-    python examples/shared_policy.py     # three agents that share out three places, some minutes on a laptop
+    python examples/shared_policy.py     # three agents that cover three landmarks, some minutes on a laptop
 
 SuperSuit hands each agent to SB3 as one environment of a `VecEnv`. All of them fill one replay buffer and act by one
 network, which sees positions relative to its own agent. MPE: Lowe et al. 2017, https://arxiv.org/abs/1706.02275.
@@ -42,9 +42,10 @@ class TimeLimits(VecEnvWrapper):
 
     def step_wait(self) -> VecEnvStepReturn:
         observations, rewards, dones, infos = self.venv.step_wait()
-        for info in np.array(infos)[dones]:
-            info["TimeLimit.truncated"] = True
-        return observations, rewards, dones, infos
+        for done, info in zip(dones, infos, strict=True):
+            if done:
+                info["TimeLimit.truncated"] = True
+        return observations, rewards, dones.astype(bool), infos
 
 
 def make_env(n_games: int) -> VecEnv:

@@ -17,13 +17,14 @@ _PARTS = ("environment", "update", "evaluation")
 
 class SystemMonitorCallback(BaseCallback):
     """
-    Logs what the training of any model of SB3 costs, for this process and those that it started.
+    Logs what the training of any model of SB3 that collects rollouts costs, for this process and those that it started.
 
     - ``system/cpu_cores``: processor seconds per second. 2 means that two cores are busy.
     - ``system/memory_gb``: resident memory in 10^9 bytes. Memory that processes share is counted in each.
     - ``system/environment``, ``update``, ``evaluation``, ``other``: shares of the time, which sum to 1. ``environment``
-      is the steps of the training environments, ``update`` the gradient steps, ``evaluation`` every ``EvalCallback`` of
-      the run, and ``other`` the choice of actions, the replay buffer and other callbacks.
+      is the steps of the training environments, without wrappers around all of them, ``update`` the gradient steps, and
+      ``evaluation`` every ``EvalCallback`` of the run. ``other`` is the choice of actions, the replay buffer and other
+      callbacks.
 
     In YAML files::
 
@@ -32,8 +33,8 @@ class SystemMonitorCallback(BaseCallback):
 
     :param log_freq: steps of the vectorized environment over which these are means, at least 1. A rollout and its
         updates are never parted, so PPO's are means over whole iterations
-    :param verbose: no effect, as in SB3's callbacks that log only
-    :raises ValueError: naming the argument, its value and what is allowed
+    :raises ValueError: naming the argument, its value and what is allowed; also when training begins with an algorithm
+        that collects no rollouts, such as ``BC``
     """
 
     def __init__(self, log_freq: int = 1000, verbose: int = 0) -> None:
@@ -46,15 +47,18 @@ class SystemMonitorCallback(BaseCallback):
         self._seconds: dict[str, float] = defaultdict(float)
         self._began = self._rollout_ended = 0.0
         self._n_calls_recorded = 0
+        self._has_rollouts = False
         self._cpu_began: dict[int, float] = {}
 
     def _on_training_start(self) -> None:
         self._restore()  # what an interrupted training left
-        self._time_calls(self.training_env, "step", "environment")
+        # Not those of wrappers: `VecNormalize` is saved with what it holds, and functions cannot be
+        for name in ("step_async", "step_wait"):
+            self._time_calls(self.training_env.unwrapped, name, "environment")
         for callback in all_callbacks(self.locals.get("callback")):
             if isinstance(callback, EvalCallback):
                 self._time_calls(callback, "on_step", "evaluation")
-        self._rollout_ended = 0.0
+        self._rollout_ended, self._has_rollouts = 0.0, False
         self._begin()
 
     def _time_calls(self, owner: Any, name: str, part: str) -> None:
@@ -86,6 +90,7 @@ class SystemMonitorCallback(BaseCallback):
         self._rollout_ended = time.perf_counter()
 
     def _on_rollout_start(self) -> None:
+        self._has_rollouts = True
         if self._rollout_ended > 0.0:
             self._seconds["update"] += time.perf_counter() - self._rollout_ended
         if self.n_calls - self._n_calls_recorded >= self.log_freq:
@@ -93,6 +98,9 @@ class SystemMonitorCallback(BaseCallback):
             self._begin()
 
     def _on_step(self) -> bool:
+        if not self._has_rollouts:
+            name = type(self.model).__name__
+            raise ValueError(f"SystemMonitorCallback needs an algorithm that collects rollouts, which {name} does not")
         return True
 
     def _record(self) -> None:
@@ -110,13 +118,13 @@ class SystemMonitorCallback(BaseCallback):
 
 
 def _each_process(read: Callable[[psutil.Process], float]) -> dict[int, float]:
-    """Read a number of this process and each that it started, by process id. Those that have ended are left out."""
+    """Read a number of this process and each that it started, by process id. Without those that cannot be read."""
     own = psutil.Process(os.getpid())
     numbers = {}
     for process in (own, *own.children(recursive=True)):
         try:
             numbers[process.pid] = read(process)
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             continue
     return numbers
 

@@ -216,7 +216,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("-n", "--n-timesteps", type=int, help="of every run, instead of the file's")
         if name != "status":
             command.add_argument(
-                "-o", "--output", type=Path, help="for figures, table, CSV; default <log folder>/report"
+                "-o", "--output", type=Path, help="for what is drawn or filmed; default <log folder>/report"
             )
         if name == "film":
             command.add_argument("--steps", type=int, default=500, help="length of a film in steps of the environment")

@@ -32,7 +32,7 @@ def one_of_each(folders: Iterable[RunFolder]) -> Iterator[RunFolder]:
 
 def film(folder: RunFolder, output: Path, n_timesteps: int, as_gif: bool) -> Path:
     """
-    Let rl_zoo3 play the model of a finished run, and return the film.
+    Let rl_zoo3 play the last model of a finished run, and return the film.
 
     :param output: the folder of the film
     :param n_timesteps: its length in steps of the environment
@@ -42,8 +42,12 @@ def film(folder: RunFolder, output: Path, n_timesteps: int, as_gif: bool) -> Pat
     run = folder.run
     with tempfile.TemporaryDirectory() as recorded:
         options = ["--algo", run.algo, "--env", run.env, "-f", str(folder.path / "training"), "--seed", str(run.seed)]
+        # rl_zoo3's script has no --gym-packages
+        code = (
+            "".join(f"import {name}; " for name in run.gym_packages) + "from sb3_ext.zoo.__main__ import main; main()"
+        )
         result = subprocess.run(
-            [sys.executable, "-m", "sb3_ext.zoo", "record_video", *options, "-n", str(n_timesteps), "-o", recorded],
+            [sys.executable, "-c", code, "record_video", *options, "-n", str(n_timesteps), "-o", recorded],
             capture_output=True,
             text=True,
             check=False,

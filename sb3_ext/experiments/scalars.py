@@ -13,20 +13,22 @@ from sb3_ext.experiments.results import read_csv
 from sb3_ext.experiments.runs import RunFolder
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TRAINING_COLUMNS = ("environment", "variant", "seed", "timesteps", "name", "value")
 #: Of each scalar of a run, at most so many values are kept, evenly spread
 MAX_VALUES = 200
 _GROUPS = ("train/", "rollout/", "system/")
-_RETURN = "rollout/ep_rew_mean"
+_RETURN, _Q_VALUE = "rollout/ep_rew_mean", "train/q_value"
 # Title, and the names that it has in the algorithms of SB3, sb3-contrib and this package: the first that is there
 _PANELS = (
     ("return of training episodes", (_RETURN,)),
-    ("loss of the critics", ("train/critic_loss", "train/value_loss", "train/loss")),
-    ("loss of the actor", ("train/actor_loss", "train/policy_gradient_loss", "train/policy_objective")),
-    ("Q against return", ("train/q_value",)),
+    ("loss of the critics, or of all", ("train/critic_loss", "train/value_loss", "train/loss")),
+    (
+        "loss of the actor",
+        ("train/actor_loss", "train/policy_gradient_loss", "train/policy_loss", "train/policy_objective"),
+    ),
+    ("Q against return", (_Q_VALUE,)),
 )
 # name -> time steps and values, shape (T,) each
 Scalars = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -122,30 +124,27 @@ def draw_training(training: Training, line_styles: dict[str, dict[str, Any]]) ->
     :param line_styles: of the variants, from :func:`sb3_ext.experiments.figures.styles`
     """
     runs = [run for by_seed in training.values() for run in by_seed.values()]
-    panels = [panel for panel in _PANELS if any(_first(run, panel[1]) for run in runs)] or _PANELS[:1]
+    panels = [panel for panel in _PANELS if any(_points(run, panel[1]) is not None for run in runs)] or _PANELS[:1]
     figure, axes = new_figure(len(panels), height=3.4, n_columns=2)
     for axis, (title, names) in zip(axes, panels, strict=True):
-        by_return = names == ("train/q_value",)
         for variant, by_seed in training.items():
-            for index, run in enumerate(by_seed.values()):
-                style = {**line_styles[variant], "label": variant if index == 0 else None}
-                _draw_run(axis, run, _first(run, names), by_return, style)
-        axis.set(title=title, xlabel="return of training episodes" if by_return else "time steps")
+            lines = [points for run in by_seed.values() if (points := _points(run, names)) is not None]
+            for index, points in enumerate(lines):
+                label = variant if index == 0 else None
+                axis.plot(*points, **line_styles[variant], label=label, linewidth=1.2, alpha=0.8)
+        axis.set(title=title, xlabel="return of training episodes" if names == (_Q_VALUE,) else "time steps")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     return figure
 
 
-def _first(run: Scalars, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in run), None)
-
-
-def _draw_run(axis: "Axes", run: Scalars, name: str | None, by_return: bool, line_style: dict[str, Any]) -> None:
-    if name is None or (by_return and _RETURN not in run):
-        return
+def _points(run: Scalars, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the line of the first of the scalars that the run has: over time steps, or Q over returns."""
+    name = next((name for name in names if name in run), None)
+    if name is None or (name == _Q_VALUE and _RETURN not in run):
+        return None
     steps, values = run[name]
-    across = np.interp(steps, *run[_RETURN]) if by_return else steps
-    axis.plot(across, values, **line_style, linewidth=1.2, alpha=0.8)
+    return (np.interp(steps, *run[_RETURN]), values) if name == _Q_VALUE else (steps, values)
 
 
 def draw_all_training(

@@ -63,7 +63,8 @@ class SoftDQN(ValueBasedAlgorithm):
     Papers: https://arxiv.org/abs/1702.08165 (soft values), https://arxiv.org/abs/1612.05628 (mellowmax),
     https://arxiv.org/abs/2007.14430 (Munchausen). The Boltzmann policy explores by itself, so epsilon is 0 by default.
 
-    ``train/entropy``, ``temperature``, ``q_value`` and, with ``auto_temperature``, ``target_entropy`` are logged.
+    ``train/entropy``, ``temperature``, ``q_value``, ``target_value`` and, with ``auto_temperature``, ``target_entropy``
+    are logged.
 
     :param policy: the policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a subclass of these)
     :param env: the environment to learn from (if registered in Gym, can be str)

@@ -1,9 +1,11 @@
 """The examples run as their docstrings say, with fewer steps."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -44,3 +46,21 @@ def test_example(arguments: list[str], expected: str, tmp_path: Path) -> None:
 def test_every_example_is_run() -> None:
     parametrized = Path(__file__).read_text()
     assert all(f'"{script.name}"' in parametrized for script in EXAMPLES.glob("*.py"))
+
+
+def test_agents_of_a_game_learn_beyond_its_time_limit() -> None:
+    pytest.importorskip("supersuit")
+    pytest.importorskip("mpe2")
+    spec = importlib.util.spec_from_file_location("shared_policy", EXAMPLES / "shared_policy.py")
+    assert spec is not None and spec.loader is not None
+    shared_policy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shared_policy)
+    env = shared_policy.make_env(n_games=2)
+    env.seed(0)
+    env.reset()
+    for step in range(1, 51):
+        observations, _, dones, infos = env.step(np.ones(6, np.int64))
+        assert dones.dtype == bool and dones.tolist() == [step % 25 == 0] * 6
+        for done, info, observation in zip(dones, infos, observations, strict=True):
+            assert info.get("TimeLimit.truncated", False) == done
+            assert not done or not np.array_equal(info["terminal_observation"], observation)

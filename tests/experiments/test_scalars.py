@@ -87,7 +87,7 @@ def test_q_is_drawn_over_the_return(folders, tmp_path):
     axes = draw_training(training, styles(training)).axes
     assert [axis.get_title() for axis in axes] == [
         "return of training episodes",
-        "loss of the critics",
+        "loss of the critics, or of all",
         "Q against return",
     ]
     assert [len(axis.lines) for axis in axes] == [4, 4, 2]

@@ -7,7 +7,15 @@ import pytest
 import torch as th
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("api/algorithms.md", "api/networks.md", "architecture.md", "deploy.md", "process_effects.md", "saving.md")
+PAGES = (
+    "api/algorithms.md",
+    "api/networks.md",
+    "architecture.md",
+    "deploy.md",
+    "process_effects.md",
+    "recipes.md",
+    "saving.md",
+)
 BLOCKS = [
     pytest.param(block, id=f"{page}-{index}")
     for page in PAGES

@@ -40,8 +40,10 @@ def test_target_values_are_in_the_units_of_returns(
     assert model.logger.name_to_value["train/target_value"] == pytest.approx(2.0, rel=1e-5)
 
 
-def test_values_and_entropy_before_the_update() -> None:
-    model = REDQSAC("MlpPolicy", SameStep(), learning_starts=30, gradient_steps=1, policy_kwargs=dict(n_critics=3))
+@pytest.mark.parametrize("normalize_returns", [False, True])
+def test_values_and_entropy_before_the_update(normalize_returns: bool) -> None:
+    arguments = dict(learning_starts=30, gradient_steps=1, normalize_returns=normalize_returns)
+    model = REDQSAC("MlpPolicy", SameStep(), policy_kwargs=dict(n_critics=3), **arguments)
     model.learn(30)
     critic, obs = copy.deepcopy(model.critic), th.tensor([[0.5, -0.5]]).expand(8, 2)
     drawn: list[th.Tensor] = []
@@ -58,6 +60,7 @@ def test_values_and_entropy_before_the_update() -> None:
     th.manual_seed(7)
     model.train(gradient_steps=1, batch_size=8)
     with th.no_grad():
-        q_value = th.stack(critic(obs, drawn[0])).mean().item()
+        q_value = th.stack(critic(obs, drawn[0])).mean().item() * model.return_scale
+    assert (model.return_scale != 1.0) == normalize_returns
     assert model.logger.name_to_value["train/q_value"] == pytest.approx(q_value, rel=1e-5)
     assert model.logger.name_to_value["train/entropy"] == pytest.approx(entropy, rel=1e-5)
