@@ -20,7 +20,7 @@ import itertools
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,14 +224,19 @@ def plot(
     bin_size: int = 1,
     in_minutes: bool = False,
     shown: Mapping[str, str] | None = None,
+    envs: Sequence[str] | None = None,
 ) -> None:
     """
     One panel an environment: every seed as a thin line, their mean as a thick one, published curves in grey.
 
     :param in_minutes: draw against minutes. Published curves have none
     :param shown: the variants to draw, and what the legend calls them; ``None``: all, by their names
+    :param envs: the environments to draw; ``None``: all
+    :raises ValueError: if there is nothing to draw
     """
-    rows = read_csv(results / "returns.csv")
+    rows = [row for row in read_csv(results / "returns.csv") if envs is None or row["env"] in envs]
+    if not rows:
+        raise ValueError(f"{results} has no runs in {envs}")
     by_env = curves_by_variant(rows if shown is None else renamed(rows, shown), bin_size)
     published = [] if in_minutes or not (results / "published.csv").exists() else read_csv(results / "published.csv")
     clocks: Clocks | None = None
@@ -349,12 +354,13 @@ def main() -> None:
     plotting.add_argument("--minutes", action="store_true", help="against minutes, of runs that have a monitor file")
     plotting.add_argument("--bin", type=int, default=1, help="average over so many steps (training returns)")
     plotting.add_argument("--show", nargs="+", metavar="VARIANT=WORDS", help="only these variants, called like this")
+    plotting.add_argument("--env", nargs="+", help="only these environments")
     args = parser.parse_args()
     if args.command == "collect":
         collect(args.folders, args.output, args.training)
     else:
         shown = None if args.show is None else dict(item.split("=", 1) for item in args.show)
-        plot(args.results, args.figure, args.bin, args.minutes, shown)
+        plot(args.results, args.figure, args.bin, args.minutes, shown, args.env)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,21 @@ def test_minutes_are_those_of_the_monitor_file(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_some_environments_and_variants_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"{env},{name},0,{step},0,{step}" for env in ("Ant-v4", "Hopper-v4") for name in "ab" for step in (1, 2)]
+    (tmp_path / "returns.csv").write_text("\n".join(["env,variant,seed,timesteps,episode,return", *lines]) + "\n")
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    learning_curves = importlib.import_module("learning_curves")
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: drawn.append(figure))
+    learning_curves.plot(tmp_path, tmp_path / "figure.png", shown={"b": "ours"}, envs=["Hopper-v4"])
+    ((axis,),) = (figure.axes for figure in drawn)
+    assert axis.get_title() == "Hopper-v4"
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["ours (1 seed)"]
+    with pytest.raises(ValueError, match=r"has no runs in \['Walker2d-v4'\]"):
+        learning_curves.plot(tmp_path, tmp_path / "figure.png", envs=["Walker2d-v4"])
+
+
 def test_in_many_panels_a_variant_has_one_style_and_one_legend_entry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
