@@ -11,6 +11,7 @@ PAGES = (
     "api/algorithms.md",
     "api/networks.md",
     "architecture.md",
+    "coming_from_sb3.md",
     "deploy.md",
     "process_effects.md",
     "recipes.md",
