@@ -70,7 +70,7 @@ def play(model: DoubleDQN, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=600_000, help="of all agents together")
+    parser.add_argument("--timesteps", type=int, default=200_000, help="of all agents together")
     parser.add_argument("--output", default="shared_policy.png")
     args = parser.parse_args()
     env = make_env(n_games=8)
