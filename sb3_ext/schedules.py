@@ -14,12 +14,12 @@ their files.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-#: A number as a function of the remaining progress, from 1 to 0
-Schedule = Callable[[float], float]
+from stable_baselines3.common.type_aliases import Schedule
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,22 @@ class Within:
     def __call__(self, progress_remaining: float) -> float:
         done = 1.0 - _clipped(progress_remaining)
         return self.schedule(0.0 if done >= self.fraction else 1.0 - done / self.fraction)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """
+    A schedule times a factor.
+
+    :param schedule: a number, or a function of the remaining progress
+    """
+
+    schedule: Any
+    factor: float
+
+    def __call__(self, progress_remaining: float) -> float:
+        value = self.schedule(progress_remaining) if callable(self.schedule) else self.schedule
+        return float(value) * self.factor
 
 
 def _clipped(progress_remaining: float) -> float:

@@ -1,29 +1,11 @@
 """A learning rate that falls when the evaluations stop improving."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_ext.callbacks.nested import all_callbacks
 from sb3_ext.checks import check_integer, check_interval
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """
-    A schedule times a factor.
-
-    :param schedule: a number, or a function of the remaining progress
-    """
-
-    schedule: Any
-    factor: float
-
-    def __call__(self, progress_remaining: float) -> float:
-        value = self.schedule(progress_remaining) if callable(self.schedule) else self.schedule
-        return float(value) * self.factor
+from sb3_ext.schedules import Scaled
 
 
 class ReduceLearningRateOnPlateau(BaseCallback):

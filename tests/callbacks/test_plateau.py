@@ -10,7 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ext import REDQSAC, DoubleDQN
 from sb3_ext.callbacks import ReduceLearningRateOnPlateau
-from sb3_ext.callbacks.plateau import Scaled
+from sb3_ext.schedules import Scaled
 from tests.support.models import make
 
 

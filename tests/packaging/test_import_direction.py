@@ -21,7 +21,7 @@ SHARED_PARTS = {
     "keywords": set(),
     "functional": set(),
     "schedules": set(),
-    "callbacks": {"checks"},
+    "callbacks": {"checks", "schedules"},
     "nets": {"checks", "functional"},
     "buffers": {"checks", "files", "keywords", "functional"},
     "speed": {"checks", "functional"},
