@@ -100,7 +100,7 @@ def main() -> None:
             axes.plot(*path[:, agent].T, color=color)
             axes.plot(*path[-1, agent], "o", color=color)
         axes.set(title=f"return {total:.1f}", xticks=[], yticks=[], xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
-    figure.suptitle("Three agents (dots: where they end) and three places (crosses)")
+    figure.suptitle("Three agents (dots: where they end) and three landmarks (crosses)")
     figure.savefig(args.output, dpi=150)
     print(f"mean return of an agent over 50 episodes: {before:.1f} before the training, {after:.1f} after")
     print(f"{args.output}: three episodes")
