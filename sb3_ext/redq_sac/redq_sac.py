@@ -411,7 +411,7 @@ class REDQSAC(LearnedTemperature, CriticLearningRate, CorrectedEnsemble, HeldExp
         # Only here, and for priorities, the host waits for the device
         joined = {name: th.cat(parts) for name, parts in metrics.items()}
         self._check_divergence(joined)
-        for name in ("q_value", "target_value"):  # in the units of returns
+        for name in {"q_value", "target_value"} & set(joined):  # in the units of returns
             joined[name] = joined[name] * self.return_scale
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, values in joined.items():
