@@ -24,7 +24,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_ext import REDQSAC
-from sb3_ext.redq_sac.policies import gaussian_parameters
+from sb3_ext.schedules import Linear
 
 COLUMNS = ("env", "name", "checkpoint", "timesteps", "evaluation", "training", "changed")
 N_TRAINING_EPISODES = 10
@@ -33,25 +33,13 @@ N_TRAINING_EPISODES = 10
 class AveragedActorExplores(REDQSAC):
     """The running average of the actor chooses the actions of rollouts, too. For ``noise_repeat`` above 1."""
 
-    def _held_actions(self, observation: Any) -> Any:
-        policy = self.policy
-        policy.set_training_mode(False)
-        obs, _ = policy.obs_to_tensor(observation)
-        with th.no_grad():
-            mean, log_std = self.evaluator(gaussian_parameters, policy.averaged_actor, obs)
-            actions = th.tanh(mean + log_std.exp() * self._fitting_noise().sample().to(mean.device))
-        return actions.cpu().numpy().reshape(-1, *policy.action_space.shape)
+    def _exploring_actor(self) -> Any:
+        return self.policy.averaged_actor
 
 
-class Line:
-    """A learning rate that goes from one value to another between two time steps."""
-
-    def __init__(self, first: float, last: float, begin: int, end: int) -> None:
-        self.first, self.last, self.begin, self.end = first, last, begin, end
-
-    def __call__(self, progress_remaining: float) -> float:
-        step = (1 - progress_remaining) * self.end
-        return self.first + (self.last - self.first) * (step - self.begin) / (self.end - self.begin)
+def line(first: float, last: float, begin: int, end: int) -> Linear:
+    """Return the learning rate that is ``first`` at the time step ``begin``, and ``last`` at ``end``, the last one."""
+    return Linear(last + (first - last) * end / (end - begin), last)
 
 
 class Rows(EvalCallback):
@@ -114,7 +102,7 @@ def main() -> None:
         fall = (model.learning_rate - model.learning_rate_final) / args.total
         first, last = (model.learning_rate - fall * step for step in (begin, end))
     model.learning_rate_final = None  # first, since it goes with constant learning rates only
-    model.learning_rate = Line(first, last, begin, end)
+    model.learning_rate = line(first, last, begin, end)
     how = " ".join([*args.set, *(["averaged actor explores"] if args.averaged_actor_explores else [])])
     how += "" if args.rates is None else f" rates {first:g} to {last:g}"
     identity = {"env": args.env, "name": args.name, "checkpoint": args.checkpoint.name, "changed": how.strip()}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sb3_ext.diagnosis.callback import COLUMNS
-from sb3_ext.experiments.figures import new_figure, remove_others, save
-from sb3_ext.experiments.results import read_csv
+from sb3_ext.experiments.figures import draw_each, new_figure
+from sb3_ext.experiments.results import collect_rows, read_csv
 from sb3_ext.experiments.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -53,20 +53,13 @@ def collect_diagnoses(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]
 
     :return: a row for each measurement, and what is wrong with files that cannot be read
     """
-    rows: list[dict[str, Any]] = []
-    problems: list[str] = []
-    for folder in folders:
-        if not folder.is_finished():
-            continue
-        identity = {"environment": folder.run.env, "variant": folder.run.variant, "seed": folder.run.seed}
-        try:
-            measured = [row for path in folder.diagnosis_files() for row in read_csv(path, COLUMNS, _KINDS)]
-            _check_order(measured)
-        except (OSError, ValueError) as error:
-            problems.append(f"{folder.run.name}: {error}")
-            continue
-        rows += [{**identity, **row} for row in measured]
-    return rows, problems
+    return collect_rows(folders, _measured)
+
+
+def _measured(folder: RunFolder) -> list[dict[str, str]]:
+    measured = [row for path in folder.diagnosis_files() for row in read_csv(path, COLUMNS, _KINDS)]
+    _check_order(measured)
+    return measured
 
 
 def _check_order(rows: list[dict[str, str]]) -> None:
@@ -137,13 +130,5 @@ def _draw_run(
 def draw_all_diagnoses(
     diagnoses: dict[str, Diagnoses], line_styles: dict[str, dict[str, Any]], folder: Path
 ) -> list[Path]:
-    """
-    Draw the measurements of all environments, and remove the figures of environments without any from the folder.
-
-    :param line_styles: of the variants, from :func:`sb3_ext.experiments.figures.styles`
-    """
-    paths = []
-    for env, by_variant in diagnoses.items():
-        paths += save(draw_diagnoses(by_variant, line_styles), folder / f"diagnosis_{env.replace('/', '-')}")
-    remove_others(folder, "diagnosis_", paths)
-    return paths
+    """Draw the measurements of all environments, see :func:`sb3_ext.experiments.figures.draw_each`."""
+    return draw_each(diagnoses, draw_diagnoses, line_styles, folder, "diagnosis")

@@ -1,6 +1,6 @@
 """Figures: learning curves, performance profiles and probabilities of improvement, as PNG and SVG."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,11 +62,27 @@ def save(figure: "Figure", stem: Path) -> list[Path]:
     return paths
 
 
-def remove_others(folder: Path, start: str, paths: list[Path]) -> None:
-    """Remove the figures in a folder whose names have this start, but for those that have just been drawn."""
-    for path in folder.glob(f"{start}*"):
+def draw_each(
+    by_env: Mapping[str, Any],
+    draw: Callable[[Any, dict[str, dict[str, Any]]], "Figure"],
+    line_styles: dict[str, dict[str, Any]],
+    folder: Path,
+    kind: str,
+) -> list[Path]:
+    """
+    Draw a figure for each environment, and remove those of environments that are not among them from the folder.
+
+    :param by_env: what ``draw`` takes, beside the styles
+    :param line_styles: of the variants, from :func:`styles`
+    :param kind: the files are called ``<kind>_<environment>``
+    """
+    paths = []
+    for env, content in by_env.items():
+        paths += save(draw(content, line_styles), folder / f"{kind}_{env.replace('/', '-')}")
+    for path in folder.glob(f"{kind}_*"):
         if path.suffix in (".png", ".svg") and path not in paths:
             path.unlink()
+    return paths
 
 
 def _svg_ids_from(name: str) -> Any:

@@ -55,8 +55,7 @@ def collect(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]], list[di
     for folder in folders:
         if not folder.is_finished():
             continue
-        run = folder.run
-        identity = {"environment": run.env, "variant": run.variant, "seed": run.seed}
+        run, identity = folder.run, folder.identity
         try:
             steps, returns = folder.evaluations()
         except (CorruptResult, FileNotFoundError) as error:
@@ -79,6 +78,26 @@ def collect(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]], list[di
             }
         )
     return rows, runs, problems
+
+
+def collect_rows(
+    folders: Iterable[RunFolder], read: Callable[[RunFolder], Iterable[dict[str, Any]]]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """
+    Read rows of the finished runs.
+
+    :param read: returns the rows of a run, and raises an OSError or a ValueError if they cannot be read
+    :return: the rows, with what identifies their runs, and what is wrong with runs that cannot be read
+    """
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for folder in folders:
+        if folder.is_finished():
+            try:
+                rows += [{**folder.identity, **row} for row in read(folder)]
+            except (OSError, ValueError) as error:
+                problems.append(f"{folder.run.name}: {error}")
+    return rows, problems
 
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:

@@ -64,6 +64,11 @@ class RunFolder:
         self.run = run
         self.path = root / run.name
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields by which rows of this run are told from others."""
+        return {"environment": self.run.env, "variant": self.run.variant, "seed": self.run.seed}
+
     def _file(self, name: str) -> Path:
         return self.path / name
 

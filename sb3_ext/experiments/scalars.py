@@ -2,14 +2,14 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_ext.experiments.figures import new_figure, remove_others, save
-from sb3_ext.experiments.results import read_csv
+from sb3_ext.experiments.figures import draw_each, new_figure
+from sb3_ext.experiments.results import collect_rows, read_csv
 from sb3_ext.experiments.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -75,24 +75,14 @@ def collect_training(folders: Iterable[RunFolder]) -> tuple[list[dict[str, Any]]
 
     :return: rows with ``TRAINING_COLUMNS``, and what is wrong with files that cannot be read
     """
-    rows: list[dict[str, Any]] = []
-    problems: list[str] = []
-    for folder in folders:
-        if not folder.is_finished():
-            continue
-        identity = {"environment": folder.run.env, "variant": folder.run.variant, "seed": folder.run.seed}
-        try:
-            scalars = read_scalars(folder.path / "training" / "tensorboard")
-        except OSError as error:
-            problems.append(f"{folder.run.name}: {error}")
-            continue
-        for name, (steps, values) in sorted(scalars.items()):
-            kept = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MAX_VALUES)).round().astype(int))
-            rows += [
-                {**identity, "timesteps": step, "name": name, "value": f"{value:.6g}"}
-                for step, value in zip(steps[kept].tolist(), values[kept].tolist(), strict=True)
-            ]
-    return rows, problems
+    return collect_rows(folders, _thinned)
+
+
+def _thinned(folder: RunFolder) -> Iterator[dict[str, Any]]:
+    for name, (steps, values) in sorted(read_scalars(folder.path / "training" / "tensorboard").items()):
+        kept = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MAX_VALUES)).round().astype(int))
+        for step, value in zip(steps[kept].tolist(), values[kept].tolist(), strict=True):
+            yield {"timesteps": step, "name": name, "value": f"{value:.6g}"}
 
 
 def read_training(path: Path) -> dict[str, Training]:
@@ -150,13 +140,5 @@ def _points(run: Scalars, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarra
 def draw_all_training(
     training: dict[str, Training], line_styles: dict[str, dict[str, Any]], folder: Path
 ) -> list[Path]:
-    """
-    Draw the scalars of all environments, and remove the figures of environments without any from the folder.
-
-    :param line_styles: of the variants, from :func:`sb3_ext.experiments.figures.styles`
-    """
-    paths = []
-    for env, by_variant in training.items():
-        paths += save(draw_training(by_variant, line_styles), folder / f"training_{env.replace('/', '-')}")
-    remove_others(folder, "training_", paths)
-    return paths
+    """Draw the scalars of all environments, see :func:`sb3_ext.experiments.figures.draw_each`."""
+    return draw_each(training, draw_training, line_styles, folder, "training")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.sac.policies import Actor
 
 from sb3_ext.common.finite import check_action
 from sb3_ext.common.off_policy import OffPolicyExtension
@@ -46,6 +47,10 @@ class HeldExploration(OffPolicyExtension):
         check_action(action, scaled, self.num_timesteps)
         return action, scaled
 
+    def _exploring_actor(self) -> Actor:
+        """Hook: return the actor to whose mean the held noise is added."""
+        return self.policy.actor
+
     def _held_actions(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         """
         Sample actions as ``predict`` does, but with held noise, and compiled and in lower precision as training is.
@@ -57,7 +62,7 @@ class HeldExploration(OffPolicyExtension):
         policy.set_training_mode(False)
         obs, _ = policy.obs_to_tensor(observation)
         with th.no_grad():
-            mean, log_std = self.evaluator(gaussian_parameters, policy.actor, obs)
+            mean, log_std = self.evaluator(gaussian_parameters, self._exploring_actor(), obs)
             actions = th.tanh(mean + log_std.exp() * self._fitting_noise().sample().to(mean.device))
         assert policy.action_space.shape is not None
         return actions.cpu().numpy().reshape(-1, *policy.action_space.shape)

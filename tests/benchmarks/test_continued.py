@@ -50,8 +50,8 @@ def test_it_goes_on_with_other_arguments(tmp_path: Path) -> None:
 
 def test_the_learning_rate_between_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    from continued import Line
+    from continued import line
 
-    line = Line(4e-4, 2e-4, begin=100, end=200)
-    assert line(0.5) == pytest.approx(4e-4) and line(0.0) == pytest.approx(2e-4)
-    assert line(0.25) == pytest.approx(3e-4)  # at step 150
+    rate = line(4e-4, 2e-4, begin=100, end=200)
+    assert rate(0.5) == pytest.approx(4e-4) and rate(0.0) == pytest.approx(2e-4)
+    assert rate(0.25) == pytest.approx(3e-4)  # at step 150
