@@ -65,6 +65,7 @@ figures: install
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/hopper_redq_mistakes
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/inverted_pendulum_redq_mistakes
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/redq_bfloat16
+	$(BIN)/python benchmarks/results_page.py
 	$(BIN)/python benchmarks/scaling.py --plot-only --output benchmarks/results/scaling.csv --figure docs/figures/scaling.png
 
 clean:
