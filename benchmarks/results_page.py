@@ -142,7 +142,7 @@ def task_section(task: Mapping[str, Any]) -> list[str]:
             raise ValueError(f"{row['folder']}/published.csv has no {row['algo']!r} in {env!r}")
         cells = [published_cell(curve, step) for step in steps] + [NOTHING] * (len(minutes) + 1)
         lines.append("| " + " | ".join([f"{row['name']}, published", *cells]) + " |")
-    lines += ["", "```bash", task["command"], "```", ""]
+    lines += ["", "```bash", *task["command"].strip().splitlines(), "```", ""]
     folders = sorted({row["folder"] for row in task["rows"]})
     lines += ["Files: " + ", ".join(f"`docs/results/{folder}`" for folder in folders) + ".", ""]
     return lines

@@ -25,6 +25,10 @@ PAGES = sorted(page for page in DOCS.rglob("*.md") if page.name != "table.md")
 SITE_MODULES = ("mkdocs", "material", "mkdocstrings", "mkdocstrings_handlers")
 
 
+#: Characters. Longer ones need scrolling in a browser window of 1400 pixels
+MAX_CODE_LINE = 76
+
+
 def relative_name(path: Path) -> str:
     """
     :param path: a file of the repository
@@ -135,6 +139,12 @@ def test_the_navigation_lists_every_page_once():
 @pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "README.md"], ids=relative_name)
 def test_links_and_images_lead_somewhere(page):
     assert broken_links(page, page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "README.md"], ids=relative_name)
+def test_lines_of_code_fit_into_a_page(page):
+    blocks = re.findall(r"^ *```\w+$\n(.*?)^ *```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert [line for block in blocks for line in block.splitlines() if len(line) > MAX_CODE_LINE] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative_name)
