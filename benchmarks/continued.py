@@ -22,6 +22,7 @@ import gymnasium as gym
 import torch as th
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_ext import REDQSAC
 from sb3_ext.schedules import Linear
@@ -99,8 +100,9 @@ def main() -> None:
     if args.rates is not None:
         first, last = args.rates
     else:
-        fall = (model.learning_rate - model.learning_rate_final) / args.total
-        first, last = (model.learning_rate - fall * step for step in (begin, end))
+        start = FloatSchedule(model.learning_rate)(1.0)  # a number or, from a file, a schedule of it
+        fall = (start - model.learning_rate_final) / args.total
+        first, last = (start - fall * step for step in (begin, end))
     model.learning_rate_final = None  # first, since it goes with constant learning rates only
     model.learning_rate = line(first, last, begin, end)
     how = " ".join([*args.set, *(["averaged actor explores"] if args.averaged_actor_explores else [])])

@@ -18,8 +18,12 @@ arguments, so it infers what depends on them from the names that were drawn.
 
 Each range may depend only on parameters drawn before. Optuna allows numerical ranges to differ between trials, but not
 the choices of a categorical parameter.
+
+The number of updates is drawn last and bounded by what each of them costs. So no trial takes much longer than a
+training with the defaults, and pruning compares trials of similar length.
 """
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +39,9 @@ NET_ARCHS: Mapping[str, list[int]] = {
     "large": [256, 256, 256],
 }
 
+NET_COSTS: Mapping[str, float] = {"small": 0.3, "medium": 1.0, "big": 1.8, "large": 2.0}
+"""How long an update of each takes, relative to "medium": the parameters, and for small layers what calls cost."""
+
 ACTIVATION_FNS: Mapping[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "elu": nn.ELU,
@@ -48,6 +55,21 @@ QUANTILE_SAMPLES = ("n_quantile_samples", "n_target_quantile_samples", "n_action
 
 MAX_GRADIENT_STEPS = 32
 """For value-based algorithms: with many environments, an update per transition would make a vector step slow."""
+
+MAX_ROWS_PER_STEP = 256.0
+"""For value-based algorithms: rows of minibatches for each transition, times the network's cost. DQN has 8 to 128."""
+
+MAX_IMAGES_PER_STEP = 16.0
+"""The same for images, of which Dopamine's DQN has 8."""
+
+MAX_CRITIC_UPDATES = 200.0
+"""
+For REDQ-SAC: updates of one critic for each environment step, times the size of the minibatch / 256 and the cost of the
+network. Those of the paper: 10 critics and 20 updates.
+"""
+
+MAX_NORMALIZED_UPDATES = 4.0
+"""For normalized critics: the same, relative to two critics of width 128 with one update."""
 
 MAX_SUBSET_SIZE = 5
 """Larger subsets make the target too pessimistic to learn, see REDQ (https://arxiv.org/abs/2101.05982), section 4."""
@@ -64,6 +86,11 @@ def _sample_learning_params(trial: "optuna.Trial", additional_args: dict[str, An
     batch_size_pow = trial.suggest_int("batch_size_pow", 5, max_batch_pow)
     trial.set_user_attr("batch_size", 2**batch_size_pow)
     trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
+
+
+def _affordable(most: float, each: float, highest: int) -> int:
+    """Return the largest number from 1 to ``highest`` of things that cost ``each``, for at most ``most`` together."""
+    return max(min(highest, int(most / each)), 1)
 
 
 def sample_network_params(trial: "optuna.Trial") -> None:
@@ -130,15 +157,16 @@ def sample_redq_sac_params(
         _sample_normalized_params(trial, additional_args)
         return _with_her_kwargs(convert_redq_sac_params(trial.params), additional_args)
     _sample_learning_params(trial, additional_args)
-    # These are update-to-data ratios for one environment. rl_zoo3 does not tell a converter the number of environments,
-    # so `gradient_steps` itself is sampled, and each vector step is followed by that many updates.
-    trial.suggest_categorical("gradient_steps", [1, 2, 5, 10, 20])
     sample_network_params(trial)
     _sample_replay_params(trial, additional_args)
     trial.suggest_float("tau", 0.001, 0.08, log=True)
 
     # At least two, because with a single critic all the backups are the same, and "doubleq" is an error.
     n_critics = trial.suggest_int("n_critics", 2, 10)
+    # An update-to-data ratio for one environment. rl_zoo3 does not tell a converter the number of environments, so
+    # `gradient_steps` itself is sampled, and each vector step is followed by that many updates.
+    cost = n_critics * 2 ** trial.params["batch_size_pow"] / 256 * NET_COSTS[trial.params["net_arch"]]
+    trial.suggest_int("gradient_steps", 1, _affordable(MAX_CRITIC_UPDATES, cost, 20), log=True)
     backups = ["vanilla", "doubleq", "min", "mean", "redq", "rem"]
     if trial.suggest_categorical("target_backup", backups) == "redq":
         trial.suggest_int("subset_size", 1, min(n_critics, MAX_SUBSET_SIZE))
@@ -159,21 +187,20 @@ def sample_redq_sac_params(
 
 
 def _sample_normalized_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
-    """
-    Draw what matters for normalized networks, around the values of the YAML file.
-
-    Few updates of wide networks cost as much as many of narrow ones, so both have small ranges.
-    """
+    """Draw what matters for normalized networks, around the values of the YAML file."""
     if "gamma" not in _yaml_buffer_kwargs(additional_args):
         one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.003, 0.03, log=True)
         trial.set_user_attr("gamma", 1 - one_minus_gamma)
-    trial.suggest_int("batch_size_pow", 7, 9)
     trial.suggest_float("learning_rate", 1e-4, 1e-3, log=True)
-    trial.suggest_categorical("gradient_steps", [1, 2, 4])
     trial.suggest_int("policy_delay", 1, 4)
     _sample_replay_params(trial, additional_args)
-    trial.suggest_int("n_critics", 2, 5)
-    trial.suggest_categorical("width", [64, 128, 256])
+    # Half the width has more than a quarter of the cost, because normalisation and calls do not shrink as much
+    cost = {64: 0.4, 128: 1.0, 256: 3.6}[trial.suggest_categorical("width", [64, 128, 256])]
+    cost *= trial.suggest_int("n_critics", 2, _affordable(MAX_NORMALIZED_UPDATES, cost / 2, 5)) / 2
+    # From 128 rows to 512, the cost of 256 being 1
+    highest = 8 + math.floor(math.log2(max(MAX_NORMALIZED_UPDATES / cost, 1.0)))
+    cost *= 2.0 ** (trial.suggest_int("batch_size_pow", 7, min(highest, 9)) - 8)
+    trial.suggest_int("gradient_steps", 1, _affordable(MAX_NORMALIZED_UPDATES, cost, 4))
     trial.suggest_int("n_blocks", 1, 2)
     trial.suggest_categorical("head", ["categorical", "scalar"])
     if trial.suggest_categorical("target_network", ["none", "ema"]) == "ema":
@@ -261,9 +288,15 @@ def _sample_value_params(
     """
     has_images = "CnnPolicy" in _yaml_arguments(trial).get("policy", "")
     _sample_learning_params(trial, additional_args, max_batch_pow=7 if has_images else 10)
-    train_freq = trial.suggest_int("train_freq", 1, 10)
+    rows = float(2 ** trial.params["batch_size_pow"])
+    if not has_images:
+        sample_network_params(trial)
+        rows *= NET_COSTS[trial.params["net_arch"]]
+    rows_per_round = n_envs * (MAX_IMAGES_PER_STEP if has_images else MAX_ROWS_PER_STEP)
+    train_freq = trial.suggest_int("train_freq", min(math.ceil(rows / rows_per_round), 10), 10)
     # At most one update per transition, as in rl_zoo3. Not a ratio, because a converter does not know `n_envs`
-    trial.suggest_int("gradient_steps", 1, min(train_freq * n_envs, MAX_GRADIENT_STEPS), log=True)
+    most = _affordable(train_freq * rows_per_round, rows, min(train_freq * n_envs, MAX_GRADIENT_STEPS))
+    trial.suggest_int("gradient_steps", 1, most, log=True)
     trial.suggest_int("target_update_interval", 1, 20_000, log=True)
     if not is_preset:
         if _may_sample_n_steps(trial, additional_args):
@@ -273,7 +306,6 @@ def _sample_value_params(
     if has_images:
         trial.suggest_categorical("adam_eps", list(ADAM_EPS))
     else:
-        sample_network_params(trial)
         _sample_replay_params(trial, additional_args)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_ext import REDQSAC
 
@@ -17,7 +18,7 @@ def test_it_goes_on_with_other_arguments(tmp_path: Path) -> None:
     model = REDQSAC(
         "NormalizedMlpPolicy",
         "Pendulum-v1",
-        learning_rate=1e-3,
+        learning_rate=FloatSchedule(1e-3),  # as rl_zoo3 makes it of a number
         learning_rate_final=0.0,
         learning_starts=20,
         gradient_steps=1,

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from itertools import pairwise
 from typing import Any, get_args
 
 import optuna
@@ -87,6 +88,10 @@ def check_redq_sac(arguments: dict[str, Any]) -> None:
         assert n_critics >= 2 and arguments["subset_size"] is None
         assert arguments["learning_rate_final"] < arguments["learning_rate"]
         assert arguments["train_freq"] == 1 and 1 <= arguments["gradient_steps"] <= 4
+        # Two critics of width 128 with one update of 256 rows are the YAML file's
+        width = arguments["policy_kwargs"]["width"]
+        rows = n_critics * arguments["gradient_steps"] * arguments["batch_size"]
+        assert rows * (width / 128) ** 2 <= 4.5 * 2 * 256
         return
     subset_size = arguments["subset_size"]
     assert (subset_size is None) == (arguments["target_backup"] != "redq")
@@ -99,7 +104,15 @@ def check_redq_sac(arguments: dict[str, Any]) -> None:
         assert arguments["use_sde"] is False
     # The update-to-data ratio has to survive: rl_zoo3's own converter sets both to the same number.
     assert arguments["train_freq"] == 1
-    assert arguments["gradient_steps"] in {1, 2, 5, 10, 20}
+    assert 1 <= arguments["gradient_steps"] <= 20
+    rows = n_critics * arguments["gradient_steps"] * arguments["batch_size"]
+    # Ten critics of 2x256 with 20 updates of 256 rows are the paper's. One update may cost more
+    assert rows * relative_cost(arguments["policy_kwargs"]["net_arch"]) <= 1.1 * 10 * 20 * 256
+
+
+def relative_cost(net_arch: list[int]) -> float:
+    """Return the number of weights between hidden layers relative to those of [256, 256], for small networks 0.3."""
+    return max(sum(a * b for a, b in pairwise(net_arch)) / 256**2, 0.3)
 
 
 def check_value_based(arguments: dict[str, Any]) -> None:
@@ -158,6 +171,16 @@ def check_iqn(arguments: dict[str, Any]) -> None:
     samples = {arguments[f"n_{what}quantile_samples"] for what in ("", "target_", "action_")}
     assert samples <= {8, 16, 32, 64}
     assert arguments["policy_kwargs"]["n_cosines"] in {32, 64, 128}
+
+
+def check_rows(arguments: dict[str, Any], n_envs: int) -> None:
+    """
+    :param arguments: the constructor's arguments of any value-based algorithm
+    """
+    # For each transition not more rows than twice those of LunarLander's entry, for its networks
+    rows = arguments["batch_size"] * arguments["gradient_steps"] / arguments["train_freq"]
+    cost = relative_cost(arguments.get("policy_kwargs", {}).get("net_arch", [256, 256]))
+    assert rows * cost <= 1.1 * 256 * n_envs or (arguments["gradient_steps"] == 1 and rows <= 1024)
 
 
 def check_rainbow(arguments: dict[str, Any]) -> None:
@@ -235,4 +258,6 @@ def sample(algo: str, trial: Any, additional_args: dict[str, Any], n_envs: int =
         assert arguments == converted
     assert set(arguments) <= accepted_arguments(entry.algorithm_class)
     CHECKS[algo](arguments)
+    if "target_update_interval" in trial.params:
+        check_rows(arguments, n_envs)
     return arguments
