@@ -328,7 +328,19 @@ class OffPolicyExtension(SavedModel):
         check_original_observations(self._vec_normalize_env, self.observation_space)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         check_first_observation(self)
+        self._warn_of_long_warm_up()
         return result
+
+    def _warn_of_long_warm_up(self) -> None:
+        """Warn if less than half of the steps are learned from. An infinite ``learning_starts`` is meant."""
+        n_steps, n_warm_up = self._total_timesteps - self.num_timesteps, self.learning_starts - self.num_timesteps
+        if n_steps / 2 < n_warm_up < np.inf:
+            learned = f"only the last {n_steps - n_warm_up:g}" if n_warm_up < n_steps else "none"
+            warnings.warn(
+                f"learning_starts={self.learning_starts:g}: of {n_steps} time steps {learned} will be learned from. "
+                "Give a smaller learning_starts, or train for longer",
+                stacklevel=3,
+            )
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
