@@ -55,9 +55,7 @@ docs: install
 
 # From the committed CSV files alone
 figures: install
-	$(BIN)/python benchmarks/learning_curves.py plot docs/results/redq_sac --figure docs/figures/redq_sac.png
-	$(BIN)/python benchmarks/learning_curves.py plot docs/results/value_based --figure docs/figures/value_based.png
-	$(BIN)/python benchmarks/learning_curves.py plot docs/results/atari --figure docs/figures/atari.png --bin 50000
+	$(BIN)/python benchmarks/learning_curves.py draw docs/figures/figures.yml
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/cart_pole
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/lunar_lander
 	$(BIN)/python -m sb3_ext.experiments redraw docs/results/lunar_lander_trials

@@ -1,17 +1,19 @@
 """
-From runs of rl_zoo3 to the committed results: raw returns and commands as CSV, and the figure drawn from them.
+From runs of rl_zoo3 to the committed results: raw returns and commands as CSV, and the figures drawn from them.
 
     python benchmarks/learning_curves.py collect logs/*/*/*_1 --output docs/results/redq_sac
-    python benchmarks/learning_curves.py plot docs/results/redq_sac --figure docs/figures/redq_sac.png
+    python benchmarks/learning_curves.py plot docs/results/redq_sac --figure redq_sac.png
+    python benchmarks/learning_curves.py draw docs/figures/figures.yml
 
 ``collect`` writes ``returns.csv`` (every evaluation episode of every run that it is given) and ``runs.csv`` (command,
 seed, versions and processor of each; so collect in the environment, and on the machine, that they ran in). A run's
 variant is what ``--log-folder`` ended in, without the seed: ``logs/hopper_redq_1`` is seed 1 of ``hopper_redq``. With
 ``--training`` the returns are those of the training episodes, from the monitor files, as Atari results are published.
 ``minutes.csv`` has the minutes that each run had taken by each evaluation, as its monitor file tells, and beyond its
-last episode at the pace until then. On a machine that did other things meanwhile they are too many. ``plot`` reads
-nothing else than these files and, if it is there, ``published.csv``; ``--bin`` averages over so many steps, and
-``--minutes`` draws against them in place of steps.
+last episode at the pace until then. On a machine that did other things meanwhile they are too many.
+
+``plot`` draws all that these files and ``published.csv`` have. ``draw`` makes the figures of the pages, which a YAML
+file describes.
 """
 
 import argparse
@@ -41,6 +43,8 @@ COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 LINES = ["-", "--", "-.", ":"]
 STYLES = [(color, LINES[(index + shift) % 4]) for shift in range(4) for index, color in enumerate(COLORS)]
 PUBLISHED = ", published"
+WIDTH = 6.9  # inches: a page shows 690 pixels
+MAX_PANELS, MAX_LINES = 4, 5
 PUBLISHED_STYLES = [("o", "0.35"), ("s", "0.55"), ("^", "0.7"), ("D", "0.35"), ("v", "0.55"), ("P", "0.7")]
 
 
@@ -213,9 +217,21 @@ def curves_by_variant(rows: list[dict[str, str]], bin_size: int = 1) -> dict[str
 Clocks = dict[RunKey, dict[int, float]]
 
 
-def renamed(rows: Iterable[dict[str, str]], shown: Mapping[str, str]) -> list[dict[str, str]]:
-    """Keep the rows of some variants, under other names."""
-    return [row | {"variant": shown[row["variant"]]} for row in rows if row["variant"] in shown]
+def renamed(rows: Iterable[dict[str, str]], lines: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    """
+    Keep the rows of some variants, under the names of their lines.
+
+    :raises ValueError: if two variants of one line are in one environment
+    """
+    names = {variant: name for name, variants in lines.items() for variant in variants}
+    kept = [row for row in rows if row["variant"] in names]
+    variants_of: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in kept:
+        variants_of[row["env"], names[row["variant"]]].add(row["variant"])
+    for (env, name), variants in variants_of.items():
+        if len(variants) > 1:
+            raise ValueError(f"{name!r} has more than one variant in {env}: {sorted(variants)}")
+    return [row | {"variant": names[row["variant"]]} for row in kept]
 
 
 def plot(
@@ -223,72 +239,94 @@ def plot(
     figure: Path,
     bin_size: int = 1,
     in_minutes: bool = False,
-    shown: Mapping[str, str] | None = None,
+    lines: Mapping[str, Sequence[str]] | None = None,
     envs: Sequence[str] | None = None,
+    published: Mapping[str, str] | None = None,
 ) -> None:
     """
     One panel an environment: every seed as a thin line, their mean as a thick one, published curves in grey.
 
     :param in_minutes: draw against minutes. Published curves have none
-    :param shown: the variants to draw, and what the legend calls them; ``None``: all, by their names
-    :param envs: the environments to draw; ``None``: all
+    :param lines: for each entry of the legend its variants, at most one in each environment; ``None``: all, by their
+        names
+    :param envs: the environments to draw, in this order; ``None``: all
+    :param published: for each entry of the legend its name in ``published.csv``; ``None``: all, by their names
     :raises ValueError: if there is nothing to draw
     """
-    rows = [row for row in read_csv(results / "returns.csv") if envs is None or row["env"] in envs]
-    if not rows:
-        raise ValueError(f"{results} has no runs in {envs}")
-    by_env = curves_by_variant(rows if shown is None else renamed(rows, shown), bin_size)
-    published = [] if in_minutes or not (results / "published.csv").exists() else read_csv(results / "published.csv")
+    rows = read_csv(results / "returns.csv")
+    drawn = sorted({row["env"] for row in rows}) if envs is None else list(envs)
+    missing = [env for env in drawn if env not in {row["env"] for row in rows}]
+    if missing or not drawn:
+        raise ValueError(f"{results} has no runs in {missing}")
+    rows = [row for row in rows if row["env"] in drawn]
+    if lines is None:
+        lines = {variant: [variant] for variant in sorted({row["variant"] for row in rows})}
+    by_env = curves_by_variant(renamed(rows, lines), bin_size)
+    others = [] if in_minutes or not (results / "published.csv").exists() else read_csv(results / "published.csv")
+    if published is None:
+        published = {algo: algo for algo in sorted({row["algo"] for row in others if row["env"] in drawn})}
     clocks: Clocks | None = None
     if in_minutes:
-        clocks = {
-            key: {int(row["timesteps"]): float(row["minutes"]) for row in rows}
-            for key, rows in rows_by_run(results / "minutes.csv").items()
-        }
-        if shown is not None:
-            clocks = {(env, shown[v], seed): clock for (env, v, seed), clock in clocks.items() if v in shown}
-    variants = sorted({variant for of_env in by_env.values() for variant in of_env})
-    # With many panels a style means the same in all of them, and one legend serves all
-    shares_styles = len(by_env) > 3
-    n_columns = math.ceil(len(by_env) / 2) if shares_styles else len(by_env)
-    n_rows = math.ceil(len(by_env) / n_columns)
-    size = (5.2 * n_columns, 4.4 * n_rows)
-    fig, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
-    for axis, (env, seeds_by_variant) in zip(axes.flat, sorted(by_env.items()), strict=False):
-        ordered = variants if shares_styles else sorted(seeds_by_variant)
-        styles = dict(zip(ordered, itertools.cycle(STYLES), strict=False))
-        labels = {variant: variant for variant in seeds_by_variant}
-        for variant, seeds in seeds_by_variant.items():
-            if not shares_styles or sum(variant in others for others in by_env.values()) == 1:
-                labels[variant] = f"{variant} ({len(seeds)} seed{'s' if len(seeds) > 1 else ''})"
-        last_place = draw_runs(axis, env, seeds_by_variant, labels, styles, clocks)
-        draw_published(axis, env, published, 1.7 * last_place)
-        axis.set(
-            title=env,
-            xlabel="environment steps" if clocks is None else "minutes",
-            ylabel="training return" if bin_size > 1 else "evaluation return",
-            xlim=(0, last_place * 1.02),
-        )
-        if clocks is None:
-            axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
-        axis.grid(alpha=0.3)
-        if shares_styles:
-            continue
-        # Many lines leave no room for it among them
-        if len(axis.lines) > 10:
-            axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
-        else:
-            axis.legend(fontsize=8, loc="best")
-    for axis in list(axes.flat)[len(by_env) :]:
-        axis.remove()
-    if shares_styles:
-        lines = {str(line.get_label()): line for axis in fig.axes for line in axis.lines}
-        shown = (name for name in lines if not name.startswith("_"))
-        names = sorted(shown, key=lambda name: (name.endswith(PUBLISHED), name))
-        fig.legend([lines[name] for name in names], names, loc="outside lower center", ncol=2 * n_columns - 1)
-    figure.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(figure, dpi=120)
+        timed = (row for rows in rows_by_run(results / "minutes.csv").values() for row in rows)
+        clocks = defaultdict(dict)
+        for row in renamed(timed, lines):
+            clocks[row["env"], row["variant"], int(row["seed"])][int(row["timesteps"])] = float(row["minutes"])
+    styles = dict(zip(lines, itertools.cycle(STYLES), strict=False))
+    labels = {name: f"{name} ({_n_seeds([len(by_env[env].get(name, {})) for env in drawn])})" for name in lines}
+    n_columns = min(len(drawn), 2)
+    n_rows = math.ceil(len(drawn) / n_columns)
+    size = (WIDTH, (2.7 if n_columns > 1 else 3.4) * n_rows + 0.25 * math.ceil(len(lines | published) / 2))
+    with plt.rc_context({"font.size": 9, "svg.hashsalt": figure.stem}):
+        fig, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
+        for axis, env in zip(axes.flat, drawn, strict=False):
+            last_place = draw_runs(axis, env, by_env[env], labels, styles, clocks)
+            draw_published(axis, env, others, published, 1.7 * last_place)
+            axis.set(
+                title=env,
+                xlabel="environment steps" if clocks is None else "minutes",
+                ylabel="training return" if bin_size > 1 else "evaluation return",
+                xlim=(0, last_place * 1.02),
+            )
+            if clocks is None:
+                axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
+            axis.grid(alpha=0.3)
+        for axis in list(axes.flat)[len(drawn) :]:
+            axis.remove()
+        # One legend for all panels, outside of them, in the order of the file
+        entries = {str(line.get_label()): line for axis in fig.axes for line in axis.lines}
+        order = [*labels.values(), *(name + PUBLISHED for name in published)]
+        names = [name for name in order if name in entries]
+        fig.legend([entries[name] for name in names], names, loc="outside lower center", ncol=2, frameon=False)
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        fig.savefig(figure, dpi=120, metadata={"Date": None} if figure.suffix == ".svg" else None)
+        plt.close(fig)
     print(f"wrote {figure}")
+
+
+def draw(description: Path) -> None:
+    """
+    Draw the figures of a YAML file beside it: for each file name ``results`` (a folder beside the file's) and the
+    arguments of :func:`plot`.
+
+    :raises ValueError: for unknown arguments, or more panels and lines than can be read in a page
+    """
+    for name, settings in yaml.safe_load(description.read_text()).items():
+        unknown = set(settings) - {"results", "bin", "minutes", "lines", "envs", "published"}
+        if unknown:
+            raise ValueError(f"{description}, {name}: {sorted(unknown)} are no settings")
+        lines, published, envs = settings["lines"], settings.get("published", {}), settings["envs"]
+        if len(envs) > MAX_PANELS or len(lines | published) > MAX_LINES:
+            raise ValueError(f"{description}, {name}: at most {MAX_PANELS} panels and {MAX_LINES} lines can be read")
+        results = description.parent.parent / "results" / settings["results"]
+        kind = dict(bin_size=settings.get("bin", 1), in_minutes=settings.get("minutes", False))
+        plot(results, description.parent / name, **kind, lines=lines, envs=envs, published=published)
+
+
+def _n_seeds(counts: Sequence[int]) -> str:
+    """Say how many seeds there are, where the environments that have any may differ."""
+    present = [count for count in counts if count] or [0]
+    numbers = str(present[0]) if min(present) == max(present) else f"{min(present)} to {max(present)}"
+    return f"{numbers} seed{'' if max(present) == 1 else 's'}"
 
 
 def draw_runs(
@@ -326,19 +364,28 @@ def draw_runs(
     return last_place
 
 
-def draw_published(axis: Axes, env: str, published: list[dict[str, str]], last_step: float) -> None:
+def draw_published(
+    axis: Axes, env: str, rows: list[dict[str, str]], published: Mapping[str, str], last_step: float
+) -> None:
     """
-    :param published: curves in all environments, so that each algorithm has one style
+    :param rows: of ``published.csv``
+    :param published: for each entry of the legend its name in ``rows``
     :param last_step: leave out what comes after it
     """
-    algos = sorted({row["algo"] for row in published})
-    for (marker, gray), algo in zip(itertools.cycle(PUBLISHED_STYLES), algos, strict=False):
-        rows = [row for row in published if (row["env"], row["algo"]) == (env, algo)]
-        points = [(float(row["steps"]), float(row["mean"])) for row in rows]
+    for (marker, gray), (name, algo) in zip(itertools.cycle(PUBLISHED_STYLES), published.items(), strict=False):
+        points = [(float(row["steps"]), float(row["mean"])) for row in rows if (row["env"], row["algo"]) == (env, algo)]
         points = [point for point in points if point[0] <= last_step]
         if points:
-            label, every = f"{algo}{PUBLISHED}", math.ceil(len(points) / 12)
-            axis.plot(*zip(*points, strict=True), marker=marker, markevery=every, color=gray, lw=1, label=label)
+            every = math.ceil(len(points) / 8)
+            axis.plot(
+                *zip(*points, strict=True),
+                marker=marker,
+                markersize=4,
+                markevery=every,
+                color=gray,
+                lw=1,
+                label=name + PUBLISHED,
+            )
 
 
 def main() -> None:
@@ -353,14 +400,15 @@ def main() -> None:
     plotting.add_argument("--figure", type=Path, required=True)
     plotting.add_argument("--minutes", action="store_true", help="against minutes, of runs that have a monitor file")
     plotting.add_argument("--bin", type=int, default=1, help="average over so many steps (training returns)")
-    plotting.add_argument("--show", nargs="+", metavar="VARIANT=WORDS", help="only these variants, called like this")
-    plotting.add_argument("--env", nargs="+", help="only these environments")
+    drawing = commands.add_parser("draw", help="the figures that a YAML file describes")
+    drawing.add_argument("description", type=Path)
     args = parser.parse_args()
     if args.command == "collect":
         collect(args.folders, args.output, args.training)
+    elif args.command == "draw":
+        draw(args.description)
     else:
-        shown = None if args.show is None else dict(item.split("=", 1) for item in args.show)
-        plot(args.results, args.figure, args.bin, args.minutes, shown, args.env)
+        plot(args.results, args.figure, args.bin, args.minutes)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,44 +84,45 @@ def test_minutes_are_those_of_the_monitor_file(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_some_environments_and_variants_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [f"{env},{name},0,{step},0,{step}" for env in ("Ant-v4", "Hopper-v4") for name in "ab" for step in (1, 2)]
-    (tmp_path / "returns.csv").write_text("\n".join(["env,variant,seed,timesteps,episode,return", *lines]) + "\n")
-    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-    learning_curves = importlib.import_module("learning_curves")
-    drawn = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: drawn.append(figure))
-    learning_curves.plot(tmp_path, tmp_path / "figure.png", shown={"b": "ours"}, envs=["Hopper-v4"])
-    ((axis,),) = (figure.axes for figure in drawn)
-    assert axis.get_title() == "Hopper-v4"
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["ours (1 seed)"]
-    with pytest.raises(ValueError, match=r"has no runs in \['Walker2d-v4'\]"):
-        learning_curves.plot(tmp_path, tmp_path / "figure.png", envs=["Walker2d-v4"])
-
-
-def test_in_many_panels_a_variant_has_one_style_and_one_legend_entry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def write_returns(folder: Path, variants: dict[str, str], n_seeds: int = 2) -> None:
+    """
+    :param variants: the names, one letter each, of every environment
+    """
     lines = ["env,variant,seed,timesteps,episode,return"]
-    variants = {"Ant-v4": "c", "Hopper-v4": "b", "Swimmer-v4": "a", "Walker2d-v4": "b", "Reacher-v4": "ab"}
     for env, names in variants.items():
-        lines += [f"{env},{name},{seed},{step},0,{step}" for name in names for seed in (0, 1) for step in (10, 20)]
-    (tmp_path / "returns.csv").write_text("\n".join(lines) + "\n")
+        lines += [f"{env},{name},{s},{step},0,{step}" for name in names for s in range(n_seeds) for step in (10, 20)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "returns.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def learning_curves(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    return importlib.import_module("learning_curves")
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    figures: list[Any] = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: figures.append(figure))
+    return figures
+
+
+def test_all_is_drawn_with_one_style_and_one_legend_entry_each(
+    tmp_path: Path, learning_curves: Any, drawn: list[Any]
+) -> None:
+    variants = {"Ant-v4": "c", "Hopper-v4": "b", "Swimmer-v4": "a", "Walker2d-v4": "b", "Reacher-v4": "ab"}
+    write_returns(tmp_path, variants)
     (tmp_path / "published.csv").write_text(
         "env,algo,steps,mean\nHopper-v4,sac,10,5\nAnt-v4,redq,10,5\nAnt-v4,sac,10,5\n"
     )
-    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-    learning_curves = importlib.import_module("learning_curves")
-    drawn = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: drawn.append(figure))
     learning_curves.plot(tmp_path, tmp_path / "figure.png")
 
     (figure,) = drawn
     assert [axis.get_title() for axis in figure.axes] == sorted(variants)
-    assert [axis.get_subplotspec().rowspan.start for axis in figure.axes] == [0, 0, 0, 1, 1]
+    assert [axis.get_subplotspec().rowspan.start for axis in figure.axes] == [0, 0, 1, 1, 2]
     (legend,) = figure.legends
-    # The number of seeds where it is that of one panel
-    entries = ["a", "b", "c (2 seeds)", "redq, published", "sac, published"]
+    entries = ["a (2 seeds)", "b (2 seeds)", "c (2 seeds)", "redq, published", "sac, published"]
     assert [text.get_text() for text in legend.get_texts()] == entries
     styles: dict[str, set[tuple[str, str, str]]] = {entry: set() for entry in entries}
     for axis in figure.axes:
@@ -129,8 +131,47 @@ def test_in_many_panels_a_variant_has_one_style_and_one_legend_entry(
                 styles[line.get_label()].add((line.get_color(), line.get_linestyle(), line.get_marker()))
     assert [len(found) for found in styles.values()] == [1] * 5
     assert len(set.union(*styles.values())) == 5
-    drawn_in = [axis.get_title() for axis in figure.axes if "a" in [line.get_label() for line in axis.lines]]
+    drawn_in = [axis.get_title() for axis in figure.axes if "a (2 seeds)" in [line.get_label() for line in axis.lines]]
     assert drawn_in == ["Reacher-v4", "Swimmer-v4"]
+
+
+def test_a_file_says_which_lines_and_panels_there_are(tmp_path: Path, learning_curves: Any, drawn: list[Any]) -> None:
+    results = tmp_path / "results" / "runs"
+    write_returns(results, {"Hopper-v4": "abd", "Ant-v4": "bc", "Reacher-v4": "a"})
+    (results / "published.csv").write_text("env,algo,steps,mean\nHopper-v4,sac,10,5\nHopper-v4,redq,10,5\n")
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    settings = {
+        "results": "runs",
+        "envs": ["Hopper-v4", "Ant-v4"],
+        "lines": {"ours": ["b"], "stock": ["a", "c"]},
+        "published": {"SAC": "sac"},
+    }
+    description = figures / "figures.yml"
+    description.write_text(yaml.safe_dump({"one.svg": settings}))
+    learning_curves.draw(description)
+    (figure,) = drawn
+    assert [axis.get_title() for axis in figure.axes] == ["Hopper-v4", "Ant-v4"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ours (2 seeds)", "stock (2 seeds)", "SAC, published"]
+
+    for change, message in (
+        ({"envs": ["Walker2d-v4"]}, r"has no runs in \['Walker2d-v4'\]"),
+        ({"lines": {"ours": ["a", "b"]}}, r"'ours' has more than one variant in Hopper-v4: \['a', 'b'\]"),
+        ({"lines": {str(n): ["a"] for n in range(6)}, "published": {}}, "at most 4 panels and 5 lines"),
+        ({"envs": list("abcde")}, "at most 4 panels and 5 lines"),
+        ({"line": {}}, r"one.svg: \['line'\] are no settings"),
+    ):
+        description.write_text(yaml.safe_dump({"one.svg": settings | change}))
+        with pytest.raises(ValueError, match=message):
+            learning_curves.draw(description)
+
+
+def test_the_figures_of_the_pages_are_those_of_the_files(learning_curves: Any, drawn: list[Any]) -> None:
+    description = REPOSITORY / "docs" / "figures" / "figures.yml"
+    learning_curves.draw(description)
+    names = yaml.safe_load(description.read_text())
+    assert len(drawn) == len(names) and all((description.parent / name).is_file() for name in names)
 
 
 def test_training_returns_are_collected_and_drawn(tmp_path: Path) -> None:
