@@ -35,6 +35,7 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
+from sb3_ext.experiments.figures import PAGE_WIDTH, n_seeds
 from sb3_ext.experiments.worker import versions
 
 ATARI_FRAME_SKIP = 4
@@ -43,7 +44,6 @@ COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 LINES = ["-", "--", "-.", ":"]
 STYLES = [(color, LINES[(index + shift) % 4]) for shift in range(4) for index, color in enumerate(COLORS)]
 PUBLISHED = ", published"
-WIDTH = 6.9  # inches: a page shows 690 pixels
 MAX_PANELS, MAX_LINES = 4, 5
 PUBLISHED_STYLES = [("o", "0.35"), ("s", "0.55"), ("^", "0.7"), ("D", "0.35"), ("v", "0.55"), ("P", "0.7")]
 
@@ -272,10 +272,10 @@ def plot(
         for row in renamed(timed, lines):
             clocks[row["env"], row["variant"], int(row["seed"])][int(row["timesteps"])] = float(row["minutes"])
     styles = dict(zip(lines, itertools.cycle(STYLES), strict=False))
-    labels = {name: f"{name} ({_n_seeds([len(by_env[env].get(name, {})) for env in drawn])})" for name in lines}
+    labels = {name: f"{name} ({n_seeds(len(by_env[env].get(name, {})) for env in drawn)})" for name in lines}
     n_columns = min(len(drawn), 2)
     n_rows = math.ceil(len(drawn) / n_columns)
-    size = (WIDTH, (2.7 if n_columns > 1 else 3.4) * n_rows + 0.25 * math.ceil(len(lines | published) / 2))
+    size = (PAGE_WIDTH, (2.7 if n_columns > 1 else 3.4) * n_rows + 0.25 * math.ceil(len(lines | published) / 2))
     with plt.rc_context({"font.size": 9, "svg.hashsalt": figure.stem}):
         fig, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
         for axis, env in zip(axes.flat, drawn, strict=False):
@@ -320,13 +320,6 @@ def draw(description: Path) -> None:
         results = description.parent.parent / "results" / settings["results"]
         kind = dict(bin_size=settings.get("bin", 1), in_minutes=settings.get("minutes", False))
         plot(results, description.parent / name, **kind, lines=lines, envs=envs, published=published)
-
-
-def _n_seeds(counts: Sequence[int]) -> str:
-    """Say how many seeds there are, where the environments that have any may differ."""
-    present = [count for count in counts if count] or [0]
-    numbers = str(present[0]) if min(present) == max(present) else f"{min(present)} to {max(present)}"
-    return f"{numbers} seed{'' if max(present) == 1 else 's'}"
 
 
 def draw_runs(

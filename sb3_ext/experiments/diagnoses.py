@@ -3,14 +3,15 @@
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sb3_ext.diagnosis.callback import COLUMNS
-from sb3_ext.experiments.figures import draw_each, new_figure
+from sb3_ext.experiments.figures import add_legend, count_in_thousands, draw_each, new_figure, words
 from sb3_ext.experiments.results import collect_rows, read_csv
 from sb3_ext.experiments.runs import RunFolder
 
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
 
 DIAGNOSIS_COLUMNS = ("environment", "variant", "seed", *COLUMNS)
 # Title, column drawn as a line, column drawn as dots, scale
-_PANELS = (
+Panel = tuple[str, str, str | None, str]
+VALUE_PANELS: tuple[Panel, ...] = (
     ("bias of Q, normalised", "normalized_bias_mean", None, "symlog"),
-    ("Q (lines) and Monte-Carlo return (dots)", "q_mean", "mc_return_mean", "linear"),
+    ("Q (lines), Monte-Carlo return (dots)", "q_mean", "mc_return_mean", "linear"),
     ("spread of the bias", "normalized_bias_std", None, "log"),
     ("disagreement of the critics", "disagreement", None, "linear"),
+)
+NETWORK_PANELS: tuple[Panel, ...] = (
     ("entropy of the policy (nats)", "policy_entropy", None, "linear"),
     ("norm of the critics' gradient", "critic_grad_norm", None, "log"),
     ("norm of the actor's gradient", "actor_grad_norm", None, "log"),
@@ -90,7 +94,9 @@ def read_diagnoses(path: Path) -> dict[str, Diagnoses]:
     }
 
 
-def draw_diagnoses(diagnoses: Diagnoses, line_styles: dict[str, dict[str, Any]]) -> "Figure":
+def draw_diagnoses(
+    diagnoses: Diagnoses, line_styles: dict[str, dict[str, Any]], panels: Sequence[Panel] = VALUE_PANELS
+) -> "Figure":
     """
     Draw a panel for each kind of measurement in one environment, with a line for each seed.
 
@@ -99,12 +105,14 @@ def draw_diagnoses(diagnoses: Diagnoses, line_styles: dict[str, dict[str, Any]])
     :param line_styles: of the variants, from :func:`sb3_ext.experiments.figures.styles`
     """
     runs = [run for by_seed in diagnoses.values() for run in by_seed.values()]
-    panels = [panel for panel in _PANELS if any(np.isfinite(run[panel[1]]).any() for run in runs)] or _PANELS[:1]
-    figure, axes = new_figure(len(panels), height=3.4)
+    panels = [panel for panel in panels if any(np.isfinite(run[panel[1]]).any() for run in runs)] or panels[:1]
+    figure, axes = new_figure(len(panels))
     for axis, (title, line, dots, scale) in zip(axes, panels, strict=True):
         for variant, by_seed in diagnoses.items():
             for index, run in enumerate(by_seed.values()):
-                _draw_run(axis, run, line, dots, {**line_styles[variant], "label": variant if index == 0 else None})
+                _draw_run(
+                    axis, run, line, dots, {**line_styles[variant], "label": words(variant) if index == 0 else None}
+                )
         # A symmetrical logarithm has hardly any ticks among small values.
         is_small = scale == "symlog" and max(abs(bound) for bound in axis.get_ylim()) < _LINEAR_UP_TO
         axis.set(title=title, xlabel="time steps", yscale="linear" if is_small else scale)
@@ -112,7 +120,8 @@ def draw_diagnoses(diagnoses: Diagnoses, line_styles: dict[str, dict[str, Any]])
         axis.grid(alpha=0.3)
         if scale == "symlog":
             axis.axhline(0, color="0.4", linewidth=0.8)
-    axes[0].legend(fontsize=8)
+        count_in_thousands(axis)
+    add_legend(figure)
     return figure
 
 
@@ -130,5 +139,13 @@ def _draw_run(
 def draw_all_diagnoses(
     diagnoses: dict[str, Diagnoses], line_styles: dict[str, dict[str, Any]], folder: Path
 ) -> list[Path]:
-    """Draw the measurements of all environments, see :func:`sb3_ext.experiments.figures.draw_each`."""
-    return draw_each(diagnoses, draw_diagnoses, line_styles, folder, "diagnosis")
+    """
+    Draw the measurements of all environments, see :func:`sb3_ext.experiments.figures.draw_each`.
+
+    Values, of which a reader needs the picture first, and networks have a file each.
+    """
+    networks = partial(draw_diagnoses, panels=NETWORK_PANELS)
+    return [
+        *draw_each(diagnoses, draw_diagnoses, line_styles, folder, "diagnosis"),
+        *draw_each(diagnoses, networks, line_styles, folder, "networks"),
+    ]

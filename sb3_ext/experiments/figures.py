@@ -1,5 +1,6 @@
 """Figures: learning curves, performance profiles and probabilities of improvement, as PNG and SVG."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,24 +32,59 @@ STYLES = [
     ("#000000", (0, (1, 3))),
 ]
 _N_THRESHOLDS = 101
+PAGE_WIDTH = 6.9
+"""In inches: a page of the documentation shows 690 pixels."""
 
 
-def new_figure(
-    n_panels: int, width: float = 5.2, height: float = 4.0, n_columns: int = 3
-) -> tuple["Figure", list["Axes"]]:
-    """Make an empty figure with ``n_columns`` panels in a row. Width and height of a panel are in inches."""
+def new_figure(n_panels: int, height: float | None = None, n_columns: int = 2) -> tuple["Figure", list["Axes"]]:
+    """
+    Make an empty figure that can be read in a page, with ``n_columns`` panels in a row.
+
+    :param height: of a panel, in inches; by default it suits the width
+    """
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # pyplot would choose a window if there is a screen, and keep figures alive.
     n_columns = min(n_panels, n_columns)
     n_rows = -(-n_panels // n_columns)
-    figure = Figure(figsize=(width * n_columns, height * n_rows), layout="constrained")
+    height = height or (3.6 if n_columns == 1 else 2.7)
+    # pyplot would choose a window if there is a screen, and keep figures alive.
+    figure = Figure(figsize=(PAGE_WIDTH, height * n_rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel().tolist()
+    with matplotlib.rc_context({"font.size": 9, "axes.titlesize": 10}):
+        axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel().tolist()
     for axis in axes[n_panels:]:
         axis.remove()
     return figure, axes[:n_panels]
+
+
+def words(variant: str) -> str:
+    """Return the name of a variant as a reader sees it."""
+    return variant.replace("_", " ")
+
+
+def n_seeds(counts: Iterable[int]) -> str:
+    """Say how many seeds there are. Environments without any, where the count is 0, do not matter."""
+    present = sorted({count for count in counts if count}) or [0]
+    numbers = str(present[0]) if len(present) == 1 else f"{present[0]} to {present[-1]}"
+    return f"{numbers} seed{'' if present == [1] else 's'}"
+
+
+def add_legend(figure: "Figure") -> None:
+    """Put one legend for all panels below them, where it hides nothing."""
+    lines = {str(line.get_label()): line for axis in figure.axes for line in axis.lines}
+    names = [name for name in lines if not name.startswith("_")]
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.18 * -(-len(names) // 2))
+    figure.legend([lines[name] for name in names], names, loc="outside lower center", ncol=2, frameon=False, fontsize=9)
+
+
+def count_in_thousands(axis: "Axes") -> None:
+    """Write time steps as 50k."""
+    from matplotlib.ticker import EngFormatter
+
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def save(figure: "Figure", stem: Path) -> list[Path]:
@@ -121,6 +157,11 @@ def common_timesteps(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
 def draw_curves(curves: list[Curve], line_styles: dict[str, dict[str, Any]]) -> "Figure":
     """Draw one panel an environment: the interquartile mean, its 95 % bootstrap interval, every run as a thin line."""
     environments = list(dict.fromkeys(curve.environment for curve in curves))
+    counts = Counter((curve.variant, curve.environment) for curve in curves)
+    labels = {
+        variant: f"{words(variant)} ({n_seeds(counts[variant, env] for env in environments)})"
+        for variant in line_styles
+    }
     figure, axes = new_figure(len(environments))
     for axis, env in zip(axes, environments, strict=True):
         for variant, line_style in line_styles.items():
@@ -130,15 +171,15 @@ def draw_curves(curves: list[Curve], line_styles: dict[str, dict[str, Any]]) -> 
             for curve in mine:
                 axis.plot(curve.timesteps, curve.returns, **line_style, alpha=0.3, linewidth=0.8)
             steps, values = common_timesteps(mine)
-            label = f"{variant} ({len(mine)} seed{'s' if len(mine) > 1 else ''})"
             middle, (low, high) = iqm_with_interval(values) if len(steps) else (steps, (steps, steps))
-            axis.plot(steps, middle, **line_style, linewidth=2.2, label=label)
+            axis.plot(steps, middle, **line_style, linewidth=2.2, label=labels[variant])
             if len(mine) > 1:
                 axis.fill_between(steps, low, high, color=line_style["color"], alpha=0.15, linewidth=0)
         axis.set(title=env, xlabel="time steps", ylabel="return of an evaluation")
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        count_in_thousands(axis)
+    add_legend(figure)
     return figure
 
 
@@ -155,24 +196,24 @@ def draw_profiles(matrices: dict[str, np.ndarray], line_styles: dict[str, dict[s
     profiles, intervals = performance_profiles(matrices, thresholds)
     figure, (axis,) = new_figure(1)
     for variant, line_style in ((variant, line_styles[variant]) for variant in matrices):
-        axis.plot(thresholds, profiles[variant], **line_style, linewidth=2.0, label=variant)
+        axis.plot(thresholds, profiles[variant], **line_style, linewidth=2.0, label=words(variant))
         axis.fill_between(thresholds, *intervals[variant], color=line_style["color"], alpha=0.15, linewidth=0)
     axis.set(
         xlabel="score (0 and 1: ends of each environment's range)", ylabel="share of runs above", ylim=(-0.02, 1.02)
     )
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    add_legend(figure)
     return figure
 
 
 def draw_improvement(probabilities: dict[tuple[str, str], tuple[float, float, float]]) -> "Figure":
     """Draw the probability that the first variant of each pair beats the second, and the ends of its interval."""
-    figure, (axis,) = new_figure(1, width=6.0, height=1.0 + 0.45 * len(probabilities))
+    figure, (axis,) = new_figure(1, height=1.0 + 0.45 * len(probabilities))
     for row, (middle, low, high) in enumerate(probabilities.values()):
         axis.plot([low, high], [row, row], color="#0072B2", linewidth=6, alpha=0.3, solid_capstyle="butt")
         axis.plot([middle], [row], marker="o", color="#0072B2")
     axis.axvline(0.5, color="0.5", linestyle=":", linewidth=1)
-    axis.set_yticks(range(len(probabilities)), [f"{one} > {other}" for one, other in probabilities])
+    axis.set_yticks(range(len(probabilities)), [f"{words(one)} > {words(other)}" for one, other in probabilities])
     axis.set(
         xlim=(-0.02, 1.02),
         xlabel="probability of improvement",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_ext.experiments.figures import draw_each, new_figure
+from sb3_ext.experiments.figures import add_legend, count_in_thousands, draw_each, new_figure, words
 from sb3_ext.experiments.results import collect_rows, read_csv
 from sb3_ext.experiments.runs import RunFolder
 
@@ -115,16 +115,17 @@ def draw_training(training: Training, line_styles: dict[str, dict[str, Any]]) ->
     """
     runs = [run for by_seed in training.values() for run in by_seed.values()]
     panels = [panel for panel in _PANELS if any(_points(run, panel[1]) is not None for run in runs)] or _PANELS[:1]
-    figure, axes = new_figure(len(panels), height=3.4, n_columns=2)
+    figure, axes = new_figure(len(panels))
     for axis, (title, names) in zip(axes, panels, strict=True):
         for variant, by_seed in training.items():
             lines = [points for run in by_seed.values() if (points := _points(run, names)) is not None]
             for index, points in enumerate(lines):
-                label = variant if index == 0 else None
+                label = words(variant) if index == 0 else None
                 axis.plot(*points, **line_styles[variant], label=label, linewidth=1.2, alpha=0.8)
         axis.set(title=title, xlabel="return of training episodes" if names == (_Q_VALUE,) else "time steps")
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+        count_in_thousands(axis)
+    add_legend(figure)
     return figure
 
 

@@ -10,6 +10,8 @@ from sb3_ext.diagnosis.callback import COLUMNS
 from sb3_ext.experiments import load_experiment
 from sb3_ext.experiments.diagnoses import (
     DIAGNOSIS_COLUMNS,
+    NETWORK_PANELS,
+    VALUE_PANELS,
     collect_diagnoses,
     draw_all_diagnoses,
     draw_diagnoses,
@@ -60,12 +62,15 @@ def test_measurements_survive_the_way_through_the_csv_file(tmp_path, folders):
 def test_there_is_a_panel_for_each_kind_of_measurement_and_a_line_for_each_seed(tmp_path, folders):
     write_csv(tmp_path / "diagnosis.csv", DIAGNOSIS_COLUMNS, collect_diagnoses(folders)[0])
     diagnoses = read_diagnoses(tmp_path / "diagnosis.csv")["CartPole-v1"]
-    axes = draw_diagnoses(diagnoses, styles(diagnoses)).axes
+    figures = [draw_diagnoses(diagnoses, styles(diagnoses), panels) for panels in (VALUE_PANELS, NETWORK_PANELS)]
+    axes = [axis for figure in figures for axis in figure.axes]
     titles = [axis.get_title() for axis in axes]
     assert len(titles) == 6 and not any("entropy" in title or "actor" in title for title in titles)
+    assert len(figures[0].axes) == 3
     (rank,) = (axis for axis in axes if "rank" in axis.get_title())
     assert [line.get_ydata().tolist() for line in rank.lines] == [[30.0, 31.0]] * 4
-    assert [text.get_text() for text in axes[0].get_legend().texts] == ["stock", "double"]
+    for figure in figures:
+        assert [text.get_text() for text in figure.legends[0].texts] == ["stock", "double"]
     (q_values,) = (axis for axis in axes if "Monte-Carlo" in axis.get_title())
     np.testing.assert_array_equal([line.get_ydata() for line in q_values.lines[:2]], [[3.0, 4.0], [2.0, math.nan]])
 
@@ -88,7 +93,7 @@ def test_figures_are_the_same_from_the_same_numbers_and_old_ones_go(tmp_path, fo
         contents.append({path.name: path.read_bytes() for path in paths})
         assert {path.name for path in folder.iterdir()} == {"diagnosis.csv", *contents[0]}
     assert contents[0] == contents[1]
-    stems = ("diagnosis_CartPole-v1", "diagnosis_ALE-Pong-v5")
+    stems = [f"{kind}_{env}" for kind in ("diagnosis", "networks") for env in ("CartPole-v1", "ALE-Pong-v5")]
     assert set(contents[0]) == {f"{stem}.{ending}" for stem in stems for ending in ("png", "svg")}
 
 

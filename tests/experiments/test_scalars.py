@@ -84,7 +84,8 @@ def test_the_last_value_of_a_time_step_counts(tmp_path):
 def test_q_is_drawn_over_the_return(folders, tmp_path):
     write_csv(tmp_path / "training.csv", TRAINING_COLUMNS, collect_training(folders)[0])
     training = read_training(tmp_path / "training.csv")["CartPole-v1"]
-    axes = draw_training(training, styles(training)).axes
+    figure = draw_training(training, styles(training))
+    axes = figure.axes
     assert [axis.get_title() for axis in axes] == [
         "return of training episodes",
         "loss of the critics, or of all",
@@ -93,7 +94,7 @@ def test_q_is_drawn_over_the_return(folders, tmp_path):
     assert [len(axis.lines) for axis in axes] == [4, 4, 2]
     assert axes[2].lines[0].get_xdata().tolist() == [20.0, 30.0]  # between 10 at step 100 and 30 at step 300
     assert axes[2].lines[0].get_ydata().tolist() == [4.0, 5.0]
-    assert [text.get_text() for text in axes[0].get_legend().texts] == ["stock", "double"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["stock", "double"]
 
 
 def test_old_figures_go(tmp_path, folders):
