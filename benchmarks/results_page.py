@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 NOTHING = "-"
+PUBLISHED_NEAR = 0.1
+"""How far from a point of a published curve a value may be, as a share of the time steps."""
 
 
 @dataclass
@@ -98,10 +100,10 @@ def cell(values: Sequence[float | None]) -> str:
 def published_cell(rows: Sequence[Mapping[str, str]], step: int) -> str:
     """
     :param rows: of one published curve
-    :return: its mean at a time step, between its points in proportion
+    :return: its mean at a time step, between its points in proportion. Nothing where none of them is near
     """
     steps, means = ([float(row[key]) for row in rows] for key in ("steps", "mean"))
-    if not steps or not min(steps) <= step <= max(steps):
+    if min((abs(point - step) for point in steps), default=np.inf) > PUBLISHED_NEAR * step:
         return NOTHING
     return f"{np.interp(step, steps, means):.0f} ({rows[0]['seeds']})"
 
