@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 
 from sb3_ext.zoo import ZOO_ALGORITHMS
 
-STARTUP = Path(__file__).resolve().parents[2] / "sb3_ext" / "zoo" / "startup"
+REPOSITORY = Path(__file__).resolve().parents[2]
+STARTUP = REPOSITORY / "sb3_ext" / "zoo" / "startup"
 
 ALGORITHMS = "import json, rl_zoo3; print(json.dumps({k: v.__module__ for k, v in rl_zoo3.ALGOS.items()}))"
 
@@ -55,6 +57,34 @@ def test_the_sdist_builds_the_same_wheel(source, wheel, tmp_path):
     (from_sdist,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(from_sdist) as ours, zipfile.ZipFile(wheel) as theirs:
         assert sorted(ours.namelist()) == sorted(theirs.namelist())
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory) -> Path:
+    """The source distribution of the repository itself."""
+    folder = tmp_path_factory.mktemp("sdist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", str(folder), str(REPOSITORY)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    (path,) = folder.glob("*.tar.gz")
+    return path
+
+
+def test_an_index_would_take_both_files(wheel, sdist):
+    command = [sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(sdist)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0 and result.stdout.count("PASSED") == 2, result.stdout + result.stderr
+
+
+def test_the_sdist_has_its_tests(sdist, tmp_path):
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    for name in ("Makefile", "constraints.txt", "constraints-lowest.txt", "docs/results/page.yml"):
+        assert (unpacked / name).is_file()
+    names = "tests/functional/test_bellman.py", "tests/test_schedules.py", "tests/benchmarks/test_results_page.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *names]
+    result = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0 and " passed" in result.stdout, result.stdout + result.stderr
 
 
 def test_uninstall_leaves_nothing_behind(wheel, new_environment):
