@@ -22,6 +22,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         (["skills.py", "--timesteps", "400"], "one episode of each skill"),
         (["tabular.py", "--episodes", "60", "--seeds", "2"], "SARSA(lambda): return"),
         (["shared_policy.py", "--timesteps", "2400"], "three episodes"),
+        (["entropy_sign.py", "--timesteps", "1400", "--seeds", "1"], "wrote entropy_sign.csv and .png"),
         (["n_step_bias.py"], "without a correction the bias is up to -5.36, with one 0"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
