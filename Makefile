@@ -6,11 +6,11 @@ STAMP := $(VENV)/.installed
 # Where `make train` leaves its models, as rl_zoo3 does
 LOGS ?= logs
 
-.PHONY: help install train test test-slow test-sb3 check bench docs figures clean
+.PHONY: help install train test test-slow test-sb3 test-lowest check bench docs figures clean
 
 help:
 	@echo "make train      train REDQ-SAC on InvertedPendulum-v4 through rl_zoo3, about 3 minutes on a laptop CPU"
-	@echo "make test       run the tests (test-slow: the slow learning runs too)"
+	@echo "make test       run the tests (test-slow: the slow learning runs too; test-lowest: with the oldest dependencies)"
 	@echo "make check      lint and types"
 	@echo "make bench      measure updates per second against SB3 and SBX, replay buffers against those of other packages"
 	@echo "make figures    draw the learning curves of the documentation, and their tables, from its CSV files"
@@ -37,6 +37,13 @@ test-slow: install
 # SB3's own tests of SAC and DQN, with our classes in their place: about 20 minutes
 test-sb3: install
 	$(BIN)/python tests/sb3_suite.py
+
+# The lowest versions that pyproject.toml admits, with the lowest Python
+test-lowest:
+	python3.10 -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e ".[dev,plots]"
+	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 check: install
 	$(BIN)/ruff check .
@@ -67,4 +74,4 @@ figures: install
 	$(BIN)/python benchmarks/scaling.py --plot-only --output benchmarks/results/scaling.csv --figure docs/figures/scaling.png
 
 clean:
-	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
