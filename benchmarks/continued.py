@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
@@ -74,6 +75,19 @@ def value_of(text: str) -> Any:
         return text
 
 
+def keep_recent(buffer: Any, n_transitions: int) -> None:
+    """
+    Drop all but the newest transitions of a buffer of SB3's layout, which is not full.
+    """
+    if buffer.full or n_transitions > buffer.pos:
+        raise ValueError(f"recent={n_transitions} must be at most {buffer.pos}, and the buffer not full")
+    first, last = buffer.pos - n_transitions, buffer.pos
+    for array in vars(buffer).values():
+        if isinstance(array, np.ndarray) and len(array) == buffer.buffer_size:
+            array[:n_transitions] = array[first:last].copy()
+    buffer.pos = n_transitions
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
@@ -86,6 +100,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="ARGUMENT=VALUE", help="of REDQSAC")
     parser.add_argument("--rates", type=float, nargs=2, help="learning rate at the first and the last step")
     parser.add_argument("--averaged-actor-explores", action="store_true")
+    parser.add_argument("--recent", type=int, help="keep only so many transitions, the newest")
     args = parser.parse_args()
     th.set_num_threads(1)
     changed = {name: value_of(text) for name, text in (item.split("=", 1) for item in args.set)}
@@ -96,6 +111,8 @@ def main() -> None:
             args.checkpoint.name.replace("model", "model_replay_buffer", 1).replace(".zip", ".pkl")
         )
     )
+    if args.recent is not None:
+        keep_recent(model.replay_buffer, args.recent)
     begin, end = model.num_timesteps, model.num_timesteps + args.steps
     if args.rates is not None:
         first, last = args.rates
@@ -105,7 +122,13 @@ def main() -> None:
         first, last = (start - fall * step for step in (begin, end))
     model.learning_rate_final = None  # first, since it goes with constant learning rates only
     model.learning_rate = line(first, last, begin, end)
-    how = " ".join([*args.set, *(["averaged actor explores"] if args.averaged_actor_explores else [])])
+    how = " ".join(
+        [
+            *args.set,
+            *(["averaged actor explores"] if args.averaged_actor_explores else []),
+            *([] if args.recent is None else [f"newest {args.recent} transitions"]),
+        ]
+    )
     how += "" if args.rates is None else f" rates {first:g} to {last:g}"
     identity = {"env": args.env, "name": args.name, "checkpoint": args.checkpoint.name, "changed": how.strip()}
     evaluation = Rows(args.output, identity, Monitor(gym.make(args.env)), n_eval_episodes=10, eval_freq=args.eval_freq)

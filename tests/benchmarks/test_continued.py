@@ -49,6 +49,21 @@ def test_it_goes_on_with_other_arguments(tmp_path: Path) -> None:
     assert rows[2]["changed"] == "noise_repeat=2 actor_q=min averaged actor explores rates 0.0001 to 1e-05"
 
 
+def test_the_newest_transitions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from continued import keep_recent
+
+    model = REDQSAC("MlpPolicy", "Pendulum-v1", learning_starts=100, buffer_size=50)
+    model.learn(20)
+    buffer = model.replay_buffer
+    newest = buffer.observations[15:20].copy(), buffer.rewards[15:20].copy()
+    keep_recent(buffer, 5)
+    assert buffer.size() == 5
+    assert (buffer.observations[:5] == newest[0]).all() and (buffer.rewards[:5] == newest[1]).all()
+    with pytest.raises(ValueError, match="recent=6 must be at most 5"):
+        keep_recent(buffer, 6)
+
+
 def test_the_learning_rate_between_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     from continued import line
