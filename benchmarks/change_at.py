@@ -9,6 +9,8 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+READ_AT_SETUP = ("learning_rate", "ent_coef", "target_entropy", "policy_kwargs", "buffer_size")
+
 
 class ChangeAt(BaseCallback):
     """
@@ -24,11 +26,16 @@ class ChangeAt(BaseCallback):
         self.arguments = arguments
         self._is_done = False
 
+    def _init_callback(self) -> None:
+        for name, value in self.arguments.items():
+            if not hasattr(self.model, name):
+                raise ValueError(f"{name}={value!r}: a {type(self.model).__name__} has no such attribute")
+            if name in READ_AT_SETUP:
+                raise ValueError(f"{name}={value!r}: SB3 reads it at the set-up only, so a change has no effect")
+
     def _on_step(self) -> bool:
         if not self._is_done and self.num_timesteps >= self.step:
             self._is_done = True
             for name, value in self.arguments.items():
-                if not hasattr(self.model, name):
-                    raise ValueError(f"{name}={value!r}: a {type(self.model).__name__} has no such attribute")
                 setattr(self.model, name, value)
         return True

@@ -261,10 +261,14 @@ def plot(
     rows = [row for row in rows if row["env"] in drawn]
     if lines is None:
         lines = {variant: [variant] for variant in sorted({row["variant"] for row in rows})}
+    _check_names(lines, rows)
     by_env = curves_by_variant(renamed(rows, lines), bin_size)
     others = [] if in_minutes or not (results / "published.csv").exists() else read_csv(results / "published.csv")
     if published is None:
         published = {algo: algo for algo in sorted({row["algo"] for row in others if row["env"] in drawn})}
+    unknown = set(published.values()) - {row["algo"] for row in others if row["env"] in drawn}
+    if unknown:
+        raise ValueError(f"{results / 'published.csv'} has no {sorted(unknown)} in {drawn}")
     clocks: Clocks | None = None
     if in_minutes:
         timed = (row for rows in rows_by_run(results / "minutes.csv").values() for row in rows)
@@ -301,6 +305,15 @@ def plot(
         fig.savefig(figure, dpi=120, metadata={"Date": None} if figure.suffix == ".svg" else None)
         plt.close(fig)
     print(f"wrote {figure}")
+
+
+def _check_names(lines: Mapping[str, Sequence[str]], rows: Iterable[Mapping[str, str]]) -> None:
+    """Raise a ValueError for a variant that has no rows, or that two lines have."""
+    named = [variant for variants in lines.values() for variant in variants]
+    missing = set(named) - {row["variant"] for row in rows}
+    if missing or len(set(named)) < len(named):
+        twice = {variant for variant in named if named.count(variant) > 1}
+        raise ValueError(f"lines={dict(lines)}: without runs {sorted(missing)}, in two lines {sorted(twice)}")
 
 
 def draw(description: Path) -> None:

@@ -45,7 +45,7 @@ class Run:
         :return: the mean return of the episodes of the ``window`` steps up to ``step``; ``None`` if the run had ended
         """
         values = [value for at, values in self.returns.items() if step - window < at <= step for value in values]
-        return float(np.mean(values)) if values and max(self.returns) > step - window else None
+        return float(np.mean(values)) if values else None
 
     def at_minute(self, minute: float) -> float | None:
         """
@@ -105,7 +105,8 @@ def published_cell(rows: Sequence[Mapping[str, str]], step: int) -> str:
     steps, means = ([float(row[key]) for row in rows] for key in ("steps", "mean"))
     if min((abs(point - step) for point in steps), default=np.inf) > PUBLISHED_NEAR * step:
         return NOTHING
-    return f"{np.interp(step, steps, means):.0f} ({rows[0]['seeds']})"
+    nearest = min(rows, key=lambda row: abs(float(row["steps"]) - step))
+    return f"{np.interp(step, steps, means):.0f} ({nearest['seeds']})"
 
 
 def minutes_to(runs: Mapping[int, Run], step: int) -> str:
@@ -115,7 +116,7 @@ def minutes_to(runs: Mapping[int, Run], step: int) -> str:
     known = [run.clock[step] for run in runs.values() if step in run.clock]
     if not known:
         known = [run.minutes for run in runs.values() if run.minutes is not None and step == max(run.returns)]
-    return f"{np.mean(known):.{0 if np.mean(known) >= 10 else 1}f}" if known else NOTHING
+    return f"{np.mean(known):.{0 if np.mean(known) >= 10 else 1}f} ({len(known)})" if known else NOTHING
 
 
 def task_section(task: Mapping[str, Any]) -> list[str]:

@@ -4,8 +4,8 @@ The sign of the entropy in the soft backup: right, left out, and wrong.
     python examples/entropy_sign.py --output entropy_sign      # writes entropy_sign.csv and .png, some minutes
 
 The value of a state under a Boltzmann policy is ``E Q + alpha H``: an uncertain policy is worth more. A mistake that
-programs often have is ``E Q - alpha H``, whose policy learns to be certain early. ``target_backup="boltzmann"`` leaves
-the entropy out. Each variant overrides one hook, and all else is the same.
+programs often have is ``E Q - alpha H``, which punishes states where several actions are good. The backup
+``"boltzmann"`` leaves the entropy out. The wrong sign is one overridden hook.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class WrongSign(SoftDQN):
 
 
 def make(variant: str, seed: int) -> SoftDQN:
-    """Make a model with the settings of CartPole's YAML entry, but for a constant temperature."""
+    """Make a model that trains in half a minute, at a constant temperature."""
     cls = WrongSign if variant == "E Q - alpha H" else SoftDQN
     return cls(
         "MlpPolicy",
@@ -72,7 +72,7 @@ class Record(BaseCallback):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=20_000)
+    parser.add_argument("--timesteps", type=int, default=20_000, help="more than the 1000 of the warm-up")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", default="entropy_sign")
     args = parser.parse_args()
@@ -82,10 +82,14 @@ def main() -> None:
         for seed in range(args.seeds):
             record = Record((variant, seed), every=max(args.timesteps // 40, 1))
             make(variant, seed).learn(args.timesteps, callback=record, log_interval=10**9)
+            if not record.rows:
+                parser.error(f"--timesteps {args.timesteps} is too short: nothing was learned")
             rows += record.rows
             for axis, index in zip(axes, (3, 4, 5), strict=True):
                 label = variant if seed == 0 and index == 3 else None
-                axis.plot([row[2] for row in record.rows], [row[index] for row in record.rows], color=color, label=label)
+                axis.plot(
+                    [row[2] for row in record.rows], [row[index] for row in record.rows], color=color, label=label
+                )
             print(f"{variant}, seed {seed}: return {record.rows[-1][3]}, Q {record.rows[-1][5]}", flush=True)
     for axis, title in zip(axes, ("return of training", "entropy of the policy (nats)", "Q"), strict=True):
         axis.set(title=title, xlabel="time steps")

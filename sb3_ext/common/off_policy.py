@@ -339,7 +339,7 @@ class OffPolicyExtension(SavedModel):
             warnings.warn(
                 f"learning_starts={self.learning_starts:g}: of {n_steps} time steps {learned} will be learned from. "
                 "Give a smaller learning_starts, or train for longer",
-                stacklevel=3,
+                stacklevel=2,
             )
 
     def _sample_action(

@@ -104,8 +104,7 @@ def draw_diagnoses(
 
     :param line_styles: of the variants, from :func:`sb3_ext.experiments.figures.styles`
     """
-    runs = [run for by_seed in diagnoses.values() for run in by_seed.values()]
-    panels = [panel for panel in panels if any(np.isfinite(run[panel[1]]).any() for run in runs)] or panels[:1]
+    panels = _measured_panels(diagnoses, panels) or panels[:1]
     figure, axes = new_figure(len(panels))
     for axis, (title, line, dots, scale) in zip(axes, panels, strict=True):
         for variant, by_seed in diagnoses.items():
@@ -145,7 +144,13 @@ def draw_all_diagnoses(
     Values, of which a reader needs the picture first, and networks have a file each.
     """
     networks = partial(draw_diagnoses, panels=NETWORK_PANELS)
+    with_networks = {env: content for env, content in diagnoses.items() if _measured_panels(content, NETWORK_PANELS)}
     return [
         *draw_each(diagnoses, draw_diagnoses, line_styles, folder, "diagnosis"),
-        *draw_each(diagnoses, networks, line_styles, folder, "networks"),
+        *draw_each(with_networks, networks, line_styles, folder, "networks"),
     ]
+
+
+def _measured_panels(diagnoses: Diagnoses, panels: Sequence[Panel]) -> list[Panel]:
+    runs = [run for by_seed in diagnoses.values() for run in by_seed.values()]
+    return [panel for panel in panels if any(np.isfinite(run[panel[1]]).any() for run in runs)]

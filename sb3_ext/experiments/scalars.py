@@ -122,9 +122,11 @@ def draw_training(training: Training, line_styles: dict[str, dict[str, Any]]) ->
             for index, points in enumerate(lines):
                 label = words(variant) if index == 0 else None
                 axis.plot(*points, **line_styles[variant], label=label, linewidth=1.2, alpha=0.8)
-        axis.set(title=title, xlabel="return of training episodes" if names == (_Q_VALUE,) else "time steps")
+        is_over_returns = names == (_Q_VALUE,)
+        axis.set(title=title, xlabel="return of training episodes" if is_over_returns else "time steps")
         axis.grid(alpha=0.3)
-        count_in_thousands(axis)
+        if not is_over_returns:
+            count_in_thousands(axis)
     add_legend(figure)
     return figure
 

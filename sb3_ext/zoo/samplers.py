@@ -19,8 +19,8 @@ arguments, so it infers what depends on them from the names that were drawn.
 Each range may depend only on parameters drawn before. Optuna allows numerical ranges to differ between trials, but not
 the choices of a categorical parameter.
 
-The number of updates is drawn last and bounded by what each of them costs. So no trial takes much longer than a
-training with the defaults, and pruning compares trials of similar length.
+The number of updates is drawn after what each of them costs, and bounded by it. So pruning compares trials of similar
+length.
 """
 
 import math
@@ -62,10 +62,10 @@ MAX_ROWS_PER_STEP = 256.0
 MAX_IMAGES_PER_STEP = 16.0
 """The same for images, of which Dopamine's DQN has 8."""
 
-MAX_CRITIC_UPDATES = 200.0
+MAX_PASSES = 210.0
 """
-For REDQ-SAC: updates of one critic for each environment step, times the size of the minibatch / 256 and the cost of the
-network. Those of the paper: 10 critics and 20 updates.
+For REDQ-SAC: passes of one critic for each environment step, times the size of the minibatch / 256 and the cost of the
+network. Those of the paper: 10 critics, 20 updates of them and one of the actor.
 """
 
 MAX_NORMALIZED_UPDATES = 4.0
@@ -163,22 +163,23 @@ def sample_redq_sac_params(
 
     # At least two, because with a single critic all the backups are the same, and "doubleq" is an error.
     n_critics = trial.suggest_int("n_critics", 2, 10)
-    # An update-to-data ratio for one environment. rl_zoo3 does not tell a converter the number of environments, so
-    # `gradient_steps` itself is sampled, and each vector step is followed by that many updates.
-    cost = n_critics * 2 ** trial.params["batch_size_pow"] / 256 * NET_COSTS[trial.params["net_arch"]]
-    trial.suggest_int("gradient_steps", 1, _affordable(MAX_CRITIC_UPDATES, cost, 20), log=True)
     backups = ["vanilla", "doubleq", "min", "mean", "redq", "rem"]
     if trial.suggest_categorical("target_backup", backups) == "redq":
         trial.suggest_int("subset_size", 1, min(n_critics, MAX_SUBSET_SIZE))
     trial.suggest_categorical("backup_entropy", [True, False])
     trial.suggest_categorical("ent_coef", ["auto", "auto_0.1", 0.01, 0.05, 0.2])
 
-    trial.suggest_int("policy_delay", 1, 20, log=True)
+    policy_delay = trial.suggest_int("policy_delay", 1, 20, log=True)
     trial.suggest_categorical("actor_q", ["mean", "min"])
     if trial.suggest_categorical("actor_gradient", ["reparam", "reinforce"]) == "reinforce":
         # The baseline comes first, because leaving one out takes two samples.
         baseline = trial.suggest_categorical("reinforce_baseline", ["loo", "mean_action", "none"])
         trial.suggest_int("n_actor_samples", 2 if baseline == "loo" else 1, 8, log=True)
+    # An update-to-data ratio for one environment. rl_zoo3 does not tell a converter the number of environments, so
+    # `gradient_steps` itself is sampled, and each vector step is followed by that many updates.
+    passes = n_critics * (1 + trial.params.get("n_actor_samples", 1) / policy_delay)
+    cost = passes * 2 ** trial.params["batch_size_pow"] / 256 * NET_COSTS[trial.params["net_arch"]]
+    trial.suggest_int("gradient_steps", 1, _affordable(MAX_PASSES, cost, 20), log=True)
 
     trial.suggest_categorical("layer_norm", [False, True])
     trial.suggest_categorical("dropout", [0.0, 0.001, 0.01, 0.1])
@@ -275,7 +276,11 @@ def _may_sample_n_steps(trial: "optuna.Trial", additional_args: dict[str, Any]) 
 
 
 def _sample_value_params(
-    trial: "optuna.Trial", n_envs: int, additional_args: dict[str, Any], is_preset: bool = False
+    trial: "optuna.Trial",
+    n_envs: int,
+    additional_args: dict[str, Any],
+    is_preset: bool = False,
+    row_cost: float = 1.0,
 ) -> None:
     """
     Draw what every value-based algorithm has, from ranges like those of rl_zoo3's DQN.
@@ -285,10 +290,11 @@ def _sample_value_params(
     replace those of the YAML file. Minibatches have at most 128 images, to save time.
 
     :param is_preset: whether the parts of the algorithm are given, and are not to be drawn
+    :param row_cost: what a row of a minibatch costs, relative to DQN's
     """
     has_images = "CnnPolicy" in _yaml_arguments(trial).get("policy", "")
     _sample_learning_params(trial, additional_args, max_batch_pow=7 if has_images else 10)
-    rows = float(2 ** trial.params["batch_size_pow"])
+    rows = row_cost * 2 ** trial.params["batch_size_pow"]
     if not has_images:
         sample_network_params(trial)
         rows *= NET_COSTS[trial.params["net_arch"]]
@@ -396,6 +402,12 @@ def convert_soft_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+def _row_cost(n_quantiles: int, n_target_quantiles: int) -> float:
+    """Return what a row costs with so many levels, relative to the YAML file's 8 and 8."""
+    # 64 and 64 took about three times as long on Atari (benchmarks/results/atari_speed.csv)
+    return (1 + (n_quantiles + n_target_quantiles) / 64) / 1.25
+
+
 def sample_iqn_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
@@ -405,10 +417,10 @@ def sample_iqn_params(
     ``risk_measure`` and ``risk_eta`` are not sampled. They express what a user wants of an agent, and a study compares
     mean returns. ``kappa`` is 1 in all of the literature. The YAML file may set all three.
     """
-    _sample_value_params(trial, n_envs, additional_args)
+    levels = {name: trial.suggest_categorical(name, [8, 16, 32, 64]) for name in QUANTILE_SAMPLES}
+    row_cost = _row_cost(levels["n_quantile_samples"], levels["n_target_quantile_samples"])
+    _sample_value_params(trial, n_envs, additional_args, row_cost=row_cost)
     _sample_exploration_params(trial)
-    for name in QUANTILE_SAMPLES:
-        trial.suggest_categorical(name, [8, 16, 32, 64])
     trial.suggest_categorical("n_cosines", [32, 64, 128])
     return _with_her_kwargs(convert_iqn_params(trial.params), additional_args)
 
@@ -447,9 +459,9 @@ def sample_btr_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """Draw the hyperparameters of Beyond the Rainbow, as arguments of ``IQN``. All its parts stay."""
-    _sample_value_params(trial, n_envs, additional_args, is_preset=True)
+    levels = trial.suggest_categorical("n_quantile_samples", [8, 16, 32])
+    _sample_value_params(trial, n_envs, additional_args, is_preset=True, row_cost=_row_cost(levels, levels))
     _sample_exploration_params(trial)
-    trial.suggest_categorical("n_quantile_samples", [8, 16, 32])
     trial.suggest_float("munchausen_temperature", 0.003, 0.3, log=True)
     return _with_her_kwargs(convert_btr_params(trial.params), additional_args)
 

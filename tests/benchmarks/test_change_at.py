@@ -26,9 +26,19 @@ def test_from_the_step_on(model: REDQSAC, monkeypatch: pytest.MonkeyPatch) -> No
     assert model.replay_buffer.gamma == 0.5
 
 
-def test_an_unknown_name_is_an_error(model: REDQSAC, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"discount": 0.5}, "discount=0.5: a REDQSAC has no such attribute"),
+        ({"learning_rate": 0.1}, "learning_rate=0.1: SB3 reads it at the set-up only"),
+    ],
+)
+def test_what_has_no_effect_is_an_error_at_once(
+    model: REDQSAC, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, float], message: str
+) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     from change_at import ChangeAt
 
-    with pytest.raises(ValueError, match=r"discount=0.5: a REDQSAC has no such attribute"):
-        model.learn(20, callback=ChangeAt(10, discount=0.5))
+    with pytest.raises(ValueError, match=message):
+        model.learn(20, callback=ChangeAt(10, **arguments))
+    assert model.num_timesteps == 0

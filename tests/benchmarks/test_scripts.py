@@ -158,6 +158,9 @@ def test_a_file_says_which_lines_and_panels_there_are(tmp_path: Path, learning_c
     for change, message in (
         ({"envs": ["Walker2d-v4"]}, r"has no runs in \['Walker2d-v4'\]"),
         ({"lines": {"ours": ["a", "b"]}}, r"'ours' has more than one variant in Hopper-v4: \['a', 'b'\]"),
+        ({"lines": {"ours": ["b", "e"]}}, r"without runs \['e'\]"),
+        ({"lines": {"ours": ["b"], "same": ["b"]}}, r"in two lines \['b'\]"),
+        ({"published": {"TD3": "td3"}}, r"has no \['td3'\]"),
         ({"lines": {str(n): ["a"] for n in range(6)}, "published": {}}, "at most 4 panels and 5 lines"),
         ({"envs": list("abcde")}, "at most 4 panels and 5 lines"),
         ({"line": {}}, r"one.svg: \['line'\] are no settings"),
@@ -167,7 +170,7 @@ def test_a_file_says_which_lines_and_panels_there_are(tmp_path: Path, learning_c
             learning_curves.draw(description)
 
 
-def test_the_figures_of_the_pages_are_those_of_the_files(learning_curves: Any, drawn: list[Any]) -> None:
+def test_the_figures_of_the_pages_can_be_drawn(learning_curves: Any, drawn: list[Any]) -> None:
     description = REPOSITORY / "docs" / "figures" / "figures.yml"
     learning_curves.draw(description)
     names = yaml.safe_load(description.read_text())

@@ -21,7 +21,7 @@ def test_it_is_a_warning(learning_starts, n_steps, learned):
         make_dqn(learning_starts).learn(n_steps)
 
 
-def test_the_zoo_command_of_too_few_steps():
+def test_continuous_actions_too():
     model = REDQSAC("MlpPolicy", "Pendulum-v1", learning_starts=50, buffer_size=500, gradient_steps=1)
     with pytest.warns(UserWarning, match="learning_starts=50: of 60 time steps only the last 10"):
         model.learn(60)

@@ -1,12 +1,14 @@
 """The examples run as their docstrings say, with fewer steps."""
 
 import importlib.util
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch as th
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -47,6 +49,25 @@ def test_example(arguments: list[str], expected: str, tmp_path: Path) -> None:
 def test_every_example_is_run() -> None:
     parametrized = Path(__file__).read_text()
     assert all(f'"{script.name}"' in parametrized for script in EXAMPLES.glob("*.py"))
+
+
+def test_the_wrong_sign_is_that_of_the_entropy() -> None:
+    spec = importlib.util.spec_from_file_location("entropy_sign", EXAMPLES / "entropy_sign.py")
+    assert spec is not None and spec.loader is not None
+    entropy_sign = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(entropy_sign)
+    q_values = th.tensor([[1.0, 3.0]])
+    # The temperature is 1: the policy is (1, e^2) / (1 + e^2)
+    best = math.exp(2) / (1 + math.exp(2))
+    expected = (1 - best) * 1 + best * 3
+    entropy = -(best * math.log(best) + (1 - best) * math.log(1 - best))
+    for variant, value in (
+        ("E Q + alpha H", expected + entropy),
+        ("E Q", expected),
+        ("E Q - alpha H", expected - entropy),
+    ):
+        model = entropy_sign.make(variant, seed=0)
+        assert model.state_values(q_values, None).item() == pytest.approx(value, rel=1e-5)
 
 
 def test_agents_of_a_game_learn_beyond_its_time_limit() -> None:

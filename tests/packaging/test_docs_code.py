@@ -19,13 +19,16 @@ BLOCKS = [
 def shortened(block: str) -> str:
     """
     :param block: Python code
-    :return: the same, with at most ``MAX_STEPS`` steps of each training
+    :return: the same, with at most ``MAX_STEPS`` steps of each training, of which most are learned from
     """
 
     def call(match: re.Match[str]) -> str:
         return f".learn({match[1]}{min(int(match[2]), MAX_STEPS)}"
 
-    return re.sub(r"\.learn\((\s*)([\d_]+)", call, block)
+    short = re.sub(r"\.learn\((\s*)([\d_]+)", call, block)
+    if "compile=True" in short:  # which takes a minute
+        return short
+    return re.sub(r"learning_starts=(\d+)", lambda match: f"learning_starts={min(int(match[1]), 100)}", short)
 
 
 def test_there_are_blocks() -> None:
@@ -42,5 +45,5 @@ def test_it_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     model = names.get("model")
     if model is not None and ".learn(" in block:
         assert model.num_timesteps > 0
-        assert model._n_updates > 0 or short != block  # a long training may have a longer warm-up
+        assert model._n_updates > 0 or "compile=True" in block
         assert all(th.isfinite(value).all() for value in model.policy.state_dict().values())

@@ -59,6 +59,20 @@ def test_the_sdist_builds_the_same_wheel(source, wheel, tmp_path):
         assert sorted(ours.namelist()) == sorted(theirs.namelist())
 
 
+def test_the_lowest_versions_are_those_that_are_pinned():
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    needed = re.search(r"^dependencies = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)[1]
+    bounds = dict(re.findall(r'^    "([\w.-]+)(?:\[\w+\])?>=([\d.]+)', needed, re.MULTILINE))
+    assert len(bounds) == len(needed.splitlines())
+    pins = dict(re.findall(r"^([\w.-]+)==([\d.]+)", (REPOSITORY / "constraints-lowest.txt").read_text(), re.MULTILINE))
+
+    def numbers(version: str) -> list[int]:
+        parts = [int(part) for part in version.split(".")]
+        return parts + [0] * (3 - len(parts))
+
+    assert {name: numbers(bound) for name, bound in bounds.items()} == {name: numbers(pins[name]) for name in bounds}
+
+
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory) -> Path:
     """The source distribution of the repository itself."""

@@ -105,9 +105,11 @@ def check_redq_sac(arguments: dict[str, Any]) -> None:
     # The update-to-data ratio has to survive: rl_zoo3's own converter sets both to the same number.
     assert arguments["train_freq"] == 1
     assert 1 <= arguments["gradient_steps"] <= 20
-    rows = n_critics * arguments["gradient_steps"] * arguments["batch_size"]
-    # Ten critics of 2x256 with 20 updates of 256 rows are the paper's. One update may cost more
-    assert rows * relative_cost(arguments["policy_kwargs"]["net_arch"]) <= 1.1 * 10 * 20 * 256
+    updates = arguments["gradient_steps"] * (1 + arguments["n_actor_samples"] / arguments["policy_delay"])
+    rows = n_critics * updates * arguments["batch_size"]
+    # Ten critics of 2x256 with 20 updates of 256 rows, and one of the actor, are the paper's
+    is_least = arguments["gradient_steps"] == 1
+    assert is_least or rows * relative_cost(arguments["policy_kwargs"]["net_arch"]) <= 1.1 * 10 * 21 * 256
 
 
 def relative_cost(net_arch: list[int]) -> float:
@@ -177,10 +179,16 @@ def check_rows(arguments: dict[str, Any], n_envs: int) -> None:
     """
     :param arguments: the constructor's arguments of any value-based algorithm
     """
-    # For each transition not more rows than twice those of LunarLander's entry, for its networks
     rows = arguments["batch_size"] * arguments["gradient_steps"] / arguments["train_freq"]
-    cost = relative_cost(arguments.get("policy_kwargs", {}).get("net_arch", [256, 256]))
-    assert rows * cost <= 1.1 * 256 * n_envs or (arguments["gradient_steps"] == 1 and rows <= 1024)
+    net_arch = arguments.get("policy_kwargs", {}).get("net_arch")
+    if net_arch:
+        rows, most = rows * relative_cost(net_arch), 256  # twice those of LunarLander's entry
+    else:
+        most = 16  # images, of which Dopamine has 8
+    levels = arguments.get("n_quantile_samples", 8) + arguments.get("n_target_quantile_samples", 8)
+    rows *= (64 + levels) / 80
+    is_least = arguments["gradient_steps"] == 1 and arguments["train_freq"] == 10
+    assert is_least or rows <= 1.1 * most * n_envs
 
 
 def check_rainbow(arguments: dict[str, Any]) -> None:
