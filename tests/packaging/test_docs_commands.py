@@ -98,6 +98,7 @@ def test_scripts_and_files_of_experiments_are_there() -> None:
     assert [name for name in named if not (REPOSITORY / name).exists()] == []
 
 
+@pytest.mark.slow
 def test_they_run(tmp_path: Path) -> None:
     (tmp_path / "hyperparams").symlink_to(REPOSITORY / "hyperparams")
     runs = []
