@@ -71,7 +71,7 @@ def shortened(module: str, arguments: list[str]) -> list[str]:
     :return: the same with few steps and without a window. The last value of an argument counts
     """
     if module == "rl_zoo3.enjoy":
-        return [*arguments, "-n", "20", "--no-render"]
+        return [*arguments, "-n", "20", "--no-render", "--exp-id", "1"]  # the latest may be a study
     return [*arguments, *(SHORT_STUDY if "-optimize" in arguments else SHORT_TRAINING)]
 
 
