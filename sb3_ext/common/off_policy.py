@@ -332,9 +332,12 @@ class OffPolicyExtension(SavedModel):
         return result
 
     def _warn_of_long_warm_up(self) -> None:
-        """Warn if less than half of the steps are learned from. An infinite ``learning_starts`` is meant."""
+        """
+        Warn if less than half of the steps are learned from. An infinite ``learning_starts`` is meant, and some hundred
+        steps only try the code.
+        """
         n_steps, n_warm_up = self._total_timesteps - self.num_timesteps, self.learning_starts - self.num_timesteps
-        if n_steps / 2 < n_warm_up < np.inf:
+        if n_steps >= 1000 and n_steps / 2 < n_warm_up < np.inf:
             learned = f"only the last {n_steps - n_warm_up:g}" if n_warm_up < n_steps else "none"
             warnings.warn(
                 f"learning_starts={self.learning_starts:g}: of {n_steps} time steps {learned} will be learned from. "
