@@ -26,16 +26,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import yaml
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter
 
-from sb3_ext.experiments.figures import PAGE_WIDTH, n_seeds
+from sb3_ext.experiments.figures import add_legend, count_in_thousands, n_seeds, new_figure, save_as
 from sb3_ext.experiments.worker import versions
 
 ATARI_FRAME_SKIP = 4
@@ -218,20 +213,9 @@ Clocks = dict[RunKey, dict[int, float]]
 
 
 def renamed(rows: Iterable[dict[str, str]], lines: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
-    """
-    Keep the rows of some variants, under the names of their lines.
-
-    :raises ValueError: if two variants of one line are in one environment
-    """
+    """Keep the rows of some variants, under the names of their lines."""
     names = {variant: name for name, variants in lines.items() for variant in variants}
-    kept = [row for row in rows if row["variant"] in names]
-    variants_of: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in kept:
-        variants_of[row["env"], names[row["variant"]]].add(row["variant"])
-    for (env, name), variants in variants_of.items():
-        if len(variants) > 1:
-            raise ValueError(f"{name!r} has more than one variant in {env}: {sorted(variants)}")
-    return [row | {"variant": names[row["variant"]]} for row in kept]
+    return [row | {"variant": names[row["variant"]]} for row in rows if row["variant"] in names]
 
 
 def plot(
@@ -277,43 +261,39 @@ def plot(
             clocks[row["env"], row["variant"], int(row["seed"])][int(row["timesteps"])] = float(row["minutes"])
     styles = dict(zip(lines, itertools.cycle(STYLES), strict=False))
     labels = {name: f"{name} ({n_seeds(len(by_env[env].get(name, {})) for env in drawn)})" for name in lines}
-    n_columns = min(len(drawn), 2)
-    n_rows = math.ceil(len(drawn) / n_columns)
-    size = (PAGE_WIDTH, (2.7 if n_columns > 1 else 3.4) * n_rows + 0.25 * math.ceil(len(lines | published) / 2))
-    with plt.rc_context({"font.size": 9, "svg.hashsalt": figure.stem}):
-        fig, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
-        for axis, env in zip(axes.flat, drawn, strict=False):
-            last_place = draw_runs(axis, env, by_env[env], labels, styles, clocks)
-            draw_published(axis, env, others, published, 1.7 * last_place)
-            axis.set(
-                title=env,
-                xlabel="environment steps" if clocks is None else "minutes",
-                ylabel="training return" if bin_size > 1 else "evaluation return",
-                xlim=(0, last_place * 1.02),
-            )
-            if clocks is None:
-                axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
-            axis.grid(alpha=0.3)
-        for axis in list(axes.flat)[len(drawn) :]:
-            axis.remove()
-        # One legend for all panels, outside of them, in the order of the file
-        entries = {str(line.get_label()): line for axis in fig.axes for line in axis.lines}
-        order = [*labels.values(), *(name + PUBLISHED for name in published)]
-        names = [name for name in order if name in entries]
-        fig.legend([entries[name] for name in names], names, loc="outside lower center", ncol=2, frameon=False)
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        fig.savefig(figure, dpi=120, metadata={"Date": None} if figure.suffix == ".svg" else None)
-        plt.close(fig)
+    fig, axes = new_figure(len(drawn))
+    for axis, env in zip(axes, drawn, strict=True):
+        last_place = draw_runs(axis, env, by_env[env], labels, styles, clocks)
+        draw_published(axis, env, others, published, 1.7 * last_place)
+        axis.set(
+            title=env,
+            xlabel="environment steps" if clocks is None else "minutes",
+            ylabel="training return" if bin_size > 1 else "evaluation return",
+            xlim=(0, last_place * 1.02),
+        )
+        if clocks is None:
+            count_in_thousands(axis)
+        axis.grid(alpha=0.3)
+    add_legend(fig, [*labels.values(), *(name + PUBLISHED for name in published)])
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    save_as(fig, figure)
     print(f"wrote {figure}")
 
 
 def _check_names(lines: Mapping[str, Sequence[str]], rows: Iterable[Mapping[str, str]]) -> None:
-    """Raise a ValueError for a variant that has no rows, or that two lines have."""
+    """Raise a ValueError for a variant without rows or in two lines, and for two variants of a line in one panel."""
     named = [variant for variants in lines.values() for variant in variants]
-    missing = set(named) - {row["variant"] for row in rows}
+    envs_of: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        envs_of[row["variant"]].add(row["env"])
+    missing = set(named) - set(envs_of)
     if missing or len(set(named)) < len(named):
         twice = {variant for variant in named if named.count(variant) > 1}
         raise ValueError(f"lines={dict(lines)}: without runs {sorted(missing)}, in two lines {sorted(twice)}")
+    for name, variants in lines.items():
+        for one, other in itertools.combinations(sorted(variants), 2):
+            for env in sorted(envs_of[one] & envs_of[other]):
+                raise ValueError(f"{name!r} has more than one variant in {env}: {[one, other]}")
 
 
 def draw(description: Path) -> None:

@@ -1,7 +1,7 @@
 """Figures: learning curves, performance profiles and probabilities of improvement, as PNG and SVG."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +36,9 @@ PAGE_WIDTH = 6.9
 """In inches: a page of the documentation shows 690 pixels."""
 
 
-def new_figure(n_panels: int, height: float | None = None, n_columns: int = 2) -> tuple["Figure", list["Axes"]]:
+def new_figure(n_panels: int, height: float | None = None) -> tuple["Figure", list["Axes"]]:
     """
-    Make an empty figure that can be read in a page, with ``n_columns`` panels in a row.
+    Make an empty figure that can be read in a page, with two panels in a row.
 
     :param height: of a panel, in inches; by default it suits the width
     """
@@ -46,7 +46,7 @@ def new_figure(n_panels: int, height: float | None = None, n_columns: int = 2) -
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    n_columns = min(n_panels, n_columns)
+    n_columns = min(n_panels, 2)
     n_rows = -(-n_panels // n_columns)
     height = height or (3.6 if n_columns == 1 else 2.7)
     # pyplot would choose a window if there is a screen, and keep figures alive.
@@ -71,10 +71,14 @@ def n_seeds(counts: Iterable[int]) -> str:
     return f"{numbers} seed{'' if present == [1] else 's'}"
 
 
-def add_legend(figure: "Figure") -> None:
-    """Put one legend for all panels below them, where it hides nothing."""
+def add_legend(figure: "Figure", order: Sequence[str] | None = None) -> None:
+    """
+    Put one legend for all panels below them, where it hides nothing.
+
+    :param order: of the labels; by default as they come in the panels
+    """
     lines = {str(line.get_label()): line for axis in figure.axes for line in axis.lines}
-    names = [name for name in lines if not name.startswith("_")]
+    names = [name for name in lines if not name.startswith("_")] if order is None else [n for n in order if n in lines]
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.18 * -(-len(names) // 2))
     figure.legend([lines[name] for name in names], names, loc="outside lower center", ncol=2, frameon=False, fontsize=9)
@@ -91,11 +95,18 @@ def save(figure: "Figure", stem: Path) -> list[Path]:
     """Save a figure as PNG and SVG; ``stem`` lacks their endings. The same numbers give the same bytes."""
     paths = [stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")]
     for path in paths:
-        # A date, or ids that depend on chance, would change the file although the numbers are the same.
-        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        with _svg_ids_from(stem.name), replaced_when_complete(path) as file:
-            figure.savefig(file, format=path.suffix[1:], dpi=120, metadata=metadata)
+        save_as(figure, path)
     return paths
+
+
+def save_as(figure: "Figure", path: Path) -> None:
+    """Save a figure as PNG or SVG, by the ending of its name. The same numbers give the same bytes."""
+    import matplotlib
+
+    # A date, or ids that depend on chance, would change the file although the numbers are the same.
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}), replaced_when_complete(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=120, metadata=metadata)
 
 
 def draw_each(
@@ -119,12 +130,6 @@ def draw_each(
         if path.suffix in (".png", ".svg") and path not in paths:
             path.unlink()
     return paths
-
-
-def _svg_ids_from(name: str) -> Any:
-    import matplotlib
-
-    return matplotlib.rc_context({"svg.hashsalt": name})
 
 
 def styles(variants: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ import sb3_ext
 from sb3_ext.common.arguments.types import BUFFERS
 from sb3_ext.common.saved.state import check_saved_buffer, check_saved_networks
 from sb3_ext.schedules import is_named_schedule, named_schedule
-from sb3_ext.zoo import critic_samplers, imitation_samplers, samplers
+from sb3_ext.zoo import critic_samplers, imitation_samplers, samplers, value_samplers
 from sb3_ext.zoo.parallel import complete_parallel_training
 
 #: Hyperparameters that may be schedules: those that rl_zoo3 knows, and one of this package
@@ -44,13 +44,17 @@ ZOO_ALGORITHMS: Mapping[str, ZooAlgorithm] = MappingProxyType(
     {
         "redq_sac": ZooAlgorithm(sb3_ext.REDQSAC, samplers.sample_redq_sac_params, samplers.convert_redq_sac_params),
         "double_dqn": ZooAlgorithm(
-            sb3_ext.DoubleDQN, samplers.sample_double_dqn_params, samplers.convert_double_dqn_params
+            sb3_ext.DoubleDQN, value_samplers.sample_double_dqn_params, value_samplers.convert_double_dqn_params
         ),
-        "soft_dqn": ZooAlgorithm(sb3_ext.SoftDQN, samplers.sample_soft_dqn_params, samplers.convert_soft_dqn_params),
-        "iqn": ZooAlgorithm(sb3_ext.IQN, samplers.sample_iqn_params, samplers.convert_iqn_params),
+        "soft_dqn": ZooAlgorithm(
+            sb3_ext.SoftDQN, value_samplers.sample_soft_dqn_params, value_samplers.convert_soft_dqn_params
+        ),
+        "iqn": ZooAlgorithm(sb3_ext.IQN, value_samplers.sample_iqn_params, value_samplers.convert_iqn_params),
         # Known settings of these classes, under the names that people look for
-        "rainbow": ZooAlgorithm(sb3_ext.DoubleDQN, samplers.sample_rainbow_params, samplers.convert_rainbow_params),
-        "btr": ZooAlgorithm(sb3_ext.IQN, samplers.sample_btr_params, samplers.convert_btr_params),
+        "rainbow": ZooAlgorithm(
+            sb3_ext.DoubleDQN, value_samplers.sample_rainbow_params, value_samplers.convert_rainbow_params
+        ),
+        "btr": ZooAlgorithm(sb3_ext.IQN, value_samplers.sample_btr_params, value_samplers.convert_btr_params),
         "cem_q": ZooAlgorithm(sb3_ext.CEMQ, critic_samplers.sample_cem_q_params, critic_samplers.convert_cem_q_params),
         "naf": ZooAlgorithm(sb3_ext.NAF, critic_samplers.sample_naf_params, critic_samplers.convert_naf_params),
         "bc": ZooAlgorithm(sb3_ext.BC, imitation_samplers.sample_bc_params, imitation_samplers.convert_bc_params),

@@ -13,7 +13,7 @@ ends the whole study.
 
 A sampler receives neither the environment nor the policy, and ``additional_args`` are what rl_zoo3 knows of the replay
 buffer. But rl_zoo3 stores the arguments of the YAML file with the study before its first trial, see
-:func:`_yaml_arguments`. Other callers of a sampler get the search space for vectors. A converter does not receive these
+:func:`yaml_arguments`. Other callers of a sampler get the search space for vectors. A converter does not receive these
 arguments, so it infers what depends on them from the names that were drawn.
 
 Each range may depend only on parameters drawn before. Optuna allows numerical ranges to differ between trials, but not
@@ -48,20 +48,6 @@ ACTIVATION_FNS: Mapping[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
 }
 
-ADAM_EPS = (1e-8, 0.00015, 0.0003125)
-"""The values of PyTorch, Rainbow (https://arxiv.org/abs/1710.02298) and IQN (0.01 / 32)."""
-
-QUANTILE_SAMPLES = ("n_quantile_samples", "n_target_quantile_samples", "n_action_quantile_samples")
-
-MAX_GRADIENT_STEPS = 32
-"""For value-based algorithms: with many environments, an update per transition would make a vector step slow."""
-
-MAX_ROWS_PER_STEP = 256.0
-"""For value-based algorithms: rows of minibatches for each transition, times the network's cost. DQN has 8 to 128."""
-
-MAX_IMAGES_PER_STEP = 16.0
-"""The same for images, of which Dopamine's DQN has 8."""
-
 MAX_PASSES = 210.0
 """
 For REDQ-SAC: passes of one critic for each environment step, times the size of the minibatch / 256 and the cost of the
@@ -75,10 +61,10 @@ MAX_SUBSET_SIZE = 5
 """Larger subsets make the target too pessimistic to learn, see REDQ (https://arxiv.org/abs/2101.05982), section 4."""
 
 
-def _sample_learning_params(trial: "optuna.Trial", additional_args: dict[str, Any], max_batch_pow: int = 10) -> None:
+def sample_learning_params(trial: "optuna.Trial", additional_args: dict[str, Any], max_batch_pow: int = 10) -> None:
     """Draw the discount, the size of the minibatches and the learning rate."""
     # User attributes display the values themselves
-    if "gamma" not in _yaml_buffer_kwargs(additional_args):
+    if "gamma" not in yaml_buffer_kwargs(additional_args):
         # The constructor refuses a discount of the buffer that differs from the algorithm's
         one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True)
         trial.set_user_attr("gamma", 1 - one_minus_gamma)
@@ -88,7 +74,7 @@ def _sample_learning_params(trial: "optuna.Trial", additional_args: dict[str, An
     trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
 
 
-def _affordable(most: float, each: float, highest: int) -> int:
+def affordable(most: float, each: float, highest: int) -> int:
     """Return the largest number from 1 to ``highest`` of things that cost ``each``, for at most ``most`` together."""
     return max(min(highest, int(most / each)), 1)
 
@@ -104,7 +90,7 @@ def convert_network_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return {"net_arch": list(NET_ARCHS[params["net_arch"]]), "activation_fn": ACTIVATION_FNS[params["activation_fn"]]}
 
 
-def _sample_replay_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
+def sample_replay_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
     """Draw the goals of hindsight replay, or the start of learning."""
     if additional_args.get("using_her_replay_buffer"):
         trial.suggest_int("n_sampled_goal", 1, 5)
@@ -115,12 +101,12 @@ def _sample_replay_params(trial: "optuna.Trial", additional_args: dict[str, Any]
         trial.suggest_categorical("learning_starts", [100, 1_000, 5_000])
 
 
-def _yaml_buffer_kwargs(additional_args: dict[str, Any]) -> Mapping[str, Any]:
+def yaml_buffer_kwargs(additional_args: dict[str, Any]) -> Mapping[str, Any]:
     """Return ``replay_buffer_kwargs`` of the YAML file, for whatever buffer."""
     return additional_args.get("her_kwargs") or {}
 
 
-def _convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
+def convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Convert what the functions above have drawn."""
     arguments: dict[str, Any] = {
         "batch_size": 2 ** params["batch_size_pow"],
@@ -141,11 +127,11 @@ def _convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _with_her_kwargs(arguments: dict[str, Any], additional_args: dict[str, Any]) -> dict[str, Any]:
+def with_her_kwargs(arguments: dict[str, Any], additional_args: dict[str, Any]) -> dict[str, Any]:
     """Keep settings of the hindsight buffer that only the YAML file contains, such as ``copy_info_dict``."""
     if "replay_buffer_kwargs" not in arguments:
         return arguments
-    yaml_kwargs = _yaml_buffer_kwargs(additional_args)
+    yaml_kwargs = yaml_buffer_kwargs(additional_args)
     return {**arguments, "replay_buffer_kwargs": {**yaml_kwargs, **arguments["replay_buffer_kwargs"]}}
 
 
@@ -153,12 +139,12 @@ def sample_redq_sac_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """Draw the hyperparameters of REDQ-SAC, as arguments of its constructor."""
-    if _yaml_arguments(trial).get("policy", "").startswith("Normalized"):
+    if yaml_arguments(trial).get("policy", "").startswith("Normalized"):
         _sample_normalized_params(trial, additional_args)
-        return _with_her_kwargs(convert_redq_sac_params(trial.params), additional_args)
-    _sample_learning_params(trial, additional_args)
+        return with_her_kwargs(convert_redq_sac_params(trial.params), additional_args)
+    sample_learning_params(trial, additional_args)
     sample_network_params(trial)
-    _sample_replay_params(trial, additional_args)
+    sample_replay_params(trial, additional_args)
     trial.suggest_float("tau", 0.001, 0.08, log=True)
 
     # At least two, because with a single critic all the backups are the same, and "doubleq" is an error.
@@ -179,29 +165,29 @@ def sample_redq_sac_params(
     # `gradient_steps` itself is sampled, and each vector step is followed by that many updates.
     passes = n_critics * (1 + trial.params.get("n_actor_samples", 1) / policy_delay)
     cost = passes * 2 ** trial.params["batch_size_pow"] / 256 * NET_COSTS[trial.params["net_arch"]]
-    trial.suggest_int("gradient_steps", 1, _affordable(MAX_PASSES, cost, 20), log=True)
+    trial.suggest_int("gradient_steps", 1, affordable(MAX_PASSES, cost, 20), log=True)
 
     trial.suggest_categorical("layer_norm", [False, True])
     trial.suggest_categorical("dropout", [0.0, 0.001, 0.01, 0.1])
 
-    return _with_her_kwargs(convert_redq_sac_params(trial.params), additional_args)
+    return with_her_kwargs(convert_redq_sac_params(trial.params), additional_args)
 
 
 def _sample_normalized_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
     """Draw what matters for normalized networks, around the values of the YAML file."""
-    if "gamma" not in _yaml_buffer_kwargs(additional_args):
+    if "gamma" not in yaml_buffer_kwargs(additional_args):
         one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.003, 0.03, log=True)
         trial.set_user_attr("gamma", 1 - one_minus_gamma)
     trial.suggest_float("learning_rate", 1e-4, 1e-3, log=True)
     trial.suggest_int("policy_delay", 1, 4)
-    _sample_replay_params(trial, additional_args)
+    sample_replay_params(trial, additional_args)
     # Half the width has more than a quarter of the cost, because normalisation and calls do not shrink as much
     cost = {64: 0.4, 128: 1.0, 256: 3.6}[trial.suggest_categorical("width", [64, 128, 256])]
-    cost *= trial.suggest_int("n_critics", 2, _affordable(MAX_NORMALIZED_UPDATES, cost / 2, 5)) / 2
+    cost *= trial.suggest_int("n_critics", 2, affordable(MAX_NORMALIZED_UPDATES, cost / 2, 5)) / 2
     # From 128 rows to 512, the cost of 256 being 1
     highest = 8 + math.floor(math.log2(max(MAX_NORMALIZED_UPDATES / cost, 1.0)))
     cost *= 2.0 ** (trial.suggest_int("batch_size_pow", 7, min(highest, 9)) - 8)
-    trial.suggest_int("gradient_steps", 1, _affordable(MAX_NORMALIZED_UPDATES, cost, 4))
+    trial.suggest_int("gradient_steps", 1, affordable(MAX_NORMALIZED_UPDATES, cost, 4))
     trial.suggest_int("n_blocks", 1, 2)
     trial.suggest_categorical("head", ["categorical", "scalar"])
     if trial.suggest_categorical("target_network", ["none", "ema"]) == "ema":
@@ -213,7 +199,7 @@ def _sample_normalized_params(trial: "optuna.Trial", additional_args: dict[str, 
 
 
 def _convert_normalized_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = _convert_common_params(params)
+    arguments = convert_common_params(params)
     same_name = ("policy_delay", "target_network", "noise_repeat", "actor_q", "target_entropy")
     arguments.update({name: params[name] for name in same_name}, train_freq=1)
     # The YAML file lowers the rate to this fraction, too
@@ -235,7 +221,7 @@ def convert_redq_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
     if "width" in sampled_params:
         return _convert_normalized_params(sampled_params)
-    arguments = _convert_common_params(sampled_params)
+    arguments = convert_common_params(sampled_params)
     arguments["train_freq"] = 1
     same_name = ("tau", "target_backup", "backup_entropy", "ent_coef", "policy_delay", "actor_q", "actor_gradient")
     arguments.update({name: sampled_params[name] for name in same_name})
@@ -249,7 +235,7 @@ def convert_redq_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _yaml_arguments(trial: "optuna.Trial") -> Mapping[str, str]:
+def yaml_arguments(trial: "optuna.Trial") -> Mapping[str, str]:
     """
     Read the arguments from the YAML file and ``-params``, which rl_zoo3 stores with a study before its first trial.
 
@@ -261,219 +247,3 @@ def _yaml_arguments(trial: "optuna.Trial") -> Mapping[str, str]:
     study = getattr(trial, "study", None)
     stored: dict[str, Any] = {} if study is None else study.user_attrs
     return {"policy": "MlpPolicy"} if not stored else {name: str(value) for name, value in stored.items()}
-
-
-def _may_sample_n_steps(trial: "optuna.Trial", additional_args: dict[str, Any]) -> bool:
-    """Tell whether the argument ``n_steps`` is allowed and has an effect."""
-    if additional_args.get("using_her_replay_buffer") or "n_steps" in _yaml_buffer_kwargs(additional_args):
-        return False
-    yaml_arguments = _yaml_arguments(trial)
-    if yaml_arguments.get("replay_buffer_class", "None") != "None":
-        return True  # a buffer without it ignores it, and SB3 warns
-    # SB3's own buffers have no n-step returns for dictionaries, nor with `optimize_memory_usage`
-    compact = yaml_arguments.get("optimize_memory_usage", "False") != "False"
-    return yaml_arguments.get("policy") in {"MlpPolicy", "CnnPolicy"} and not compact
-
-
-def _sample_value_params(
-    trial: "optuna.Trial",
-    n_envs: int,
-    additional_args: dict[str, Any],
-    is_preset: bool = False,
-    row_cost: float = 1.0,
-) -> None:
-    """
-    Draw what every value-based algorithm has, from ranges like those of rl_zoo3's DQN.
-
-    For images, layers, activations and the warm-up are not drawn. The policy's own network is that of the papers, and
-    the widths for vectors would put a bottleneck into it. Adam's epsilon is drawn, because sampled ``policy_kwargs``
-    replace those of the YAML file. Minibatches have at most 128 images, to save time.
-
-    :param is_preset: whether the parts of the algorithm are given, and are not to be drawn
-    :param row_cost: what a row of a minibatch costs, relative to DQN's
-    """
-    has_images = "CnnPolicy" in _yaml_arguments(trial).get("policy", "")
-    _sample_learning_params(trial, additional_args, max_batch_pow=7 if has_images else 10)
-    rows = row_cost * 2 ** trial.params["batch_size_pow"]
-    if not has_images:
-        sample_network_params(trial)
-        rows *= NET_COSTS[trial.params["net_arch"]]
-    rows_per_round = n_envs * (MAX_IMAGES_PER_STEP if has_images else MAX_ROWS_PER_STEP)
-    train_freq = trial.suggest_int("train_freq", min(math.ceil(rows / rows_per_round), 10), 10)
-    # At most one update per transition, as in rl_zoo3. Not a ratio, because a converter does not know `n_envs`
-    most = _affordable(train_freq * rows_per_round, rows, min(train_freq * n_envs, MAX_GRADIENT_STEPS))
-    trial.suggest_int("gradient_steps", 1, most, log=True)
-    trial.suggest_int("target_update_interval", 1, 20_000, log=True)
-    if not is_preset:
-        if _may_sample_n_steps(trial, additional_args):
-            trial.suggest_int("n_steps", 1, 5)
-        trial.suggest_categorical("double_q", [False, True])
-        trial.suggest_categorical("dueling", [False, True])
-    if has_images:
-        trial.suggest_categorical("adam_eps", list(ADAM_EPS))
-    else:
-        _sample_replay_params(trial, additional_args)
-
-
-def _convert_value_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert what :func:`_sample_value_params` has drawn."""
-    arguments = _convert_common_params(params)
-    same_name = ("train_freq", "target_update_interval", "double_q")
-    arguments.update({name: params[name] for name in same_name if name in params})
-    # These arguments only fit other values of the YAML file. Its final learning rate may exceed the sampled initial
-    # one, and its small tau fits another interval.
-    arguments.update(tau=1.0, learning_rate_final=None, learning_rate_fraction=None)
-    if "n_steps" in params:
-        arguments.update(n_steps=params["n_steps"], n_steps_final=None, n_steps_fraction=None)
-    if "dueling" in params:
-        arguments["policy_kwargs"]["dueling"] = params["dueling"]
-    if "adam_eps" in params:
-        arguments["policy_kwargs"]["optimizer_kwargs"] = {"eps": params["adam_eps"], "fused": True}
-    return arguments
-
-
-def _sample_exploration_params(trial: "optuna.Trial") -> None:
-    """Draw the epsilon-greedy exploration, as rl_zoo3 does for DQN. The fraction is never 0, which means no decay."""
-    trial.suggest_float("exploration_final_eps", 0.0, 0.2)
-    trial.suggest_float("exploration_fraction", 0.005, 0.5)
-
-
-def _convert_exploration_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert what :func:`_sample_exploration_params` has drawn."""
-    # The policy_kwargs that are drawn have no noisy layers, for which the YAML file's value may be 0
-    initial = {"exploration_initial_eps": 1.0}
-    return initial | {name: params[name] for name in ("exploration_final_eps", "exploration_fraction")}
-
-
-def sample_double_dqn_params(
-    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """Draw the hyperparameters of Double DQN, as arguments of its constructor."""
-    _sample_value_params(trial, n_envs, additional_args)
-    _sample_exploration_params(trial)
-    return _with_her_kwargs(convert_double_dqn_params(trial.params), additional_args)
-
-
-def convert_double_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """Turn the parameters of a trial into constructor arguments of ``DoubleDQN``."""
-    return {**_convert_value_params(sampled_params), **_convert_exploration_params(sampled_params)}
-
-
-def sample_soft_dqn_params(
-    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """
-    Draw the hyperparameters of soft Q-learning, as arguments of its constructor.
-
-    Temperatures are in units of the reward, and their range fits rewards around 1. The Boltzmann policy explores, so
-    epsilon is not drawn. It is the YAML file's, or 0.
-    """
-    _sample_value_params(trial, n_envs, additional_args)
-    backup = trial.suggest_categorical("target_backup", ["soft", "boltzmann", "mellowmax", "max"])
-    trial.suggest_float("temperature_initial", 0.01, 10.0, log=True)
-    if trial.suggest_categorical("auto_temperature", [False, True]):
-        trial.suggest_float("target_entropy_fraction", 0.01, 0.5, log=True)
-    else:
-        # The final temperature is drawn as a ratio, so that it never exceeds the initial one and the range is always
-        # the same
-        trial.suggest_float("temperature_ratio", 0.01, 1.0, log=True)
-        trial.suggest_float("temperature_fraction", 0.05, 1.0)
-    # A value that is not drawn comes from the YAML file
-    n_steps = trial.params.get("n_steps", int(_yaml_arguments(trial).get("n_steps", 1)))
-    if backup == "soft" and not trial.params["double_q"] and n_steps == 1:
-        trial.suggest_categorical("munchausen_coef", [0.0, 0.9])
-    return _with_her_kwargs(convert_soft_dqn_params(trial.params), additional_args)
-
-
-def convert_soft_dqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """Turn the parameters of a trial into constructor arguments of ``SoftDQN``."""
-    arguments = _convert_value_params(sampled_params)
-    arguments.update(
-        {name: sampled_params[name] for name in ("target_backup", "temperature_initial", "auto_temperature")}
-    )
-    # Arguments without effect are None, because the YAML file's values would be refused
-    for name in ("target_entropy_fraction", "temperature_fraction"):
-        arguments[name] = sampled_params.get(name)
-    ratio = sampled_params.get("temperature_ratio")
-    arguments["temperature_final"] = None if ratio is None else sampled_params["temperature_initial"] * ratio
-    arguments["munchausen_coef"] = sampled_params.get("munchausen_coef", 0.0)
-    if arguments["munchausen_coef"] == 0:
-        arguments["munchausen_clip"] = None
-    return arguments
-
-
-def _row_cost(n_quantiles: int, n_target_quantiles: int) -> float:
-    """Return what a row costs with so many levels, relative to the YAML file's 8 and 8."""
-    # 64 and 64 took about three times as long on Atari (benchmarks/results/atari_speed.csv)
-    return (1 + (n_quantiles + n_target_quantiles) / 64) / 1.25
-
-
-def sample_iqn_params(
-    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """
-    Draw the hyperparameters of IQN, as arguments of its constructor.
-
-    ``risk_measure`` and ``risk_eta`` are not sampled. They express what a user wants of an agent, and a study compares
-    mean returns. ``kappa`` is 1 in all of the literature. The YAML file may set all three.
-    """
-    levels = {name: trial.suggest_categorical(name, [8, 16, 32, 64]) for name in QUANTILE_SAMPLES}
-    row_cost = _row_cost(levels["n_quantile_samples"], levels["n_target_quantile_samples"])
-    _sample_value_params(trial, n_envs, additional_args, row_cost=row_cost)
-    _sample_exploration_params(trial)
-    trial.suggest_categorical("n_cosines", [32, 64, 128])
-    return _with_her_kwargs(convert_iqn_params(trial.params), additional_args)
-
-
-def convert_iqn_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """Turn the parameters of a trial into constructor arguments of ``IQN``."""
-    arguments = {**_convert_value_params(sampled_params), **_convert_exploration_params(sampled_params)}
-    arguments.update({name: sampled_params[name] for name in QUANTILE_SAMPLES})
-    if sampled_params["double_q"]:  # which has no Munchausen bonus, even if the YAML file has one
-        arguments.update(munchausen_coef=0.0, munchausen_temperature=None, munchausen_clip=None)
-    arguments["policy_kwargs"]["n_cosines"] = sampled_params["n_cosines"]
-    return arguments
-
-
-def sample_rainbow_params(
-    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """Draw the hyperparameters of Rainbow, as arguments of ``DoubleDQN``. All its parts stay."""
-    _sample_value_params(trial, n_envs, additional_args, is_preset=True)
-    trial.suggest_float("noisy_std", 0.1, 1.0, log=True)
-    # The largest return: 10 in the paper, for clipped rewards
-    trial.suggest_float("bound", 5.0, 500.0, log=True)
-    return _with_her_kwargs(convert_rainbow_params(trial.params), additional_args)
-
-
-def convert_rainbow_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """Turn the parameters of a trial into constructor arguments of ``DoubleDQN``."""
-    arguments = _convert_value_params(sampled_params)
-    arguments.update(exploration_initial_eps=0.0, exploration_final_eps=0.0)
-    parts = {"dueling": True, "noisy": True, "noisy_std": sampled_params["noisy_std"], "head": "categorical"}
-    arguments["policy_kwargs"].update(parts, head_kwargs={"bound": sampled_params["bound"]})
-    return arguments
-
-
-def sample_btr_params(
-    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """Draw the hyperparameters of Beyond the Rainbow, as arguments of ``IQN``. All its parts stay."""
-    levels = trial.suggest_categorical("n_quantile_samples", [8, 16, 32])
-    _sample_value_params(trial, n_envs, additional_args, is_preset=True, row_cost=_row_cost(levels, levels))
-    _sample_exploration_params(trial)
-    trial.suggest_float("munchausen_temperature", 0.003, 0.3, log=True)
-    return _with_her_kwargs(convert_btr_params(trial.params), additional_args)
-
-
-def convert_btr_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """Turn the parameters of a trial into constructor arguments of ``IQN``."""
-    arguments = {**_convert_value_params(sampled_params), **_convert_exploration_params(sampled_params)}
-    arguments.update(dict.fromkeys(QUANTILE_SAMPLES, sampled_params["n_quantile_samples"]))
-    arguments.update(munchausen_coef=0.9, munchausen_temperature=sampled_params["munchausen_temperature"])
-    if "net_arch" in sampled_params:
-        arguments["policy_kwargs"]["normalization"] = "layer"
-    else:  # images
-        extractor = {"features_dim": 512, "normalization": "layer"}
-        arguments["policy_kwargs"].update(features_extractor_kwargs=extractor, net_arch=[])
-    return arguments

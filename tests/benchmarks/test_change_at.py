@@ -1,13 +1,14 @@
 """Arguments that change while a model trains."""
 
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 from stable_baselines3.common.callbacks import CallbackList, ConvertCallback
 
 from sb3_ext import REDQSAC
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
+Load = Callable[[str], ModuleType]
 
 
 @pytest.fixture
@@ -15,13 +16,10 @@ def model() -> REDQSAC:
     return REDQSAC("MlpPolicy", "Pendulum-v1", learning_starts=5, gradient_steps=1, buffer_size=100, n_steps=2)
 
 
-def test_from_the_step_on(model: REDQSAC, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    from change_at import ChangeAt
-
+def test_from_the_step_on(model: REDQSAC, load_script: Load) -> None:
     seen = []
     watch = ConvertCallback(lambda *_: seen.append((model.gamma, model.actor_q)) or True)
-    model.learn(20, callback=CallbackList([ChangeAt(15, gamma=0.5, actor_q="min"), watch]))
+    model.learn(20, callback=CallbackList([load_script("change_at").ChangeAt(15, gamma=0.5, actor_q="min"), watch]))
     assert seen == [(0.99, "mean")] * 14 + [(0.5, "min")] * 6
     assert model.replay_buffer.gamma == 0.5
 
@@ -34,11 +32,9 @@ def test_from_the_step_on(model: REDQSAC, monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_what_has_no_effect_is_an_error_at_once(
-    model: REDQSAC, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, float], message: str
+    model: REDQSAC, load_script: Load, arguments: dict[str, float], message: str
 ) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    from change_at import ChangeAt
-
+    callback = load_script("change_at").ChangeAt(10, **arguments)
     with pytest.raises(ValueError, match=message):
-        model.learn(20, callback=ChangeAt(10, **arguments))
+        model.learn(20, callback=callback)
     assert model.num_timesteps == 0

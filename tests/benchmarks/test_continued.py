@@ -3,7 +3,9 @@
 import csv
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from stable_baselines3.common.callbacks import CheckpointCallback
@@ -49,10 +51,8 @@ def test_it_goes_on_with_other_arguments(tmp_path: Path) -> None:
     assert rows[2]["changed"] == "noise_repeat=2 actor_q=min averaged actor explores rates 0.0001 to 1e-05"
 
 
-def test_the_newest_transitions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    from continued import keep_recent
-
+def test_the_newest_transitions_stay(load_script: Callable[[str], ModuleType]) -> None:
+    keep_recent = load_script("continued").keep_recent
     model = REDQSAC("MlpPolicy", "Pendulum-v1", learning_starts=100, buffer_size=50)
     model.learn(20)
     buffer = model.replay_buffer
@@ -64,10 +64,7 @@ def test_the_newest_transitions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
         keep_recent(buffer, 6)
 
 
-def test_the_learning_rate_between_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    from continued import line
-
-    rate = line(4e-4, 2e-4, begin=100, end=200)
+def test_the_learning_rate_between_two_steps(load_script: Callable[[str], ModuleType]) -> None:
+    rate = load_script("continued").line(4e-4, 2e-4, begin=100, end=200)
     assert rate(0.5) == pytest.approx(4e-4) and rate(0.0) == pytest.approx(2e-4)
     assert rate(0.25) == pytest.approx(3e-4)  # at step 150

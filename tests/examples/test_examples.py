@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,11 +52,17 @@ def test_every_example_is_run() -> None:
     assert all(f'"{script.name}"' in parametrized for script in EXAMPLES.glob("*.py"))
 
 
-def test_the_wrong_sign_is_that_of_the_entropy() -> None:
-    spec = importlib.util.spec_from_file_location("entropy_sign", EXAMPLES / "entropy_sign.py")
+def load(name: str) -> Any:
+    """Import an example by its name."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    entropy_sign = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(entropy_sign)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_wrong_sign_is_that_of_the_entropy() -> None:
+    entropy_sign = load("entropy_sign")
     q_values = th.tensor([[1.0, 3.0]])
     # The temperature is 1: the policy is (1, e^2) / (1 + e^2)
     best = math.exp(2) / (1 + math.exp(2))
@@ -73,11 +80,7 @@ def test_the_wrong_sign_is_that_of_the_entropy() -> None:
 def test_agents_of_a_game_learn_beyond_its_time_limit() -> None:
     pytest.importorskip("supersuit")
     pytest.importorskip("mpe2")
-    spec = importlib.util.spec_from_file_location("shared_policy", EXAMPLES / "shared_policy.py")
-    assert spec is not None and spec.loader is not None
-    shared_policy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(shared_policy)
-    env = shared_policy.make_env(n_games=2)
+    env = load("shared_policy").make_env(n_games=2)
     env.seed(0)
     env.reset()
     for step in range(1, 51):

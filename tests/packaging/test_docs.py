@@ -14,12 +14,10 @@ import pytest
 import yaml
 
 import sb3_ext
+from tests.support.pages import PAGES, README_AND_PAGES, REPOSITORY, code_blocks
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 CONFIG = REPOSITORY / "mkdocs.yml"
-# What `python -m sb3_ext.experiments redraw` writes beside its CSV is read in the repository, not on the site
-PAGES = sorted(page for page in DOCS.rglob("*.md") if page.name != "table.md")
 
 #: What `mkdocs build` imports. The extra "docs" has it, "dev" does not: the other tests need none of it.
 SITE_MODULES = ("mkdocs", "material", "mkdocstrings", "mkdocstrings_handlers")
@@ -136,15 +134,14 @@ def test_the_navigation_lists_every_page_once():
     assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
 
 
-@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "README.md"], ids=relative_name)
+@pytest.mark.parametrize("page", README_AND_PAGES, ids=relative_name)
 def test_links_and_images_lead_somewhere(page):
     assert broken_links(page, page.read_text()) == []
 
 
-@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "README.md"], ids=relative_name)
+@pytest.mark.parametrize("page", README_AND_PAGES, ids=relative_name)
 def test_lines_of_code_fit_into_a_page(page):
-    blocks = re.findall(r"^ *```\w+$\n(.*?)^ *```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert [line for block in blocks for line in block.splitlines() if len(line) > MAX_CODE_LINE] == []
+    assert [line for block in code_blocks(page) for line in block.splitlines() if len(line) > MAX_CODE_LINE] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative_name)

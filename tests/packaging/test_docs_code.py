@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch as th
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+from tests.support.pages import README_AND_PAGES, REPOSITORY, code_blocks
+
 MAX_STEPS = 1000
 BLOCKS = [
     pytest.param(block, id=f"{page.relative_to(REPOSITORY).as_posix()}-{index}")
-    for page in PAGES
-    for index, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+    for page in README_AND_PAGES
+    for index, block in enumerate(code_blocks(page, "python"))
 ]
 
 

@@ -11,12 +11,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+from tests.support.pages import README_AND_PAGES, REPOSITORY, code_blocks
+
 # What other tests run, what needs the network or another machine, and what belongs to other projects
 ELSEWHERE = ("make ", "pip install ", "git clone ", "tensorboard ", "optuna-dashboard ", "cd ")
 # In this order: what is played was trained before
@@ -48,8 +49,8 @@ def commands() -> dict[str, list[str]]:
     :return: text of each command, without comments -> its words, in the order of the pages
     """
     found = {}
-    for page in PAGES:
-        for block in re.findall(r"^ *```bash$\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL):
+    for page in README_AND_PAGES:
+        for block in code_blocks(page, "bash"):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 if words:
@@ -96,6 +97,20 @@ def test_scripts_and_files_of_experiments_are_there() -> None:
     named = [word for words in commands().values() for word in words if word.endswith((".py", ".yml"))]
     assert len(named) >= 10
     assert [name for name in named if not (REPOSITORY / name).exists()] == []
+
+
+def test_scripts_have_the_options() -> None:
+    options: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for words in commands().values():
+        if words[0] == "python" and words[1].endswith(".py"):
+            has_subcommand = not words[2].startswith("-")
+            named = {word for word in words if word.startswith("--")}
+            options[tuple(words[1 : 3 if has_subcommand else 2])] |= named
+    assert len(options) >= 5
+    for (script, *subcommand), named in options.items():
+        command = [sys.executable, str(REPOSITORY / script), *subcommand, "--help"]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        assert named <= set(re.findall(r"--[\w-]+", shown)), script
 
 
 @pytest.mark.slow

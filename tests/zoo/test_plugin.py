@@ -273,7 +273,7 @@ def test_a_sampler_finds_the_arguments_of_the_yaml_with_the_study(tmp_path, monk
     def converter(params):
         raise Asked(sorted(params))
 
-    monkeypatch.setattr("sb3_ext.zoo.samplers.convert_double_dqn_params", converter)
+    monkeypatch.setattr("sb3_ext.zoo.value_samplers.convert_double_dqn_params", converter)
     manager = make_manager(
         *(tmp_path, "double_dqn", "CartPole-v1"), config=str(config), optimize_hyperparameters=True, verbose=0
     )
