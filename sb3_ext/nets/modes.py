@@ -49,11 +49,6 @@ def named_tensors(network: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str
     return parameters, buffers
 
 
-def running_statistics(network: nn.Module) -> list[th.Tensor]:
-    """Return the running statistics of batch normalization, which the forward pass changes in place."""
-    return select_statistics(named_tensors(network)[1])
-
-
 def select_statistics(buffers: Mapping[str, th.Tensor], prefix: str = "") -> list[th.Tensor]:
     """Select running statistics from named buffers, those of one network by the prefix of their names."""
     # SB3 knows them by these names

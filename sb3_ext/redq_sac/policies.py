@@ -26,7 +26,7 @@ from sb3_ext.nets import CriticHead, EnsembleCritic, OutputLinear, ScalarHead
 from sb3_ext.nets.body import LatentNetwork, NormalizedBody, project_weights, projected_layers, start_orthogonal
 from sb3_ext.nets.builder import Normalization
 from sb3_ext.nets.heads import HEADS
-from sb3_ext.nets.modes import running_statistics
+from sb3_ext.nets.modes import named_tensors, select_statistics
 from sb3_ext.nets.normalization import batch_norm_layers
 from sb3_ext.nets.walk import set_mode
 from sb3_ext.speed.optimizers import with_fused_adam
@@ -219,7 +219,8 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
         if self.actor_average is None:
             return
         averaged, present = (
-            [*network.parameters(), *running_statistics(network)] for network in (self.averaged_actor, self.actor)
+            [*parameters.values(), *select_statistics(buffers)]
+            for parameters, buffers in map(named_tensors, (self.averaged_actor, self.actor))
         )
         with th.no_grad():
             th._foreach_lerp_(averaged, present, self.actor_average)

@@ -8,7 +8,6 @@ from collections import defaultdict
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
 from sb3_ext.buffers.samples import (
@@ -271,9 +270,13 @@ class REDQUpdate(PolicyUpdate):
 
     def step_target_critics(self) -> None:
         """Move the target critics by ``tau`` towards the critics. Without targets from them, they become the same."""
-        tau = self.settings.tau if self.settings.target_network == "ema" else 1.0
+        parameters = self.parameters
         with th.no_grad():
-            th._foreach_lerp_(self.parameters.targets, self.parameters.online, tau)
-        # Running statistics of batch normalization are copied, see SB3's GH issue #996
-        polyak_update(self.parameters.online_statistics, self.parameters.target_statistics, 1.0)
+            if self.settings.target_network == "ema":
+                th._foreach_lerp_(parameters.targets, parameters.online, self.settings.tau)
+            else:
+                th._foreach_copy_(parameters.targets, parameters.online)
+            # Running statistics of batch normalization are copied, see SB3's GH issue #996
+            if parameters.online_statistics:
+                th._foreach_copy_(parameters.target_statistics, parameters.online_statistics)
         copy_counts(self.critic.batch_norm_layers, self.critic_target.batch_norm_layers)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.utils import get_parameters_by_name
 
 from sb3_ext import REDQSAC
-from sb3_ext.nets.modes import running_statistics
 from tests.support.models import make, make_normalized
 from tests.support.states import assert_trained_alike, reloaded
 
@@ -17,7 +17,8 @@ OBS = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 
 
 def tensors(network: Any) -> list[th.Tensor]:
-    return [tensor.detach().clone() for tensor in (*network.parameters(), *running_statistics(network))]
+    values = *network.parameters(), *get_parameters_by_name(network, ["running_"])
+    return [tensor.detach().clone() for tensor in values]
 
 
 @BOTH

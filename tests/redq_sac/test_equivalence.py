@@ -14,11 +14,11 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_ext import REDQSAC
-from sb3_ext.nets.modes import running_statistics
 from tests.support.states import assert_close, assert_equal
 
 SAC_SETTINGS: dict[str, Any] = dict(gradient_steps=1, policy_delay=1, target_backup="min", actor_q="min")
@@ -53,8 +53,8 @@ def trained(cls: type[SAC], n_critics: int, policy_kwargs: dict[str, Any] | None
     )
     model.policy.double()
     # `double()` makes new buffers, and stock SAC would go on with the old ones
-    model.batch_norm_stats = running_statistics(model.critic)
-    model.batch_norm_stats_target = running_statistics(model.critic_target)
+    model.batch_norm_stats = get_parameters_by_name(model.critic, ["running_"])
+    model.batch_norm_stats_target = get_parameters_by_name(model.critic_target, ["running_"])
     if model.log_ent_coef is not None:
         model.log_ent_coef = model.log_ent_coef.detach().double().requires_grad_(True)
         model.ent_coef_optimizer = th.optim.Adam([model.log_ent_coef], lr=model.lr_schedule(1))
