@@ -22,8 +22,6 @@ class AtariGame:
     render_mode = "rgb_array"
 
     def __init__(self, rules: AtariRules) -> None:
-        from ale_py.vector_env import AtariVectorEnv
-
         self.spec = rules.spec
         self.metadata: dict[str, Any] = {
             "render_modes": ["human", "rgb_array"],
@@ -32,10 +30,12 @@ class AtariGame:
         self.log = EpisodeLog()
         self._rules = rules
         self._settings = rules.settings
-        self._ale: Any = AtariVectorEnv(num_envs=1, num_threads=1, **rules.vector_kwargs)
+        self._ale: Any = self._make_ale()
         #: Values that ``AtariVecEnv.set_attr`` was given
         self.attributes: dict[str, Any] = {}
         self._has_pending_step = False
+        #: Whether a call of the emulator is under way. It stays so if Ctrl-C or an error ends it
+        self._is_in_call = False
         self._has_fire = "FIRE" in rules.action_meanings
         self._needs_seed = True
         self._is_over = True
@@ -43,6 +43,11 @@ class AtariGame:
         self._score = 0.0
         self._frame_number = 0
         self._frame = np.zeros(0, dtype=np.uint8)
+
+    def _make_ale(self) -> Any:
+        from ale_py.vector_env import AtariVectorEnv
+
+        return AtariVectorEnv(num_envs=1, num_threads=1, **self._rules.vector_kwargs)
 
     def get_action_meanings(self) -> list[str]:
         """Names of the actions."""
@@ -58,11 +63,14 @@ class AtariGame:
         self._check_open()
         if self._needs_seed:
             raise RuntimeError("reset() comes before the first step")
+        self._is_in_call = True
         self._ale.send(np.array([action], dtype=np.int32))
         self._has_pending_step = True
+        self._is_in_call = False
 
     def receive(self) -> tuple[float, bool, bool, dict[str, Any]]:
         """Wait for the step that ``send`` began. The result is unclipped reward, terminated, truncated and info."""
+        self._is_in_call = True
         frames, rewards, over, _, counters = self._ale.recv()
         self._has_pending_step = False
         self._store_frame(frames, counters)
@@ -78,11 +86,22 @@ class AtariGame:
         if self._settings.terminal_on_life_loss and 0 < lives < self._lives:
             terminated = True
         self._lives = lives
+        self._is_in_call = False
         return reward, terminated, truncated, info
 
-    def finish_pending_step(self) -> None:
-        """Wait for a step that Ctrl-C has left behind, because ALE would answer the next one with its result."""
-        if self._has_pending_step:
+    def recover(self) -> None:
+        """
+        Go on after Ctrl-C or an error, if it came within a step.
+
+        A step that was sent is waited for, because ALE would answer the next one with its result. Where an interrupt
+        came within a call of ALE nobody knows what ALE did, and waiting may last for ever. Then a new game begins, of a
+        new emulator.
+        """
+        if self._is_in_call:
+            self._ale = self._make_ale()
+            self._has_pending_step, self._is_over, self._needs_seed = False, True, True
+            self.reset(None)
+        elif self._has_pending_step:
             _, terminated, truncated, _ = self.receive()
             if terminated or truncated:
                 self.reset(None)
@@ -121,7 +140,7 @@ class AtariGame:
 
     def close(self) -> None:
         """End the emulator and its thread, and close the monitor file."""
-        self._ale = None
+        self._ale, self._is_in_call = None, False
         self.log.close()
 
     def _check_open(self) -> None:
@@ -146,6 +165,7 @@ class AtariGame:
             # ALE would take its seed from the clock, so that games made together might get the same sticky actions
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         ale_seed = None if seed is None else _ale_seed(seed)
+        self._is_in_call = True
         self._needs_seed = False
         for _ in range(_MAX_DRAWS):
             frames, counters = self._ale.reset(seed=ale_seed)
@@ -160,6 +180,7 @@ class AtariGame:
         self._is_over = False
         self._lives = int(counters["lives"][0])
         self._score = 0.0
+        self._is_in_call = False
         return self._info(counters)
 
     def _store_frame(self, frames: np.ndarray, counters: dict[str, np.ndarray]) -> None:

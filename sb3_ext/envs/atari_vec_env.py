@@ -141,7 +141,7 @@ class AtariVecEnv(VecEnv):
         """
         self._actions = None
         for index, game in enumerate(self._games):
-            game.finish_pending_step()
+            game.recover()
             self.reset_infos[index] = game.reset(self._seeds[index])
         self._reset_seeds()
         self._reset_options()
@@ -164,7 +164,7 @@ class AtariVecEnv(VecEnv):
         if array.min() < 0 or array.max() >= n_actions:
             raise ValueError(f"actions={array.tolist()} must be from 0 to {n_actions - 1}")
         for game in self._games:
-            game.finish_pending_step()
+            game.recover()
         self._actions = array.tolist()
         for game, action in zip(self._games[: self._n_at_once], self._actions, strict=False):
             game.send(action)

@@ -11,10 +11,21 @@ from typing import Any
 from stable_baselines3 import SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_ext.buffers.samples import SupportsPriorities
 from sb3_ext.common.off_policy import OffPolicyExtension
 
-# How far the run is, which only the model knows that acts
-_PROGRESS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_current_progress_remaining")
+# What only the model knows that acts: how far the run is, what it counted of rewards and the noise that it holds. The
+# last two are shared and not copied, since rl_zoo3 also hands the parameters back
+_OF_THE_ACTING_MODEL = (
+    "num_timesteps",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "_current_progress_remaining",
+    "_return_scale",
+    "_held_noise",
+)
+# What callbacks may change
+_LEARNING_RATES = ("learning_rate", "qf_learning_rate")
 
 
 def complete_parallel_training(callback_class: Any) -> None:
@@ -36,10 +47,10 @@ def complete_parallel_training(callback_class: Any) -> None:
             init_callback(self)
 
     @functools.wraps(on_rollout_end)
-    def on_rollout_end_with_progress(self: Any) -> None:
+    def on_rollout_end_with_state(self: Any) -> None:
         if isinstance(self.model, OffPolicyExtension):
             _raise_error(self)
-            _copy_progress(self.model, self._model)
+            _follow(self._model, self.model)
         on_rollout_end(self)
 
     @functools.wraps(train_thread)
@@ -60,7 +71,7 @@ def complete_parallel_training(callback_class: Any) -> None:
 
     init_callback_as_own_class._knows_sb3_ext = True  # type: ignore[attr-defined]
     callback_class._init_callback = init_callback_as_own_class
-    callback_class._on_rollout_end = on_rollout_end_with_progress
+    callback_class._on_rollout_end = on_rollout_end_with_state
     callback_class._train_thread = train_thread_with_error
     callback_class._on_training_end = on_training_end_with_error
 
@@ -79,6 +90,11 @@ def _start(callback: Any, init_callback: FunctionType) -> None:
             f"ParallelTrainCallback with a {type(model).__name__}: of this package only REDQSAC and its subclasses are "
             "allowed. Leave the callback out"
         )
+    if isinstance(model.replay_buffer, SupportsPriorities):
+        raise ValueError(
+            f"ParallelTrainCallback with replay_buffer_class={type(model.replay_buffer).__name__}: it trains on copies "
+            "of the replay buffer, so priorities would be lost. Leave one of the two out"
+        )
     # The function looks up the name SAC to choose the class. It gets names of its own, because rl_zoo3 may train
     # another model in another thread
     names = {**init_callback.__globals__, "SAC": type(model)}
@@ -93,12 +109,16 @@ def _start(callback: Any, init_callback: FunctionType) -> None:
     def save_between_updates(*args: Any, **kwargs: Any) -> None:
         if callback.process is not None:
             callback.process.join()
-        _copy_progress(model, callback._model)
+        _follow(callback._model, model)
         save(*args, **kwargs)
 
     model.save = save_between_updates  # type: ignore[method-assign]
 
 
-def _copy_progress(source: OffPolicyAlgorithm, target: OffPolicyAlgorithm) -> None:
-    for name in _PROGRESS:
-        setattr(target, name, getattr(source, name))
+def _follow(trained: Any, acting: OffPolicyAlgorithm) -> None:
+    """Give the model that is trained what it cannot know by itself."""
+    for name in _OF_THE_ACTING_MODEL:
+        setattr(trained, name, getattr(acting, name))
+    for name in _LEARNING_RATES:
+        if getattr(trained, name) is not getattr(acting, name):
+            setattr(trained, name, getattr(acting, name))

@@ -1,5 +1,7 @@
 """The interface of SB3's ``VecEnv``: seeds, threads, actions, attributes, and training with it."""
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +176,44 @@ def test_an_interrupted_step_does_not_hang_or_come_late(monkeypatch: pytest.Monk
     env.close()
     with pytest.raises(RuntimeError, match="closed"):
         env.reset()
+
+
+INTERRUPTED = """
+import signal
+import numpy as np
+from sb3_ext.envs import AtariVecEnv
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+env = AtariVecEnv("BreakoutNoFrameskip-v4", n_envs=2, seed=0, terminal_on_life_loss=False)
+env.reset()
+n_interrupts = 0
+for attempt in range(60):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.002 + 0.0002 * attempt)
+        while True:
+            env.step(np.array([2, 3]))
+            if attempt % 5 == 0:
+                env.reset()
+    except KeyboardInterrupt:
+        n_interrupts += 1
+    if attempt % 2:
+        env.reset()
+    # Both games answer the step that they were given: 4 frames later, or in a new game
+    infos = [env.step(np.array([0, 0]))[-1] for _ in range(3)]
+    for before, after in zip(infos[1], infos[2]):
+        step = after["episode_frame_number"] - before["episode_frame_number"]
+        assert step == 4 or "episode" in before, infos
+print(n_interrupts, "interrupts")
+"""
+
+
+def test_interrupts_within_calls_of_ale_do_not_hang() -> None:
+    command = [sys.executable, "-c", INTERRUPTED]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.stdout == "60 interrupts\n", result.stderr
 
 
 def test_a_step_before_the_first_reset_is_an_error() -> None:

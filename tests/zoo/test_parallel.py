@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ext import REDQSAC
 from sb3_ext.zoo import register
 from sb3_ext.zoo.plugin import patch_module
-from tests.support.models import VALUE_BASED, make
+from tests.support.models import VALUE_BASED, make, make_normalized
 from tests.support.states import assert_equal, state
 
 
@@ -88,6 +88,41 @@ def test_it_trains_on_normalized_observations(tmp_path: Path) -> None:
     env = VecNormalize(make_vec_env("Pendulum-v1"))
     model, callback = learn(REDQSAC, tmp_path, 1, env=env)
     assert callback._model.get_vec_normalize_env() is model.get_vec_normalize_env() is env
+
+
+def test_returns_are_scaled_and_noise_is_held_by_what_the_acting_model_saw(tmp_path: Path) -> None:
+    callback = ParallelTrainCallback(gradient_steps=2)
+    model = make_normalized(train_freq=(1, "episode"), noise_repeat=4)
+    model.learn(400, [callback, Wait(callback)])
+    assert callback._model.return_scale == model.return_scale > 2
+    scale, noise = model._return_scale.state(), model._held_noise.state()
+    assert scale["count"] == 400
+    model.save(tmp_path / "end")
+    loaded = REDQSAC.load(tmp_path / "end")
+    assert loaded._return_scale.state() == scale
+    assert loaded._held_noise.state() == noise
+
+
+class Slower(BaseCallback):
+    """Lower the learning rate at the end of the first episode."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == 200:
+            self.model.learning_rate = 1e-5
+        return True
+
+
+def test_a_callback_may_change_the_learning_rate() -> None:
+    callback = ParallelTrainCallback(gradient_steps=2)
+    model = make(train_freq=(1, "episode"), learning_rate=1e-3)
+    model.learn(400, [Slower(), callback, Wait(callback)])
+    rates = {optimizer.param_groups[0]["lr"] for optimizer in callback._model.updater.optimizers()}
+    assert rates == {1e-5}
+
+
+def test_priorities_are_refused() -> None:
+    with pytest.raises(ValueError, match="ParallelTrainCallback with replay_buffer_class=PrioritizedReplayBuffer"):
+        make(replay_buffer_class="PrioritizedReplayBuffer").learn(10, ParallelTrainCallback())
 
 
 def test_other_models_are_trained_as_ever(tmp_path: Path) -> None:
