@@ -17,13 +17,17 @@ from stable_baselines3.common.vec_env import (
     VecMonitor,
     VecNormalize,
     VecTransposeImage,
+    VecVideoRecorder,
     unwrap_vec_normalize,
 )
 
 from sb3_ext.envs import AtariVecEnv
 
 # These wrappers change nothing that a critic or a policy sees.
-_TRANSPARENT = (VecMonitor, VecCheckNan)
+_TRANSPARENT = (VecMonitor, VecCheckNan, VecVideoRecorder)
+_LEFT_OUT = ("Monitor", "RecordVideo", "RecordEpisodeStatistics", "HumanRendering")
+# Gymnasium's, whose running statistics a second environment would not share
+_NORMALIZING = ("NormalizeObservation", "NormalizeReward")
 _ADVICE = "give env=... an environment wrapped as the training's, or n_episodes=0 to do without Monte-Carlo returns"
 
 
@@ -31,8 +35,8 @@ def make_rollout_env(model: BaseAlgorithm, n_envs: int, env_wrapper: Any, keep_t
     """
     Make the training's environment once more, from its spec.
 
-    ``Monitor`` is left out. VecNormalize (with frozen statistics), VecFrameStack and VecTransposeImage are put around
-    the environment in the training's order.
+    What only watches, such as ``Monitor`` and ``RecordVideo``, is left out. VecNormalize (with frozen statistics),
+    VecFrameStack and VecTransposeImage are put around the environment in the training's order.
 
     :param env_wrapper: replaces the wrappers of the training's environment, in the syntax of an rl_zoo3 YAML file
     :param keep_time_limit: if false, the time limit of the spec is left out, so that returns do not end there
@@ -55,11 +59,18 @@ def make_rollout_env(model: BaseAlgorithm, n_envs: int, env_wrapper: Any, keep_t
 def _from_spec(base: VecEnv, n_envs: int, env_wrapper: Any, keep_time_limit: bool) -> VecEnv:
     spec = _spec_of(base)
     spec.additional_wrappers = _wrapper_specs(spec, env_wrapper)
-    spec.kwargs.pop("render_mode", None)  # nobody watches rollouts
+    if spec.kwargs.get("render_mode") == "human":  # nobody watches rollouts
+        del spec.kwargs["render_mode"]
     wrap = _wrapper_function(env_wrapper)
 
     def make() -> gym.Env:
-        return wrap(gym.make(copy.deepcopy(spec), max_episode_steps=None if keep_time_limit else -1))
+        try:
+            return wrap(gym.make(copy.deepcopy(spec), max_episode_steps=None if keep_time_limit else -1))
+        except Exception as error:
+            raise ValueError(
+                f"the training's environment {spec.id} cannot be made a second time for rollouts: {error}. For other "
+                f"rollouts {_ADVICE}"
+            ) from error
 
     return DummyVecEnv([make] * n_envs)
 
@@ -179,8 +190,14 @@ def _wrapper_specs(spec: EnvSpec, env_wrapper: Any) -> tuple[Any, ...]:
     """Return the specs of the wrappers to make again. One whose arguments are unknown raises a ValueError."""
     if env_wrapper is not None:
         return ()
-    wrappers = [wrapper for wrapper in spec.additional_wrappers if wrapper.name != "Monitor"]
+    wrappers = [wrapper for wrapper in spec.additional_wrappers if wrapper.name not in _LEFT_OUT]
     for wrapper in wrappers:
+        if wrapper.name in _NORMALIZING:
+            raise ValueError(
+                f"the training's environment {spec.id} is wrapped in {wrapper.name}, whose running statistics rollouts "
+                "would not share: normalize by SB3's VecNormalize; or give n_episodes=0 to do without Monte-Carlo "
+                "returns"
+            )
         if wrapper.kwargs is None:
             raise ValueError(
                 f"the training's environment {spec.id} is wrapped in {wrapper.name}, which does not tell its arguments "

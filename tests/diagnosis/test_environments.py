@@ -1,6 +1,7 @@
 """The environment for rollouts: made again, given, or refused."""
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -9,9 +10,10 @@ from stable_baselines3 import DQN, SAC, HerReplayBuffer
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecVideoRecorder
 
 from sb3_ext import AtariVecEnv
+from sb3_ext.diagnosis.environments import make_rollout_env
 
 from .helpers import GAMMA, VALUE, EndlessReward, make_model, measured
 
@@ -107,6 +109,44 @@ def test_wrappers(tmp_path: Path) -> None:
     assert row["mc_return_mean"] == pytest.approx(3 * VALUE, rel=0.01)
     row = measured(model, tmp_path, env_wrapper={"gymnasium.wrappers.RescaleAction": {}}, n_episodes=0)
     assert row["mc_return_mean"] is None
+
+
+@pytest.mark.parametrize("wrapper", [gym.wrappers.RecordEpisodeStatistics, None])
+def test_what_only_watches_is_left_out(wrapper: Any, tmp_path: Path) -> None:
+    env = make_vec_env("EndlessReward-v0", wrapper_class=wrapper, env_kwargs=dict(actions="discrete"))
+    if wrapper is None:
+        env.render_mode, env.metadata = "rgb_array", {"render_fps": 30}
+        env = VecVideoRecorder(env, str(tmp_path / "videos"), record_video_trigger=lambda step: False)
+    model = make_model(DQN, env)
+    rollouts = make_rollout_env(model, 1, None, keep_time_limit=False)
+    assert "Record" not in str(rollouts.envs[0])
+    assert measured(model, tmp_path)["mc_return_mean"] == pytest.approx(VALUE, rel=0.01)
+
+
+def test_pictures_that_are_observed_are_rendered() -> None:
+    pytest.importorskip("pygame")
+
+    def make() -> gym.Env:
+        pictures = gym.wrappers.AddRenderObservation(gym.make("CartPole-v1", render_mode="rgb_array"))
+        return gym.wrappers.ResizeObservation(pictures, (36, 36))
+
+    model = DQN("CnnPolicy", make(), buffer_size=10, device="cpu")
+    rollouts = make_rollout_env(model, 2, None, keep_time_limit=True)
+    assert rollouts.reset().shape == (2, 3, 36, 36) and rollouts.reset().std() > 0
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "message"),
+    [
+        (gym.wrappers.NormalizeObservation, "NormalizeObservation, whose running statistics.*VecNormalize"),
+        (gym.wrappers.NormalizeReward, "NormalizeReward, whose running statistics.*VecNormalize"),
+        (gym.wrappers.TimeAwareObservation, "cannot be made a second time.*TimeLimit.*n_episodes=0"),
+    ],
+)
+def test_wrappers_that_cannot_be_made_again(wrapper: Any, message: str, tmp_path: Path) -> None:
+    model = make_model(DQN, make_vec_env("CartPole-v1", wrapper_class=wrapper))
+    with pytest.raises(ValueError, match=message):
+        measured(model, tmp_path)
 
 
 @pytest.mark.parametrize("by_ale", [False, True])
