@@ -81,7 +81,7 @@ class TrainDiscriminator(BaseCallback):
 
     def _on_step(self) -> bool:
         if self.num_timesteps > self.model.learning_starts:
-            seen = self.model.replay_buffer.sample(256).next_observations.float()
+            seen = self.model.replay_buffer.sample(256).next_observations.float().cpu()
             n_skills = self.discriminator.n_skills
             states, skills = seen[:, :-n_skills], seen[:, -n_skills:].argmax(dim=1)
             log_probs = self.discriminator.log_probs(states)

@@ -223,7 +223,18 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         return int(self._expected_frames(layout) * self._frame_bytes(key, layout) * ratio)
 
     def _likely_layout(self, key: str) -> StackLayout:
-        return (self._layouts(key) or [self._whole_layout(key)])[0]
+        """Return the layout to reckon with until the observations have shown theirs."""
+        layouts = self._layouts(key)
+        if not layouts:
+            return self._whole_layout(key)
+        if self.n_stack is None and len(layouts[0].shape) == 3:
+            # Channels in threes are colors rather than gray frames, and need more memory
+            n_channels = layouts[0].shape[layouts[0].axis]
+            if n_channels == 3:
+                return self._whole_layout(key)
+            colored = [layout for layout in layouts if 3 * layout.n_stack == n_channels]
+            layouts = colored or layouts
+        return layouts[0]
 
     def expected_nbytes(self) -> int:
         """

@@ -5,7 +5,9 @@ import os
 import shutil
 import tempfile
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,24 @@ class RAM:
         return array
 
 
+# Where copies of files go, for a while, in place of the folder of the original
+_storage_of_copies: ContextVar[str | os.PathLike | None] = ContextVar("storage_of_copies", default=None)
+
+
+@contextmanager
+def copies_stored_in(path: str | os.PathLike | None) -> Iterator[None]:
+    """
+    Let copies of a :class:`MappedFile`, such as a loaded one, choose a file beside another path than the original's.
+
+    :param path: a file or a folder; ``None``: that of the original
+    """
+    token = _storage_of_copies.set(path)
+    try:
+        yield
+    finally:
+        _storage_of_copies.reset(token)
+
+
 class MappedFile:
     """
     Arrays in one memory-mapped file, which the system can move out of the RAM.
@@ -69,7 +89,7 @@ class MappedFile:
 
     def __init__(self, path: str | os.PathLike, is_copy: bool = False) -> None:
         # The current folder may change before more room is needed
-        target = Path(path).absolute()
+        target = Path((is_copy and _storage_of_copies.get()) or path).absolute()
         self._asked_for = str(target)
         folder = _folder_for(target)
         if folder == target or is_copy:
@@ -141,7 +161,12 @@ def _folder_for(path: Path) -> Path:
     """Return the path itself if it is a folder, otherwise the folder that contains it."""
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "storage_path is in a folder that does not exist", str(path))
+        raise FileNotFoundError(
+            errno.ENOENT,
+            "storage_path is in a folder that does not exist. Make it; to load a buffer elsewhere, give the model's "
+            "replay_buffer_kwargs another storage_path",
+            str(path),
+        )
     return folder
 
 

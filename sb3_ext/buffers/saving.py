@@ -20,6 +20,7 @@ from stable_baselines3.common.save_util import open_path
 from tqdm import tqdm
 
 from sb3_ext.buffers.base import LazyReplayBuffer
+from sb3_ext.buffers.memory import copies_stored_in
 from sb3_ext.files import beside_folders, complete_file
 
 # From this number of bytes on, a progress bar is shown
@@ -98,6 +99,8 @@ def load_replay_buffer(
     """
     Load a replay buffer as SB3 does, but keep the model's buffer if the file is damaged or does not fit the model.
 
+    Frames on disk go beside the ``storage_path`` of the model's buffer, or else into the folder where they were.
+
     The algorithms of this package use it in ``model.load_replay_buffer(path)``. Call this function for SB3's own.
 
     :param path: file name, or an open file
@@ -106,8 +109,10 @@ def load_replay_buffer(
     :raises OSError: if there is no such file
     """
     before = model.replay_buffer
+    storage_path = getattr(before, "storage_path", None)
     try:
-        _load(model, path, truncate_last_traj)
+        with copies_stored_in(storage_path):
+            _load(model, path, truncate_last_traj)
         _check_fits(model, path)
     except BaseException as error:
         model.replay_buffer = before
@@ -117,6 +122,8 @@ def load_replay_buffer(
         raise ValueError(f"{path} cannot be loaded as a replay buffer of this model: {reason}") from error
     assert model.replay_buffer is not None
     model.replay_buffer.device = model.device  # the file may come from another machine
+    if storage_path is not None and hasattr(model.replay_buffer, "storage_path"):
+        model.replay_buffer.storage_path = storage_path
     found, expected = (getattr(buffer, "n_steps", 1) for buffer in (model.replay_buffer, before))
     if before is not None and found != expected:
         warnings.warn(f"the replay buffer in {path} has n_steps={found}, not {expected} as this model's", stacklevel=3)

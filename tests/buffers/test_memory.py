@@ -63,6 +63,13 @@ def test_the_estimate_is_what_is_used_in_the_end() -> None:
         assert buffer.nbytes() == pytest.approx(buffer.expected_nbytes(), rel=0.1)
 
 
+@pytest.mark.parametrize(("channels", "n_stack"), [(3, 1), (12, 4), (5, 5)])
+def test_channels_in_threes_are_reckoned_as_colors(channels: int, n_stack: int) -> None:
+    space = spaces.Box(0, 255, (channels, 16, 16), np.uint8)
+    expected = estimate_memory(FrameDedupReplayBuffer, 1000, space, ACTIONS, n_stack=n_stack)
+    assert estimate_memory(FrameDedupReplayBuffer, 1000, space, ACTIONS) == expected
+
+
 def test_the_estimate_of_a_million_atari_transitions() -> None:
     def per_transition(buffer_class: type, **kwargs: Any) -> float:
         return estimate_memory(buffer_class, 10**6, ATARI, ACTIONS, n_envs=8, **kwargs) / 10**6

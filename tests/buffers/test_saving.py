@@ -268,3 +268,30 @@ def test_a_loaded_buffer_is_measured_against_the_memory_again(tmp_path: Path, mo
     monkeypatch.setattr("sb3_ext.buffers.memory.available_memory", lambda: 0)
     with pytest.raises(MemoryError, match="FrameDedupReplayBuffer with buffer_size=300 needs"):
         model.learn(10, reset_num_timesteps=False)
+
+
+def test_frames_on_disk_are_loaded_where_the_model_has_them(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+
+    def make(folder: Path | None) -> Any:
+        kwargs = {} if folder is None else dict(storage_path=folder / "frames")
+        return pendulum_model(replay_buffer_class=FrameDedupReplayBuffer, replay_buffer_kwargs=kwargs)
+
+    model = make(here)
+    model.learn(20)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    other = make(there)
+    other.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert list(here.iterdir()) == [here / "frames"] and len(list(there.iterdir())) == 1
+    rows = np.arange(20)
+    loaded, saved = (each.replay_buffer._get_samples(rows) for each in (other, model))
+    assert (loaded.observations == saved.observations).all()
+    other.learn(20, reset_num_timesteps=False)
+    assert other.replay_buffer.size() == 40
+    del model
+    here.rename(tmp_path / "gone")
+    make(there).load_replay_buffer(tmp_path / "buffer.pkl")
+    with pytest.raises(FileNotFoundError, match=r"here.*|storage_path is in a folder that does not exist"):
+        make(None).load_replay_buffer(tmp_path / "buffer.pkl")
