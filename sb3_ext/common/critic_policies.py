@@ -58,7 +58,7 @@ class CriticPolicy(CompletelySaved, BasePolicy):
             "optimizer_class": optimizer_class,
             "optimizer_kwargs": optimizer_kwargs,
         }
-        check_policy_arguments(given, has_actor=False)
+        check_policy_arguments(given)
         check_policy_kwargs(type(self), given)
         check_policy_fits(observation_space, known_base(type(self)), given)
         super().__init__(

@@ -238,6 +238,10 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
                     "well: noisy='with_epsilon'"
                 )
 
+    def _excluded_save_params(self) -> list[str]:
+        # Made anew by the set-up
+        return [*super()._excluded_save_params(), "batch_norm_stats", "batch_norm_stats_target"]
+
     def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
         state = super()._state_for_arguments(state, changed)
         if self._n_calls > 0 and not changed.isdisjoint(ValueBasedAlgorithm._starting_arguments):
@@ -351,6 +355,8 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         if self.num_timesteps < learning_starts and masks_actions(self.policy):
             assert self._last_obs is not None
             actions = np.array(self._random_actions(self._last_obs, n_envs))
+            if self.keeps_log_probs:
+                self._action_log_probs = self.action_log_probs(actions, is_random=True)
             return actions, actions
         return super()._sample_action(learning_starts, action_noise, n_envs)
 

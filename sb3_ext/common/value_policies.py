@@ -201,7 +201,7 @@ class ValuePolicy(CompletelySaved, DQNPolicy):
         network_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        check_policy_arguments({"dueling": dueling, "network_kwargs": network_kwargs, **kwargs}, has_actor=False)
+        check_policy_arguments({"dueling": dueling, "network_kwargs": network_kwargs, **kwargs})
         check_policy_kwargs(type(self), {"network_kwargs": network_kwargs, **kwargs})
         if not args:  # among which a features extractor may be
             check_policy_fits(observation_space, known_base(type(self)), kwargs)

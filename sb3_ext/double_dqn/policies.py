@@ -69,7 +69,7 @@ class DoubleDQNPolicy(ValuePolicy):
         **kwargs: Any,
     ) -> None:
         check_choice("head", head, (None, "scalar", "categorical"))
-        check_policy_arguments({"head_kwargs": head_kwargs}, has_actor=False)
+        check_policy_arguments({"head_kwargs": head_kwargs})
         if head_kwargs and head != "categorical":
             raise ValueError(f"head_kwargs={head_kwargs!r} has no effect with head={head!r}: it needs 'categorical'")
         self.head, self.head_kwargs = head, dict(head_kwargs or {})

@@ -171,6 +171,9 @@ def _of_buffer(buffer: ReplayBuffer) -> Pairs:
         raise ValueError("demonstrations: the replay buffer is empty")
     # Oldest first, one environment after the other
     first = buffer.pos if buffer.full else 0
+    if buffer.full and getattr(buffer, "optimize_memory_usage", False):
+        # The oldest observation has made room for the newest next one
+        first, n_stored = first + 1, n_stored - 1
     slots = np.repeat((first + np.arange(n_stored)) % buffer.buffer_size, buffer.n_envs)
     envs = np.tile(np.arange(buffer.n_envs), n_stored)
     if hasattr(buffer, "read_observations"):

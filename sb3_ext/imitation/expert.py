@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import load_from_pkl
+from stable_baselines3.common.save_util import load_from_pkl, load_from_zip_file
 from stable_baselines3.common.vec_env import VecNormalize
 
 # Where algorithms are found, later ones first. This package is among them, so they are imported when they are needed
@@ -133,11 +134,16 @@ def as_expert(value: Any) -> Expert:
     algorithm = known[algo]
     # Nothing is trained, so no replay buffer is needed
     kwargs: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
-    if issubclass(algorithm, OffPolicyAlgorithm) and not algorithm.__module__.startswith("sb3_ext."):
-        # Hindsight replay wants the environment
+    if issubclass(algorithm, OffPolicyAlgorithm) and _replays_in_hindsight(path):  # which wants the environment
         kwargs["custom_objects"] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}}
     model = algorithm.load(path, device="cpu", **kwargs)
     env_name = path.absolute().parent.name.rpartition("_")[0]
     candidates = (path.parent / env_name / "vecnormalize.pkl", path.parent / "vecnormalize.pkl")
     statistics = next((each for each in candidates if each.is_file()), None)
     return Expert(model, None if statistics is None else load_from_pkl(statistics))
+
+
+def _replays_in_hindsight(path: Path) -> bool:
+    data, _, _ = load_from_zip_file(path, device="cpu")
+    buffer_class = (data or {}).get("replay_buffer_class")
+    return isinstance(buffer_class, type) and issubclass(buffer_class, HerReplayBuffer)

@@ -1,12 +1,15 @@
 """What behavioural cloning and DAgger have in common: an expert's actions, and their likelihood as the loss."""
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -14,7 +17,7 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, ReplayBufferSamples, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_ext.buffers.samples import map_observations
@@ -47,6 +50,8 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
     expert: Expert | None
     #: All pairs so far
     data: Demonstrations
+    # Of the last loss
+    _actor_statistics: Sequence[th.Tensor] = ()
     _remedies_of_divergence = "A smaller learning_rate or a smaller max_grad_norm"
 
     @checks_keywords(explain_model_keywords)
@@ -133,13 +138,50 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
         if self.demonstrations is not None:
             self.data.add(load_demonstrations(self.demonstrations, self.observation_space, self.action_space))
 
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if len(self.data) > 0:
+            self._normalize_by(self.data.pairs.observations)
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _normalize_by(self, observations: Any) -> None:
+        """
+        Give a ``VecNormalize`` that has seen nothing yet the statistics of observations.
+
+        Else those of one reset would normalize all demonstrations.
+        """
+        env = self._vec_normalize_env
+        if env is None or not (env.training and env.norm_obs):
+            return
+        statistics = env.obs_rms if isinstance(env.obs_rms, dict) else {None: env.obs_rms}
+        for key, each in statistics.items():
+            if each.count < 1:
+                each.update(observations if key is None else observations[key])
+
     def save_demonstrations(self, path: str | os.PathLike) -> None:
-        """Write all pairs so far into an .npz file, which ``demonstrations=`` reads."""
-        self.data.save(path)
+        """
+        Write all pairs so far into an .npz file, which ``demonstrations=`` reads.
+
+        :param path: its name; ``.npz`` is added if it has no suffix
+        :raises ValueError: if there are no pairs yet: the expert plays in ``learn()``, and files of models have none
+        """
+        if len(self.data) == 0:
+            raise ValueError(
+                f"this {type(self).__name__} has no demonstrations to save: the expert plays when learn() is called, "
+                "and a saved model contains no pairs"
+            )
+        path = Path(path)
+        self.data.save(path if path.suffix else path.with_name(f"{path.name}.npz"))
 
     def _excluded_save_params(self) -> list[str]:
         # The expert and its actions are given anew, as a replay buffer is
-        return [*super()._excluded_save_params(), "expert", "demonstrations", "data"]
+        return [*super()._excluded_save_params(), "expert", "demonstrations", "data", "_actor_statistics"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         optimizer = "policy.actor.optimizer" if issubclass(self.policy_class, SACPolicy) else "policy.optimizer"
@@ -161,12 +203,19 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
         return self._as_samples(self.data.sample(batch_size))
 
     def compute_loss(self, replay_data: Any, discounts: th.Tensor | float) -> TransitionLosses:
-        log_prob, entropy = log_likelihood(self.policy, replay_data.observations, replay_data.actions)
+        found = log_likelihood(self.policy, replay_data.observations, replay_data.actions, by_batch=True)
+        log_prob, entropy, *self._actor_statistics = found
         losses = imitation_loss(log_prob, entropy, self.ent_coef)
         if self.l2_coef > 0:
             losses = losses + self.l2_coef * squared_norm(self._penalized_weights())
         metrics = {"log_likelihood": log_prob.detach().mean(), "entropy": entropy.detach().mean()}
         return TransitionLosses(losses, losses.detach(), metrics)
+
+    def _after_update(self, result: TransitionLosses) -> None:
+        super()._after_update(result)
+        after_step = getattr(self.policy, "after_cloning_step", None)  # of REDQSAC's policies
+        if after_step is not None:
+            after_step(self._actor_statistics)
 
     def _penalized_weights(self) -> list[th.Tensor]:
         """Return the weights that act. A penalty alone would take those of the values to 0."""
@@ -186,7 +235,7 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
         self.policy.set_training_mode(False)
         samples = self._as_samples(pairs)
         with th.no_grad():
-            log_prob, _ = log_likelihood(self.policy, samples.observations, samples.actions)
+            log_prob, *_ = log_likelihood(self.policy, samples.observations, samples.actions)
         self.logger.record("train/validation_loss", -log_prob.mean().item())
 
     def _resolve_expert(self) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +18,7 @@ from torch import nn
 from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.arguments.compatibility import check_policy_fits
 from sb3_ext.common.arguments.keywords import check_policy_kwargs, explain_policy_keywords
-from sb3_ext.common.arguments.policies import check_policy_arguments
+from sb3_ext.common.arguments.policies import OF_SAC, check_policy_arguments
 from sb3_ext.common.arguments.positional import positional_as_in
 from sb3_ext.common.saved.complete import CompletelySaved
 from sb3_ext.functional.policy_gradient import sample_pre_tanh, squashed_gaussian_log_prob
@@ -27,7 +28,7 @@ from sb3_ext.nets.body import LatentNetwork, NormalizedBody, project_weights, pr
 from sb3_ext.nets.builder import Normalization
 from sb3_ext.nets.heads import HEADS
 from sb3_ext.nets.modes import named_tensors, select_statistics
-from sb3_ext.nets.normalization import batch_norm_layers
+from sb3_ext.nets.normalization import batch_norm_layers, move_running_statistics
 from sb3_ext.nets.walk import set_mode
 from sb3_ext.speed.optimizers import with_fused_adam
 
@@ -41,6 +42,9 @@ class REDQSACActor(Actor):
 
     The parameters are those of ``stable_baselines3.sac.policies.Actor``.
     """
+
+    #: Whether log-probabilities go without SB3's 1e-6, see :func:`squashed_gaussian_log_prob`
+    exact_log_prob: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,6 +77,8 @@ class NormalizedActor(REDQSACActor):
 
     The other parameters are those of ``stable_baselines3.sac.policies.Actor``.
     """
+
+    exact_log_prob = True
 
     def __init__(self, *args: Any, body: NormalizedBody, use_sde: bool = False, **kwargs: Any) -> None:
         if use_sde:
@@ -165,7 +171,7 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
         if actor_average is not None:
             check_interval("actor_average", actor_average, math.nextafter(0.0, 1.0), 1.0, "None or in (0, 1]")
         own = {"head_kwargs": head_kwargs, "optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
-        check_policy_arguments({"layer_norm": layer_norm, **own, **kwargs}, has_actor=True)
+        check_policy_arguments({"layer_norm": layer_norm, **own, **kwargs}, OF_SAC)
         check_policy_kwargs(type(self), {"head": head, **own, **kwargs})
         check_policy_fits(observation_space, known_base(type(self)), kwargs)
         self.regularization: dict[str, Any] = {"layer_norm": layer_norm, "dropout": dropout}
@@ -214,18 +220,36 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
             self.averaged_actor.requires_grad_(False)
             self.averaged_actor.set_training_mode(False)
 
-    def move_averaged_actor(self) -> None:
-        """Let ``averaged_actor``, if there is one, follow the actor after an update of it."""
+    def move_averaged_actor(self, share: float | None = None) -> None:
+        """
+        Let ``averaged_actor``, if there is one, follow the actor after an update of it.
+
+        :param share: how far, in (0, 1]; ``None``: by ``actor_average``
+        """
         if self.actor_average is None:
             return
+        share = self.actor_average if share is None else share
         averaged, present = (
             [*parameters.values(), *select_statistics(buffers)]
             for parameters, buffers in map(named_tensors, (self.averaged_actor, self.actor))
         )
         with th.no_grad():
-            th._foreach_lerp_(averaged, present, self.actor_average)
+            th._foreach_lerp_(averaged, present, share)
             if getattr(self.actor, "weight_projection", False):
                 project_weights(projected_layers(self.averaged_actor, with_frozen=True))
+
+    def after_cloning_step(self, statistics: Sequence[th.Tensor]) -> None:
+        """
+        Do what must follow a step of the actor's optimizer in supervised learning.
+
+        ``averaged_actor`` becomes the actor.
+
+        :param statistics: of the actor's batch normalization
+        """
+        if getattr(self.actor, "weight_projection", False):
+            project_weights(projected_layers(self.actor))
+        move_running_statistics(getattr(self.actor, "batch_norm_layers", []), statistics)
+        self.move_averaged_actor(share=1.0)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         averages = deterministic and self.actor_average is not None
@@ -257,7 +281,7 @@ def gaussian_parameters(actor: Actor, obs: PyTorchObs) -> tuple[th.Tensor, th.Te
 
 def log_prob_of(actor: Actor, mean: th.Tensor, log_std: th.Tensor, pre_tanh: th.Tensor) -> th.Tensor:
     """Return log-probabilities as the actor defines them, see :func:`squashed_gaussian_log_prob`."""
-    return squashed_gaussian_log_prob(mean, log_std, pre_tanh, exact=isinstance(actor, NormalizedActor))
+    return squashed_gaussian_log_prob(mean, log_std, pre_tanh, exact=getattr(actor, "exact_log_prob", False))
 
 
 def gaussian_parameters_by_batch(actor: Actor, obs: PyTorchObs) -> tuple[th.Tensor, ...]:

@@ -6,7 +6,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.sac.policies import SACPolicy
 
@@ -65,6 +67,16 @@ def test_a_replay_buffer_of_several_environments(buffer_class: Any) -> None:
         rows = np.arange(place, 60, 3)
         assert np.array_equal(pairs.actions[rows], np.array(wrapped.done))
         np.testing.assert_allclose(pairs.observations[rows], np.array(wrapped.seen))
+
+
+def test_a_full_buffer_that_saves_memory_has_one_pair_less() -> None:
+    space = spaces.Box(-100, 100, (1,))
+    buffer = ReplayBuffer(5, space, spaces.Discrete(100), optimize_memory_usage=True, handle_timeout_termination=False)
+    for step in range(8):
+        obs = np.full((1, 1), step, dtype=np.float32)
+        buffer.add(obs, obs + 1, np.array([[step]]), np.zeros(1), np.zeros(1), [{}])
+    pairs = load_demonstrations(buffer, space, spaces.Discrete(100))
+    assert pairs.observations.ravel().tolist() == pairs.actions.ravel().tolist() == [4, 5, 6, 7]
 
 
 def test_an_empty_replay_buffer() -> None:

@@ -12,10 +12,15 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sb3_contrib import RecurrentPPO
-from stable_baselines3 import DQN, PPO, SAC
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3 import DQN, PPO, SAC, HerReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.envs import IdentityEnvBox, IdentityEnvMultiBinary, IdentityEnvMultiDiscrete
+from stable_baselines3.common.envs import (
+    BitFlippingEnv,
+    IdentityEnvBox,
+    IdentityEnvMultiBinary,
+    IdentityEnvMultiDiscrete,
+)
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import LinearSchedule
@@ -23,6 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_ext import BC, REDQSAC, DAgger
+from sb3_ext.callbacks import ReduceLearningRateOnPlateau
 from sb3_ext.imitation.expert import algorithms
 from sb3_ext.imitation.likelihood import log_likelihood
 from sb3_ext.zoo import ZOO_ALGORITHMS
@@ -199,6 +205,22 @@ def test_original_observations_are_kept_and_normalized_for_the_policy(cls: Any, 
     assert not np.allclose(samples.observations, pairs.observations)
 
 
+def test_demonstrations_give_a_fresh_normalization_its_statistics(expert: BasePolicy, tmp_path: Path) -> None:
+    played = BC("MlpPolicy", make_vec_env("CartPole-v1", 1), expert=expert, n_demonstrations=2000, **SMALL).learn(1)
+    played.save_demonstrations(tmp_path / "pairs")
+    env = VecNormalize(make_vec_env("CartPole-v1", 1), norm_reward=False)
+    model = BC("MlpPolicy", env, demonstrations=tmp_path / "pairs.npz", learning_rate=5e-3, **SMALL).learn(600)
+    observations = played.data.pairs.observations
+    # One more comes from the reset
+    np.testing.assert_allclose(env.obs_rms.mean, observations.mean(axis=0), atol=0.01)
+    np.testing.assert_allclose(env.obs_rms.var, observations.var(axis=0), rtol=0.1)
+    before = env.obs_rms.count
+    model.learn(10, reset_num_timesteps=False)  # is not fed again
+    assert env.obs_rms.count <= before + 1
+    env.training = False
+    assert evaluate_policy(model, env, 3)[0] > 400
+
+
 def test_an_expert_with_its_own_normalization(tmp_path: Path) -> None:
     env = VecNormalize(make_vec_env("CartPole-v1", 1), norm_reward=False)
     ppo = PPO("MlpPolicy", env, n_steps=64, batch_size=64, seed=0).learn(256)
@@ -298,6 +320,43 @@ def test_other_algorithms_go_on_from_the_policy(cartpole: Any, expert: BasePolic
         obs = env.observation_space.sample()
         assert np.array_equal(*(each.predict(obs, deterministic=True)[0] for each in (other, cloned)))
         other.learn(20)
+
+
+@pytest.mark.parametrize(
+    ("policy", "policy_kwargs"),
+    [
+        ("MlpPolicy", dict(actor_average=0.01)),
+        ("NormalizedMlpPolicy", dict(n_blocks=1, width=16, actor_width=16)),
+        ("NormalizedMlpPolicy", dict(n_blocks=1, width=16, actor_width=16, actor_average=0.01)),
+    ],
+)
+def test_redqsac_s_averages_norms_and_statistics_follow(policy: str, policy_kwargs: dict[str, Any]) -> None:
+    env = make_vec_env("Pendulum-v1", 1)
+    teacher = Doubles(env.observation_space, env.action_space)
+    frozen: dict[str, Any] = dict(learning_rate=1e-8, learning_starts=10, gradient_steps=1)
+    other = REDQSAC(policy, env, seed=0, policy_kwargs=policy_kwargs, **frozen)
+    settings: dict[str, Any] = dict(learning_rate=3e-3, max_grad_norm=1.0, seed=0, policy_kwargs=policy_kwargs)
+    cloned = BC(type(other.policy), env, expert=teacher, n_demonstrations=500, **settings).learn(600)
+    observations = cloned.data.pairs.observations
+
+    def error(model: Any) -> float:
+        return float(np.abs(model.predict(observations, deterministic=True)[0] - cloned.data.pairs.actions).mean())
+
+    # The teacher jumps from -1 to 1
+    assert error(cloned) < 0.35 and error(other) > 0.5
+    other.policy.load_state_dict(cloned.policy.state_dict())
+    assert error(other) == error(cloned)
+    other.learn(20)  # with next to no learning rate, so that only norms and statistics could change it
+    assert other._n_updates > 0 and error(other) == pytest.approx(error(cloned), abs=0.05)
+
+
+@pytest.mark.parametrize("net_arch", [dict(pi=[16], vf=[8]), dict(vf=[8]), [dict(pi=[16], vf=[8])], [16]])
+def test_networks_of_ppo(cartpole: Any, expert: BasePolicy, net_arch: Any) -> None:
+    settings: dict[str, Any] = dict(policy_kwargs=dict(net_arch=net_arch), seed=0)
+    model = BC("MlpPolicy", cartpole, expert=expert, n_demonstrations=20, **settings).learn(2)
+    PPO("MlpPolicy", cartpole, **settings).policy.load_state_dict(model.policy.state_dict())
+    with pytest.raises(ValueError, match=r"net_arch={'pi': \[16\], 'qf': \[16\]} must be a list"):
+        BC("MlpPolicy", cartpole, expert=expert, policy_kwargs=dict(net_arch=dict(pi=[16], qf=[16])))
 
 
 # Spaces
@@ -410,6 +469,33 @@ def test_experts_that_cannot_act_alone() -> None:
         BC("MlpPolicy", env, expert=other)
     with pytest.raises(ValueError, match="use_sde=True: gSDE is not defined here"):
         BC(SACPolicy, env, expert=Doubles(env.observation_space, env.action_space), policy_kwargs=dict(use_sde=True))
+
+
+@pytest.mark.parametrize("cls", [SAC, REDQSAC])
+def test_an_expert_that_replayed_in_hindsight(cls: Any, tmp_path: Path) -> None:
+    env = BitFlippingEnv(4, continuous=True)
+    model = cls("MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, buffer_size=100, device="cpu")
+    model.save(tmp_path / "expert")
+    algo = "sac" if cls is SAC else "redq_sac"
+    imitated = BC("MultiInputPolicy", env, expert=f"{algo}:{tmp_path / 'expert.zip'}", n_demonstrations=10)
+    assert imitated.learn(2).num_timesteps == 2
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_callbacks_find_each_other(cartpole: Any, expert: BasePolicy, as_list: bool) -> None:
+    callbacks: list[BaseCallback] = [
+        ReduceLearningRateOnPlateau(patience=1),
+        EvalCallback(cartpole, eval_freq=2, n_eval_episodes=1),
+    ]
+    model = BC("MlpPolicy", cartpole, expert=expert, n_demonstrations=20, **SMALL)
+    assert model.learn(4, callbacks if as_list else CallbackList(callbacks)).num_timesteps == 4
+
+
+def test_there_is_nothing_to_save_before_the_expert_has_played(
+    cartpole: Any, expert: BasePolicy, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="no demonstrations to save: the expert plays when learn"):
+        BC("MlpPolicy", cartpole, expert=expert).save_demonstrations(tmp_path / "pairs")
 
 
 def test_every_id_of_the_zoo_may_be_an_expert() -> None:

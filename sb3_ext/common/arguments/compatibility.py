@@ -7,6 +7,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
@@ -16,7 +17,7 @@ from torch import nn
 from sb3_ext.buffers.spaces import UnsupportedSpaceError
 from sb3_ext.common.arguments.keywords import check_model_kwargs
 from sb3_ext.common.arguments.normalization import check_normalized_images, known_extractor
-from sb3_ext.common.arguments.policies import check_policy_arguments
+from sb3_ext.common.arguments.policies import OF_PPO, OF_SAC, check_policy_arguments
 from sb3_ext.common.arguments.spaces import check_spaces, transformed
 from sb3_ext.common.arguments.types import check_buffer_arguments
 
@@ -46,8 +47,9 @@ def check_compatibility(model: Any) -> None:
     if getattr(model, "observation_space", None) is None:
         raise ValueError("env=None must be an environment or its id: only a saved model can be loaded without one")
     check_spaces(model.observation_space, model.action_space, model.action_space_type)
-    has_actor = issubclass(model.policy_class, SACPolicy)
-    check_policy_arguments(model.policy_kwargs, has_actor)
+    bases = {SACPolicy: OF_SAC, ActorCriticPolicy: OF_PPO}
+    parts = next((keys for base, keys in bases.items() if issubclass(model.policy_class, base)), ())
+    check_policy_arguments(model.policy_kwargs, parts)
     check_model_kwargs(model)
     # First, because it explains where a space that does not fit comes from
     check_normalized_images(model._vec_normalize_env, model.policy_class, model.policy_kwargs)

@@ -7,7 +7,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_ext.checks import check_choice, check_interval, check_mapping
+from sb3_ext.checks import check_choice, check_interval, check_mapping, finite_number
 
 _BOOLEANS = (
     "normalize_images",
@@ -20,13 +20,15 @@ _BOOLEANS = (
 _MAPPINGS = ("optimizer_kwargs", "features_extractor_kwargs", "head_kwargs", "network_kwargs")
 _NUMBERS = ("log_std_init", "clip_mean")
 _NO_NAME = "and not its name"
+#: Keys of ``net_arch`` for actor and critics. SAC needs both; PPO and A2C take one alone, too
+OF_SAC, OF_PPO = ("pi", "qf"), ("pi", "vf")
 
 
-def check_policy_arguments(kwargs: Mapping[str, Any], has_actor: bool) -> None:
+def check_policy_arguments(kwargs: Mapping[str, Any], parts: tuple[str, ...] = ()) -> None:
     """
     Check those of a policy's arguments that SB3 takes unseen.
 
-    :param has_actor: whether ``net_arch`` may be a dictionary with one list for the actor and one for the critics
+    :param parts: the keys that ``net_arch`` may have as a dictionary: ``OF_SAC``, ``OF_PPO`` or none
     :raises ValueError: naming the argument, its value and what is allowed
     """
     for name, value in kwargs.items():
@@ -36,8 +38,10 @@ def check_policy_arguments(kwargs: Mapping[str, Any], has_actor: bool) -> None:
             check_interval(name, value, -np.finfo(np.float64).max, np.finfo(np.float64).max, "a number")
         elif name in _MAPPINGS and value is not None:
             check_mapping(name, value)
+            if name == "optimizer_kwargs":
+                _check_no_number_is_text(name, value)
         elif name == "net_arch" and value is not None:
-            _check_net_arch(name, value, has_actor)
+            _check_net_arch(name, value, parts)
         elif name == "activation_fn":
             _check_activation(name, value)
         elif name == "optimizer_class":
@@ -46,13 +50,25 @@ def check_policy_arguments(kwargs: Mapping[str, Any], has_actor: bool) -> None:
             _check_factory(name, value, nn.Module, "stable_baselines3.common.torch_layers.FlattenExtractor")
 
 
-def _check_net_arch(name: str, value: Any, has_actor: bool) -> None:
+def _check_no_number_is_text(name: str, value: Mapping[str, Any]) -> None:
+    for key, part in value.items():
+        if isinstance(part, str) and finite_number(part) is not None:
+            raise ValueError(
+                f"{name} has {key}={part!r}, which is text, because YAML takes numbers without a dot for text: write "
+                f"!!float {part}"
+            )
+
+
+def _check_net_arch(name: str, value: Any, parts: tuple[str, ...]) -> None:
     architectures = [value]
-    if has_actor and isinstance(value, dict) and {"pi", "qf"} <= value.keys():
-        architectures = [value["pi"], value["qf"]]
-    if all(_is_list_of_widths(architecture, may_be_tuple=not has_actor) for architecture in architectures):
+    if parts == OF_PPO and isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0]  # SB3's old form, which it still takes
+    if parts and isinstance(value, dict):
+        is_known = set(parts) <= set(value) if parts == OF_SAC else set(value) <= set(parts)
+        architectures = [value[key] for key in parts if key in value] if is_known else [value]
+    if all(_is_list_of_widths(architecture, may_be_tuple=parts != OF_SAC) for architecture in architectures):
         return
-    other = ", or dict(pi=[...], qf=[...]) of two such lists" if has_actor else ""
+    other = f", or dict({parts[0]}=[...], {parts[1]}=[...]) of two such lists" if parts else ""
     raise ValueError(f"{name}={value!r} must be a list of integers >= 1, the units of the hidden layers{other}")
 
 
