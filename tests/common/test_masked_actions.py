@@ -39,6 +39,8 @@ VARIANTS: list[tuple[Any, dict[str, Any]]] = [
     (DoubleDQN, dict(policy_kwargs=dict(head="categorical"), double_q=False)),
     (DoubleDQN, dict(replay_buffer_class=PrioritizedReplayBuffer)),
     (SoftDQN, dict(n_steps=3, target_clip=2.0)),
+    *[(SoftDQN, dict(n_steps=3, n_step_correction=name)) for name in ("tree_backup", "retrace", "importance")],
+    (DoubleDQN, dict(n_steps=3, n_step_correction="retrace")),
 ]
 
 

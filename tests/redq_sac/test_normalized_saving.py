@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_ext import REDQSAC
 from sb3_ext.redq_sac.policies import NormalizedMlpPolicy
@@ -180,3 +181,12 @@ def test_a_target_network_may_be_asked_for_at_load(tmp_path: Path) -> None:
         assert th.equal(critic, target)  # without targets from them, they are copies
     loaded.learn(24, reset_num_timesteps=False)
     assert not th.equal(loaded.critic.ensemble.layers[1].weight, loaded.critic_target.ensemble.layers[1].weight)
+
+
+def test_statistics_are_saved_once(tmp_path: Path) -> None:
+    make_normalized().save(tmp_path / "model")
+    data, params, _ = load_from_zip_file(tmp_path / "model.zip")
+    assert data is not None and not {"batch_norm_stats", "batch_norm_stats_target"} & set(data)
+    assert any("running_mean" in name for name in params["policy"])
+    loaded = REDQSAC.load(tmp_path / "model")
+    assert len(loaded.batch_norm_stats) == len(loaded.batch_norm_stats_target) > 0
