@@ -87,8 +87,10 @@ class ReduceLearningRateOnPlateau(BaseCallback):
 
     def _lower(self, factor: float) -> None:
         self.total_factor *= factor
-        # Not the derived schedule alone, which no file contains
-        self.model.learning_rate = Scaled(self.model.learning_rate, factor)
+        # Not the derived schedules alone, which no file contains
+        for name in ("learning_rate", "qf_learning_rate"):  # REDQSAC may have the second
+            if getattr(self.model, name, None) is not None:
+                setattr(self.model, name, Scaled(getattr(self.model, name), factor))
         self.model._setup_lr_schedule()
         self.logger.record("train/learning_rate_factor", self.total_factor)
         if self.verbose > 0:

@@ -10,6 +10,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_ext.buffers.samples import AnySamples
 from sb3_ext.common.arguments.keywords import explain_model_keywords
+from sb3_ext.common.return_bound import ReturnBound
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.common.value_based import (
     ExplorationDecay,
@@ -32,7 +33,7 @@ from sb3_ext.speed.float32 import Float32MatmulPrecision
 from sb3_ext.speed.precision import AutocastDtype
 
 
-class DoubleDQN(ValueBasedAlgorithm):
+class DoubleDQN(ReturnBound, ValueBasedAlgorithm):
     """
     Double DQN: the online network selects the next action, the target network values it.
 
@@ -216,6 +217,9 @@ class DoubleDQN(ValueBasedAlgorithm):
                     f"{name}={getattr(self, name)!r} is not defined for head='categorical', which learns by "
                     "cross-entropy, with targets within head_kwargs=dict(bound=...): leave it out"
                 )
+
+    def _return_bound(self) -> float | None:
+        return cast("CategoricalNetwork", self.q_net).head.bound if self.learns_distributions() else None
 
     def learns_distributions(self) -> bool:
         # Not by the class of the network, which `th.compile` wraps

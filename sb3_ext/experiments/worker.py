@@ -1,5 +1,6 @@
 """Trains one run: ``python -m sb3_ext.experiments.worker FOLDER N_THREADS``. It is not meant to be started by hand."""
 
+import math
 import os
 import platform
 import shlex
@@ -53,7 +54,18 @@ def command_line(run: dict[str, Any], folder: Path, n_threads: int) -> list[str]
 
 def as_words(values: dict[str, Any]) -> list[str]:
     """The values as rl_zoo3's command line takes them: it evaluates what stands behind the colon."""
-    return [f"{name}:{value!r}" for name, value in values.items()]
+    return [f"{name}:{_as_python(value)}" for name, value in values.items()]
+
+
+def _as_python(value: Any) -> str:
+    """Return an expression for a value of a YAML file. ``repr`` writes ``inf``, which is no name in Python."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_as_python(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_as_python, value)) + "]"
+    return repr(value)
 
 
 def end_with_parent() -> None:

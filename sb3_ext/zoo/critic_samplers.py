@@ -47,7 +47,7 @@ def convert_cem_q_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     names = ("n_target_samples", "n_target_iterations", "maximizer", "target_backup")
     drawn = {name: sampled_params[name] for name in names}
     # An argument without effect is None, because the YAML file's value would be refused
-    return {**_convert_common_params(sampled_params), **drawn, "n_elites": None}
+    return {**_convert_common_params(sampled_params), **drawn, "n_elites": None, "subset_size": None}
 
 
 def sample_naf_params(

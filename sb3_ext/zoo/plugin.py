@@ -15,11 +15,13 @@ from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import Schedule
 
 import sb3_ext
+from sb3_ext.checks import finite_number
 from sb3_ext.common.arguments.types import BUFFERS
 from sb3_ext.common.saved.state import check_saved_buffer, check_saved_networks
-from sb3_ext.schedules import is_named_schedule, named_schedule
+from sb3_ext.schedules import named_schedule
 from sb3_ext.zoo import critic_samplers, imitation_samplers, samplers, value_samplers
 from sb3_ext.zoo.parallel import complete_parallel_training
 
@@ -122,17 +124,15 @@ def _patch_schedules(manager_class: Any) -> None:
     """
     Let YAML files name the schedules of :mod:`sb3_ext.schedules`, for every algorithm.
 
-    rl_zoo3 makes a line of every text. What it reads itself, such as ``lin_1e-3``, is left to it.
+    What rl_zoo3 reads itself, such as ``lin_1e-3``, is left to it. Of any other text it would make a line, too, or an
+    error that does not name the argument: here that is a ValueError.
     """
     original = manager_class._preprocess_schedules
 
     @functools.wraps(original)
     def preprocess(hyperparams: dict[str, Any]) -> dict[str, Any]:
-        own = {
-            name: named_schedule(hyperparams[name])
-            for name in SCHEDULED
-            if is_named_schedule(hyperparams.get(name)) and not _is_read_by_rl_zoo3(name, hyperparams[name])
-        }
+        texts = {name: hyperparams[name] for name in SCHEDULED if isinstance(hyperparams.get(name), str)}
+        own = {name: _schedule(name, text) for name, text in texts.items() if not _is_read_by_rl_zoo3(name, text)}
         others = {name: value for name, value in hyperparams.items() if name not in own}
         result = original(others)
         # In place, as rl_zoo3 does it
@@ -143,7 +143,19 @@ def _patch_schedules(manager_class: Any) -> None:
 
 
 def _is_read_by_rl_zoo3(name: str, text: str) -> bool:
-    return name != "qf_learning_rate" and text.startswith("lin_") and text.count("_") == 1
+    return name != "qf_learning_rate" and text.startswith(("lin_", "linear_")) and text.count("_") == 1
+
+
+def _schedule(name: str, text: str) -> Schedule:
+    if finite_number(text) is not None:
+        raise ValueError(
+            f"{name}={text!r} is text, because YAML takes numbers without a dot for text: write !!float {text}, or "
+            f"after -params {name}:{text}"
+        )
+    try:
+        return named_schedule(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _patch_continuation(module: ModuleType) -> None:

@@ -112,6 +112,9 @@ def convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
         "batch_size": 2 ** params["batch_size_pow"],
         "learning_rate": params["learning_rate"],
         "gradient_steps": params["gradient_steps"],
+        # The YAML file's may exceed the rate that was drawn
+        "learning_rate_final": None,
+        "learning_rate_fraction": None,
         "policy_kwargs": {},
     }
     if "one_minus_gamma" in params:
@@ -231,6 +234,8 @@ def convert_redq_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     if sampled_params["actor_gradient"] == "reinforce":
         # State-dependent exploration needs the reparameterized gradient.
         arguments["use_sde"] = False
+    else:
+        arguments["normalize_advantage"] = False
     arguments["policy_kwargs"].update({name: sampled_params[name] for name in ("n_critics", "layer_norm", "dropout")})
     return arguments
 

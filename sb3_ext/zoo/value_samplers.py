@@ -91,9 +91,7 @@ def _convert_value_params(params: Mapping[str, Any]) -> dict[str, Any]:
     arguments = convert_common_params(params)
     same_name = ("train_freq", "target_update_interval", "double_q")
     arguments.update({name: params[name] for name in same_name if name in params})
-    # These arguments only fit other values of the YAML file. Its final learning rate may exceed the sampled initial
-    # one, and its small tau fits another interval.
-    arguments.update(tau=1.0, learning_rate_final=None, learning_rate_fraction=None)
+    arguments["tau"] = 1.0  # that of the YAML file fits another interval
     if "n_steps" in params:
         arguments.update(n_steps=params["n_steps"], n_steps_final=None, n_steps_fraction=None)
     if "dueling" in params:
@@ -150,8 +148,10 @@ def sample_soft_dqn_params(
         trial.suggest_float("temperature_ratio", 0.01, 1.0, log=True)
         trial.suggest_float("temperature_fraction", 0.05, 1.0)
     # A value that is not drawn comes from the YAML file
-    n_steps = trial.params.get("n_steps", int(yaml_arguments(trial).get("n_steps", 1)))
-    if backup == "soft" and not trial.params["double_q"] and n_steps == 1:
+    given = yaml_arguments(trial)
+    n_steps = trial.params.get("n_steps", int(given.get("n_steps", 1)))
+    is_corrected = given.get("n_step_correction", "none") != "none"
+    if backup == "soft" and not trial.params["double_q"] and n_steps == 1 and not is_corrected:
         trial.suggest_categorical("munchausen_coef", [0.0, 0.9])
     return with_her_kwargs(convert_soft_dqn_params(trial.params), additional_args)
 

@@ -96,3 +96,12 @@ def test_what_is_refused() -> None:
         make(DoubleDQN).learn(30, callback=ReduceLearningRateOnPlateau())
     with pytest.raises(ValueError, match="with learning_rate_final=1e-05: both lower the learning rate"):
         rates([1.0] * 10, make(DoubleDQN, learning_rate_final=1e-5))
+
+
+def test_the_critics_own_rate_falls_too() -> None:
+    model = make(REDQSAC, learning_rate=0.8e-3, qf_learning_rate=0.4e-3, env="Pendulum-v1")
+    rates([1.0, 0.0, 0.0, 0.0], model, total=40, patience=1, min_factor=0.25)
+    assert model.lr_schedule(1.0) == pytest.approx(0.2e-3) and model.qf_lr_schedule(1.0) == pytest.approx(0.1e-3)
+    model.train(1, 8)
+    actor, critic = (each.optimizer.param_groups[0]["lr"] for each in (model.actor, model.critic))
+    assert (actor, critic) == pytest.approx((0.2e-3, 0.1e-3))

@@ -1,8 +1,11 @@
 """DoubleDQN with distributions (C51), against plain loops over what its networks return."""
 
 import math
+import warnings
+from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch as th
 
@@ -192,3 +195,25 @@ def test_a_network_of_another_kind_is_refused() -> None:
 
     with pytest.raises(ValueError, match="network_class=Own of OwnPolicy with head='categorical' must be a subclass"):
         make(DoubleDQN, policy=OwnPolicy, policy_kwargs=dict(net_arch=[8]) | CATEGORICAL)
+
+
+class Rewards(gym.RewardWrapper):
+    def reward(self, reward: Any) -> float:
+        return 4.0 * float(reward)
+
+
+@pytest.mark.parametrize(("bound", "warns"), [(10.0, True), (400.0, False)])
+def test_returns_beyond_the_bins_are_said_once(bound: float, warns: bool, tmp_path: Path) -> None:
+    kwargs = dict(policy_kwargs=dict(head="categorical", head_kwargs=dict(bound=bound)), gamma=0.99)
+    model = make(DoubleDQN, Rewards(gym.make("CartPole-v1")), **kwargs)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.learn(60)
+        model.learn(60, reset_num_timesteps=False)
+    said = [str(each.message) for each in caught if "beyond bound" in str(each.message)]
+    # 4 (1 + 0.99 + 0.99^2) = 11.9 is the first return beyond 10
+    assert len(said) == warns
+    assert all("return of 11.9 after 3 steps is beyond bound=10" in text for text in said)
+    assert all("give a larger bound in policy_kwargs" in text for text in said)
+    model.save(tmp_path / "model")
+    assert DoubleDQN.load(tmp_path / "model", env=model.env)._return_scale is None

@@ -4,6 +4,7 @@ import pytest
 
 from sb3_ext.experiments import ExperimentError, load_experiment
 from sb3_ext.experiments.rehearsal import rehearse
+from sb3_ext.experiments.worker import as_words
 
 
 def rehearse_file(path):
@@ -48,3 +49,10 @@ def test_hyperparameters_of_rl_zoo3_are_part_of_it(write_experiment):
     path.write_text(path.read_text().replace("learning_starts: 50", "batch_size: 64, gradient_steps: many"))
     with pytest.raises(ExperimentError, match=r"variants\.\w+: .*gradient_steps"):
         rehearse_file(path)
+
+
+def test_values_are_written_as_rl_zoo3_evaluates_them() -> None:
+    values = {"a": float("inf"), "b": {"c": [-float("inf"), 1e-3, "x"], 2: None}, "d": True, "e": []}
+    words = as_words(values)
+    assert words[0] == "a:float('inf')"
+    assert {word.partition(":")[0]: eval(word.partition(":")[2], {}) for word in words} == values

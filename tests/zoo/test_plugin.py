@@ -308,3 +308,26 @@ def test_boxing_from_ram(algo, tmp_path):
     space = model.observation_space
     assert (space.shape, str(space.dtype), space.low.max(), space.high.min()) == ((128,), "float32", 0.0, 1.0)
     assert (folder / "evaluations.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1e-3", r"learning_rate='1e-3' is text.*!!float 1e-3"),
+        ("cosine_1e-3", r"learning_rate: 'cosine_1e-3' is no schedule.*lin_1e-3, cos_1e-3_1e-4"),
+        ("const_1e-3", r"learning_rate: 'const_1e-3' is no schedule"),
+        ("exponential_1e-3_1e-5", r"learning_rate: 'exponential_1e-3_1e-5' is no schedule"),
+        ("exp_1e-3", r"learning_rate: 'exp_1e-3' is no schedule"),
+    ],
+)
+def test_texts_that_are_no_schedule_are_named(text, message):
+    register()
+    with pytest.raises(ValueError, match=message):
+        ExperimentManager._preprocess_schedules({"learning_rate": text})
+
+
+@pytest.mark.parametrize("text", ["lin_1e-3", "linear_1e-3"])
+def test_lines_are_left_to_rl_zoo3(text):
+    register()
+    schedule = ExperimentManager._preprocess_schedules({"learning_rate": text})["learning_rate"]
+    assert type(schedule).__name__ == "SimpleLinearSchedule" and schedule(0.5) == 5e-4

@@ -83,6 +83,25 @@ def test_gsde_in_the_yaml_meets_no_sampled_contradiction(pendulum):
     assert gradients == {("reparam", True), ("reinforce", False)}
 
 
+@pytest.mark.parametrize(
+    ("algo", "yaml_arguments"),
+    [
+        ("redq_sac", {"learning_rate_final": 1.5e-4, "learning_rate_fraction": 0.5}),
+        ("redq_sac", {"normalize_advantage": True}),
+        ("cem_q", {"subset_size": 2, "target_backup": "redq"}),
+        ("soft_dqn", {"n_steps": 1, "n_step_correction": "tree_backup"}),
+    ],
+    ids=str,
+)
+def test_other_arguments_of_the_yaml_meet_none_either(algo, yaml_arguments, pendulum, cartpole):
+    env = cartpole if algo == "soft_dqn" else pendulum
+    study = study_of(policy="MlpPolicy", **yaml_arguments)
+    for _ in range(25):
+        arguments = {**yaml_arguments, **sample(algo, study.ask(), NO_HER), "buffer_size": 50, "device": "cpu"}
+        model = ZOO_ALGORITHMS[algo].algorithm_class("MlpPolicy", env, **arguments)
+        assert model.learning_rate_final is None
+
+
 @ALGORITHMS
 def test_optuna_takes_the_conditional_ranges(algo):
     """One study over all conditions: Optuna compares each distribution with those of the trials before."""
