@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ext.buffers import DeviceReplayBuffer, Float32ReplayBuffer
 from sb3_ext.buffers.float32 import is_double
+from sb3_ext.buffers.interruption import end_last_episodes
 from sb3_ext.checks import check_choice, check_integer, check_interval
 from sb3_ext.common.arguments.compatibility import check_compatibility
 from sb3_ext.common.arguments.derived import (
@@ -326,6 +327,8 @@ class OffPolicyExtension(SavedModel):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         check_original_observations(self._vec_normalize_env, self.observation_space)
+        if self.replay_buffer is not None and (reset_num_timesteps or self._last_obs is None):
+            end_last_episodes(self.replay_buffer)  # SB3 resets the environments
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         check_first_observation(self)
         self._warn_of_long_warm_up()

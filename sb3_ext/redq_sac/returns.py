@@ -37,7 +37,8 @@ class ScaledReturns(ReturnBound):
         """
         See SB3. A model that has seen no rewards yet counts those of the buffer for the scale.
 
-        A buffer has no mark where ``learn()`` began anew within an episode, so such returns are counted too large.
+        A stock algorithm leaves no mark where ``learn()`` began anew within an episode, so such returns are counted too
+        large.
         """
         super().load_replay_buffer(path, truncate_last_traj)
         if self.normalize_returns and self._fitting_scale().count == 0:
