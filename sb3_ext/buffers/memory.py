@@ -78,6 +78,16 @@ def copies_stored_in(path: str | os.PathLike | None) -> Iterator[None]:
         _storage_of_copies.reset(token)
 
 
+# What removes each file, for processes that end without Python's own clearing up
+_removals: list[weakref.finalize] = []
+
+
+def remove_files() -> None:
+    """Remove the files of all buffers of this process, before an ``os._exit``."""
+    for remove in _removals:
+        remove()  # does nothing the second time
+
+
 class MappedFile:
     """
     Arrays in one memory-mapped file, which the system can move out of the RAM.
@@ -108,7 +118,7 @@ class MappedFile:
                 ) from error
         self._descriptor = descriptor
         self._length = 0
-        weakref.finalize(self, _remove, descriptor, self.path, os.getpid())
+        _removals.append(weakref.finalize(self, _remove, descriptor, self.path, os.getpid()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MappedFile, (self._asked_for, True)

@@ -1,9 +1,11 @@
 """What a training costs: processor, memory, and where the time goes."""
 
+import copy
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import psutil
@@ -63,16 +65,7 @@ class SystemMonitorCallback(BaseCallback):
 
     def _time_calls(self, owner: Any, name: str, part: str) -> None:
         """Count the seconds of an object's method, by a method of its own that :meth:`_restore` removes."""
-        method: Callable = getattr(owner, name)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return method(*args, **kwargs)
-            finally:
-                self._seconds[part] += time.perf_counter() - began
-
-        vars(owner)[name] = timed
+        vars(owner)[name] = _Timed(owner, name, self._seconds, part)
         self._timed.append((owner, name))
 
     def _restore(self) -> None:
@@ -115,6 +108,26 @@ class SystemMonitorCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._restore()
+
+
+class _Timed:
+    """A method of an object that adds the seconds it takes to ``seconds[part]``. A copy of the object is not timed."""
+
+    def __init__(self, owner: Any, name: str, seconds: dict[str, float], part: str) -> None:
+        self.owner, self.name, self.method = owner, name, getattr(owner, name)
+        self.seconds, self.part = seconds, part
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return self.method(*args, **kwargs)
+        finally:
+            self.seconds[self.part] += time.perf_counter() - began
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # Whoever copies the owner has noted its copy before its attributes are copied
+        owner = memo.get(id(self.owner))
+        return copy.deepcopy(self.method, memo) if owner is None else MethodType(getattr(type(owner), self.name), owner)
 
 
 def _each_process(read: Callable[[psutil.Process], float]) -> dict[int, float]:

@@ -268,8 +268,9 @@ class OffPolicyExtension(SavedModel):
         if self.device.type == "cpu":
             keep_freed_memory()
         set_training_mode(self.policy)
+        for setting in RETURN_SETTINGS:  # another model may share the buffer
+            self._pass_to_buffer(setting)
         if self.n_steps_final is not None:
-            self._pass_to_buffer("n_steps")
             self.logger.record("train/n_steps", self.effective_n_steps)
         self._update_learning_rate(optimizers)
         check_learning_rates(optimizers)

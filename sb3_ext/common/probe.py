@@ -81,13 +81,16 @@ class Probe(ABC):
 
 def learned_discount(model: OffPolicyAlgorithm) -> tuple[float, int]:
     """
-    Return gamma and n of the returns that the critics learn from.
+    Return gamma and n of the returns that the critics learn from, where entropy counts at every n-th step.
+
+    Corrected returns are sums of one-step differences, so it counts at each step there.
 
     An algorithm of this package owns both. Beside a stock one, a replay buffer of n-step returns discounts them itself,
     so its gamma replaces the algorithm's.
     """
     if isinstance(model, OffPolicyExtension):
-        return float(model.gamma), model.effective_n_steps
+        is_corrected = getattr(model, "n_step_correction", "none") != "none"
+        return float(model.gamma), 1 if is_corrected else model.effective_n_steps
     buffer = model.replay_buffer
     # SB3's buffers and those of this package have no common class with these attributes
     n_steps = int(getattr(buffer, "n_steps", 1))

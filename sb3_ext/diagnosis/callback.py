@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her import HerReplayBuffer
 
 from sb3_ext.buffers.samples import sample_replay
 from sb3_ext.checks import check_integer, check_interval, check_mapping, check_path
@@ -218,9 +219,14 @@ class DiagnosisCallback(BaseCallback):
             # Measurements stay at the multiples of `eval_freq`, even if a step is several time steps.
             self._last_due = self.num_timesteps - late % self.eval_freq
             learning_starts: int = self.model.learning_starts  # type: ignore[attr-defined]
-            if self.num_timesteps > learning_starts and self._replay_buffer.size() > 0:
+            if self.num_timesteps > learning_starts and self._can_sample():
                 self._log(self.measure())
         return True
+
+    def _can_sample(self) -> bool:
+        buffer = self._replay_buffer
+        # Hindsight needs an episode that has ended
+        return bool((buffer.ep_length > 0).any()) if isinstance(buffer, HerReplayBuffer) else buffer.size() > 0
 
     def measure(self) -> Measurements:
         """

@@ -13,6 +13,8 @@ from tqdm import tqdm
 from sb3_ext.experiments.runs import ALREADY_RUNNING, RunFolder, Status
 
 _POLLING_SECONDS = 0.5
+# How long a worker may take to leave before it is killed
+_LEAVING_SECONDS = 5.0
 
 
 @contextmanager
@@ -93,9 +95,14 @@ def run_locally(folders: list[RunFolder], n_jobs: int, n_threads: int) -> None:
         progress.update([])
     finally:
         for process in running.values():
-            process.kill()
+            if process.stdin is not None:
+                process.stdin.close()  # whereupon it leaves nothing behind
         for process in running.values():
-            process.wait()
+            try:
+                process.wait(timeout=_LEAVING_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         progress.close()
 
 

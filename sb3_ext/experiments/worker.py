@@ -12,11 +12,12 @@ import time
 import traceback
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from filelock import FileLock, Timeout
 
+from sb3_ext.buffers.memory import remove_files
 from sb3_ext.experiments.runs import ALREADY_RUNNING, read_json, write_json
 from sb3_ext.speed.precision import cpu_capability
 from sb3_ext.zoo import register
@@ -68,12 +69,18 @@ def _as_python(value: Any) -> str:
     return repr(value)
 
 
+def leave(status: int) -> NoReturn:
+    """End this process at once, whatever its threads do. Of replay buffers no frames are left on the disk."""
+    remove_files()
+    os._exit(status)
+
+
 def end_with_parent() -> None:
     """End this process when its standard input is closed. That happens as soon as the parent dies, however it dies."""
 
     def wait() -> None:
         sys.stdin.buffer.read()
-        os._exit(1)
+        leave(1)
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -114,7 +121,7 @@ def main() -> int:
     folder, n_threads = Path(sys.argv[1]), int(sys.argv[2])
     end_with_parent()
     # rl_zoo3 would save what it has and go on as if the training were complete.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
+    signal.signal(signal.SIGINT, lambda *_: leave(1))
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(timeout=2)  # a process that asks for the status holds it for a moment
@@ -136,4 +143,4 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    leave(status)

@@ -201,7 +201,8 @@ class REDQSACPolicy(CompletelySaved, SACPolicy):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "REDQSACPolicy":
         """Copy the policy, with gSDE too, whose present noise is a result of autograd and refuses to be copied."""
-        values = list(vars(self.actor.action_dist).values())
+        actors = [self.actor, *([] if self.actor_average is None else [self.averaged_actor])]
+        values = [value for actor in actors for value in vars(actor.action_dist).values()]
         values += [value for part in values for value in getattr(part, "__dict__", {}).values()]
         for value in values:
             if isinstance(value, th.Tensor) and not value.is_leaf:

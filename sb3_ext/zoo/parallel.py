@@ -83,8 +83,10 @@ def _raise_error(callback: Any) -> None:
 
 def _start(callback: Any, init_callback: FunctionType) -> None:
     model = callback.model
+    if getattr(callback, "process", None) is not None:
+        callback.process.join()  # of an earlier training
     callback.process = None  # rl_zoo3 reads it at the end, even if no thread was started
-    callback._error = None
+    callback._error, callback._model_ready = None, True  # an error leaves it False
     if not isinstance(model, SAC):
         raise ValueError(
             f"ParallelTrainCallback with a {type(model).__name__}: of this package only REDQSAC and its subclasses are "

@@ -213,3 +213,22 @@ def test_frames_stay_readable_when_there_is_no_room_for_more() -> None:
         with pytest.raises(OSError, match="no room"):
             frames.write(np.array([3]), data[3:])
         assert (frames.read(np.arange(3)) == data[:3]).all()
+
+
+def test_files_are_removed_before_a_process_ends_at_once(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from sb3_ext.buffers.memory import remove_files\n"
+        "from tests.support.frames import fill, make\n"
+        "buffer = make(storage_path=sys.argv[1], n_stack=3)\n"
+        "buffer.itself = buffer\n"  # which keeps it alive
+        "fill(buffer, 3)\n"
+        "assert len(os.listdir(sys.argv[1])) == 1\n"
+        "remove_files()\n"
+        "os._exit(7)\n"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 7, result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """Where the time of a training goes, by a clock that only the test moves."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,9 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
-from sb3_ext import BC
+from sb3_ext import BC, DoubleDQN
 from sb3_ext.callbacks import SystemMonitorCallback, system_monitor
+from tests.support.models import make
 
 
 class Clock:
@@ -152,3 +154,26 @@ def test_subprocesses_count() -> None:
 def test_log_freq_is_checked() -> None:
     with pytest.raises(ValueError, match="log_freq=0"):
         SystemMonitorCallback(log_freq=0)
+
+
+class Copies(BaseCallback):
+    """Copies the model in the middle of the training."""
+
+    duplicate: Any = None
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == 20:
+            self.duplicate = copy.deepcopy(self.model)
+        return True
+
+
+def test_a_copy_of_the_model_has_its_own_environment() -> None:
+    copies = Copies()
+    model = make(DoubleDQN).learn(40, callback=[SystemMonitorCallback(), copies])
+    env = copies.duplicate.get_env()
+    assert env is not model.get_env()
+    before = copy.deepcopy(model.get_env().envs[0].unwrapped.state)
+    there = copy.deepcopy(env.envs[0].unwrapped.state)
+    env.step([0])
+    assert (model.get_env().envs[0].unwrapped.state == before).all()
+    assert (env.envs[0].unwrapped.state != there).any()

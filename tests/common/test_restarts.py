@@ -7,7 +7,7 @@ import pytest
 from stable_baselines3.common.buffers import NStepReplayBuffer
 
 from sb3_ext import REDQSAC, DoubleDQN
-from sb3_ext.buffers import PrioritizedReplayBuffer
+from sb3_ext.buffers import DeviceReplayBuffer, PrioritizedReplayBuffer
 from tests.support.models import make
 
 
@@ -42,3 +42,30 @@ def test_returns_do_not_go_on_in_the_next_episode(cls: Any, kwargs: dict[str, An
     else:
         assert samples.rewards.flatten().tolist() == pytest.approx(expected, rel=1e-5)
     assert samples.dones.flatten().tolist() == [0.0, 0.0]  # the values of what would have followed still count
+
+
+@pytest.mark.parametrize("cls", [REDQSAC, DoubleDQN])
+def test_with_arrays_that_are_protected(cls: Any) -> None:
+    model = make(cls, replay_buffer_class=DeviceReplayBuffer).learn(45)
+    buffer = model.replay_buffer
+    assert not buffer.dones.flags.writeable
+    newest = buffer.pos - 1
+    assert not buffer.dones[newest]
+    model.learn(30)
+    assert buffer.dones[newest] == buffer.timeouts[newest] == 1
+    samples = buffer._get_samples(np.arange(buffer.size()))
+    expected = buffer.dones * (1 - buffer.timeouts)
+    assert samples.dones.flatten().tolist() == expected[: buffer.size()].flatten().tolist()
+
+
+def test_a_shared_buffer_forms_the_returns_of_whoever_trains() -> None:
+    models = [
+        make(DoubleDQN, n_steps=n_steps, gamma=gamma, replay_buffer_class=PrioritizedReplayBuffer)
+        for n_steps, gamma in ((5, 0.99), (1, 0.5))
+    ]
+    models[1].replay_buffer = buffer = models[0].replay_buffer
+    assert (buffer.n_steps, buffer.gamma) == (1, 0.5)
+    models[0].learn(40)
+    assert (buffer.n_steps, buffer.gamma) == (5, 0.99)
+    models[1].learn(25)
+    assert (buffer.n_steps, buffer.gamma) == (1, 0.5)

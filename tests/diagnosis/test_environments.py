@@ -13,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecVideoRecorder
 
 from sb3_ext import AtariVecEnv
+from sb3_ext.diagnosis import DiagnosisCallback
 from sb3_ext.diagnosis.environments import make_rollout_env
 
 from .helpers import GAMMA, VALUE, EndlessReward, make_model, measured
@@ -175,3 +176,13 @@ def test_environments_that_do_not_do(tmp_path: Path) -> None:
         measured(model, tmp_path, env=EndlessReward("discrete", "image"))
     row = measured(model, tmp_path, env=EndlessReward("discrete"))
     assert row["mc_return_mean"] == pytest.approx(VALUE, rel=0.01)
+
+
+def test_hindsight_without_an_episode_that_has_ended_is_not_measured(tmp_path: Path) -> None:
+    env = BitFlippingEnv(n_bits=6, continuous=True, max_steps=40)
+    arguments: dict[str, Any] = dict(replay_buffer_class=HerReplayBuffer, train_freq=(1, "episode"), learning_starts=5)
+    model = SAC("MultiInputPolicy", env, buffer_size=500, device="cpu", seed=0, **arguments)
+    path = tmp_path / "diagnosis.csv"
+    model.learn(120, callback=DiagnosisCallback(eval_freq=20, n_episodes=0, csv_path=path))
+    steps = [int(line.split(",")[0]) for line in path.read_text().splitlines()[1:]]
+    assert steps and steps[0] > 20 and steps[-1] >= 100

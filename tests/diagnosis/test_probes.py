@@ -16,11 +16,12 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
 from sb3_ext import IQN, REDQSAC, DoubleDQN, FrameDedupReplayBuffer, PrioritizedReplayBuffer, SoftDQN
-from sb3_ext.common.probe import PolicyStep, Probe
+from sb3_ext.common.probe import PolicyStep, Probe, learned_discount
 from sb3_ext.diagnosis import DiagnosisCallback
 from sb3_ext.diagnosis.callback import COLUMNS
 from sb3_ext.diagnosis.probes import probe_for
 from sb3_ext.nets.output_layers import output_layers
+from tests.support.models import make
 
 from .helpers import ACTOR_CRITIC, GAMMA, VALUE, VALUE_BASED, make_model, measured, predict_value
 
@@ -308,3 +309,9 @@ def test_the_discount_of_a_stock_algorithm_is_that_of_its_n_step_buffer(tmp_path
 
 def test_every_algorithm_of_this_package_supplies_a_probe() -> None:
     assert all(isinstance(make_model(cls).make_probe(), Probe) for cls in (REDQSAC, DoubleDQN, SoftDQN, IQN))
+
+
+@pytest.mark.parametrize(("correction", "n"), [("none", 5), ("retrace", 1)])
+def test_entropy_counts_at_each_step_of_corrected_returns(correction: Any, n: int) -> None:
+    model = make(REDQSAC, n_steps=5, n_step_correction=correction)
+    assert learned_discount(model) == (0.99, n)

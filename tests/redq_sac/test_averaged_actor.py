@@ -1,5 +1,6 @@
 """`actor_average`: a running average of the actor that plays when no exploration is wanted."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,10 @@ def test_saved_models_continue(maker: Any, tmp_path: Path) -> None:
 def test_what_is_refused(rate: Any) -> None:
     with pytest.raises(ValueError, match=r"actor_average=.* must be None or in \(0, 1\]"):
         make(REDQSAC, policy_kwargs=dict(actor_average=rate))
+
+
+def test_a_policy_with_an_average_and_gsde_can_be_copied() -> None:
+    model = make(use_sde=True, policy_kwargs=dict(actor_average=0.1)).learn(30)
+    duplicate = copy.deepcopy(model.policy)
+    for one, other in zip(tensors(model.policy), tensors(duplicate), strict=True):
+        assert th.equal(one, other)

@@ -163,3 +163,13 @@ def test_a_divergence_ends_the_run(tmp_path: Path) -> None:
     env = make_vec_env("Pendulum-v1", wrapper_class=HugeRewards)
     with pytest.raises(ValueError, match="the training has diverged"):
         learn(REDQSAC, tmp_path, n_episodes=3, env=env)
+
+
+def test_a_callback_trains_again_after_an_error(tmp_path: Path) -> None:
+    callback = ParallelTrainCallback(gradient_steps=2)
+    model = make(train_freq=(1, "episode"), env=make_vec_env("Pendulum-v1", wrapper_class=HugeRewards))
+    with pytest.raises(ValueError, match="diverged"):
+        model.learn(600, [callback, Wait(callback)])
+    model = make(train_freq=(1, "episode"))
+    model.learn(600, [callback, Wait(callback)])
+    assert callback._model._n_updates > 0
