@@ -292,8 +292,9 @@ def _check_names(lines: Mapping[str, Sequence[str]], rows: Iterable[Mapping[str,
         raise ValueError(f"lines={dict(lines)}: without runs {sorted(missing)}, in two lines {sorted(twice)}")
     for name, variants in lines.items():
         for one, other in itertools.combinations(sorted(variants), 2):
-            for env in sorted(envs_of[one] & envs_of[other]):
-                raise ValueError(f"{name!r} has more than one variant in {env}: {[one, other]}")
+            shared = envs_of[one] & envs_of[other]
+            if shared:
+                raise ValueError(f"{name!r} has more than one variant in {min(shared)}: {[one, other]}")
 
 
 def draw(description: Path) -> None:

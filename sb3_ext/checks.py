@@ -99,6 +99,14 @@ def check_finite(what: str, value: Any, step: int, is_batch: bool = True, dtype:
         )
 
 
+def check_no_text(name: str, value: Any) -> None:
+    """Raise a ValueError if an argument is the text of a number, as YAML takes 1e-3 for."""
+    if isinstance(value, str) and finite_number(value) is not None:
+        raise ValueError(
+            f"{name}={value!r} is text, because YAML takes numbers without a dot for text: write !!float {value} there"
+        )
+
+
 def finite_number(value: str | float) -> float | None:
     """Return a number from a number or its text, or ``None`` if it is none, or not finite."""
     try:

@@ -118,6 +118,12 @@ class Scaled:
     schedule: Any
     factor: float
 
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, Scaled):  # hundreds of levels could not be saved
+            inner = self.schedule
+            object.__setattr__(self, "schedule", inner.schedule)
+            object.__setattr__(self, "factor", inner.factor * self.factor)
+
     def __call__(self, progress_remaining: float) -> float:
         value = self.schedule(progress_remaining) if callable(self.schedule) else self.schedule
         return float(value) * self.factor

@@ -1,6 +1,7 @@
 """Schedules by name: values by hand, through models and their files, and in rl_zoo3."""
 
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
-from sb3_ext.schedules import Cosine, Exponential, Linear, Piecewise, WarmUp, is_named_schedule, named_schedule
+from sb3_ext.schedules import Cosine, Exponential, Linear, Piecewise, Scaled, WarmUp, is_named_schedule, named_schedule
 from sb3_ext.zoo import register
 from tests.support.environments import StopAt
 from tests.support.models import CLASSES, make
@@ -122,3 +123,12 @@ def test_decays_of_epsilon_that_are_refused() -> None:
         make(DoubleDQN, exploration_decay="steps")
     with pytest.raises(ValueError, match=r"exploration_decay=.exponential. with .*exploration_final_eps=0.0: both"):
         make(DoubleDQN, exploration_decay="exponential", exploration_final_eps=0.0)
+
+
+def test_factors_of_factors_are_one_factor() -> None:
+    schedule: Any = Linear(1e-3)
+    for _ in range(2000):
+        schedule = Scaled(schedule, 0.999)
+    assert schedule == Scaled(Linear(1e-3), pytest.approx(0.999**2000))
+    assert schedule(0.5) == pytest.approx(0.5e-3 * 0.999**2000)
+    assert pickle.loads(pickle.dumps(schedule)) == schedule

@@ -32,7 +32,8 @@ class LazyReplayBuffer(TransitionStorage):
     :param n_envs: number of environments
     :param optimize_memory_usage: not supported; SB3's algorithms pass it
     :param handle_timeout_termination: count the end by a time limit as no termination: ``dones`` of samples are 0 there
-    :param n_steps: number of steps of the returns; may be changed later
+    :param n_steps: number of steps of the returns; may be changed later, but algorithms of this package set theirs
+        whenever they train, and so with ``gamma``
     :param gamma: discount factor of the returns; may be changed later
     :param store_log_probs: keep the log-probability of each action, for corrections of n-step returns
     :raises ValueError: naming the argument, its value and what is allowed

@@ -41,7 +41,8 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
     :param handle_timeout_termination: do not count a time limit as a termination: ``dones`` of samples are 0 there
     :param n_stack: number of frames in an observation; 1 stores observations whole. ``None`` detects it from the first
         observations. In a dictionary it applies to images only
-    :param n_steps: number of steps of the returns; may be changed later
+    :param n_steps: number of steps of the returns; may be changed later, but algorithms of this package set theirs
+        whenever they train, and so with ``gamma``
     :param gamma: discount factor of the returns; may be changed later
     :param store_log_probs: keep the log-probability of each action, for corrections of n-step returns
     :param compression: ``"lz4"`` compresses images without loss to a fraction of their size, and slows down sampling.
@@ -235,6 +236,11 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
             colored = [layout for layout in layouts if 3 * layout.n_stack == n_channels]
             layouts = colored or layouts
         return layouts[0]
+
+    def _memory_hint(self) -> str:
+        shapes = [self._shape_of(key) for key in self._subspaces]
+        in_threes = any(len(shape) == 3 and min(shape[0], shape[-1]) % 3 == 0 for shape in shapes)
+        return " and colors (n_stack=3 or more: these are gray frames)" if self.n_stack is None and in_threes else ""
 
     def expected_nbytes(self) -> int:
         """

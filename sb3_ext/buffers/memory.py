@@ -84,8 +84,8 @@ _removals: list[weakref.finalize] = []
 
 def remove_files() -> None:
     """Remove the files of all buffers of this process, before an ``os._exit``."""
-    for remove in _removals:
-        remove()  # does nothing the second time
+    for removal in _removals:
+        removal()  # does nothing the second time
 
 
 class MappedFile:
@@ -118,6 +118,7 @@ class MappedFile:
                 ) from error
         self._descriptor = descriptor
         self._length = 0
+        _removals[:] = [removal for removal in _removals if removal.alive]
         _removals.append(weakref.finalize(self, _remove, descriptor, self.path, os.getpid()))
 
     def __reduce__(self) -> tuple[Any, ...]:

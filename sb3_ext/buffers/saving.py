@@ -122,8 +122,9 @@ def load_replay_buffer(
         raise ValueError(f"{path} cannot be loaded as a replay buffer of this model: {reason}") from error
     assert model.replay_buffer is not None
     model.replay_buffer.device = model.device  # the file may come from another machine
-    if storage_path is not None and hasattr(model.replay_buffer, "storage_path"):
-        model.replay_buffer.storage_path = storage_path
+    loaded: Any = model.replay_buffer
+    if storage_path is not None and getattr(loaded, "storage_path", None) is not None:
+        loaded.storage_path = storage_path
     found, expected = (getattr(buffer, "n_steps", 1) for buffer in (model.replay_buffer, before))
     if before is not None and found != expected:
         warnings.warn(f"the replay buffer in {path} has n_steps={found}, not {expected} as this model's", stacklevel=3)

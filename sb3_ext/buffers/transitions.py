@@ -219,8 +219,12 @@ class TransitionStorage(ReplayBuffer):
             )
         return one_per_env("infos", [info[LOG_PROB_KEY] for info in infos], self.n_envs)
 
+    def _memory_hint(self) -> str:
+        """Hook: say what the estimate assumes, for the error of a buffer that is too large."""
+        return ""
+
     def _check_memory(self) -> None:
-        what = f"{type(self).__name__} with buffer_size={self.buffer_size * self.n_envs}"
+        what = f"{type(self).__name__} with buffer_size={self.buffer_size * self.n_envs}{self._memory_hint()}"
         # A loaded buffer already occupies part of what it will need
         check_memory(self.expected_nbytes() - self.nbytes(), what)
         self._memory_checked = True

@@ -2,7 +2,8 @@
 
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -261,7 +262,9 @@ class OffPolicyExtension(SavedModel):
         return kwargs
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "evaluator", "_callback", "_divergence"]
+        # The set-up makes the last two anew
+        own = ["evaluator", "_callback", "_divergence", "batch_norm_stats", "batch_norm_stats_target"]
+        return [*super()._excluded_save_params(), *own]
 
     def _begin_updates(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         """Prepare ``train()``: training mode, the learning rate, and on a CPU memory that stays with the process."""
@@ -308,11 +311,17 @@ class OffPolicyExtension(SavedModel):
         self._check_arguments()
         for name in ("learning_starts", "action_noise"):
             prepared(name, getattr(self, name))
-        try:
+        with self._progress_bars_closed():
             return super().learn(
                 total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
             )
-        except BaseException:  # Ctrl-C, too
+
+    @contextmanager
+    def _progress_bars_closed(self) -> Iterator[None]:
+        """Close the progress bars of a training that an error or Ctrl-C ends."""
+        try:
+            yield
+        except BaseException:
             if self._callback is not None:
                 close_progress_bars(self._callback())
             raise
@@ -328,12 +337,16 @@ class OffPolicyExtension(SavedModel):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         check_original_observations(self._vec_normalize_env, self.observation_space)
-        if self.replay_buffer is not None and (reset_num_timesteps or self._last_obs is None):
-            end_last_episodes(self.replay_buffer)  # SB3 resets the environments
+        if self.replay_buffer is not None and self._resets_envs(reset_num_timesteps):
+            end_last_episodes(self.replay_buffer)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         check_first_observation(self)
         self._warn_of_long_warm_up()
         return result
+
+    def _resets_envs(self, reset_num_timesteps: bool) -> bool:
+        """Tell whether SB3 resets the environments when a training begins."""
+        return reset_num_timesteps or self._last_obs is None
 
     def _warn_of_long_warm_up(self) -> None:
         """

@@ -47,8 +47,8 @@ class ReturnBound(OffPolicyExtension):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        if self._return_scale is not None and (reset_num_timesteps or self._last_obs is None):
-            self._return_scale.restart(self.n_envs)  # SB3 resets the environments
+        if self._return_scale is not None and self._resets_envs(reset_num_timesteps):
+            self._return_scale.restart(self.n_envs)
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _store_transition(

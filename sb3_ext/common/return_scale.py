@@ -12,6 +12,8 @@ import numpy as np
 
 #: Added to the variance, so that returns that hardly vary are not blown up
 _EPSILON = 1e-8
+#: The largest absolute return after division, where returns hardly vary
+_MOST = 100.0
 
 
 def next_returns(returns: np.ndarray, rewards: np.ndarray, gamma: float) -> np.ndarray:
@@ -46,9 +48,9 @@ def merge_moments(count: int, mean: float, m2: float, values: np.ndarray) -> tup
 
 def scale_of_returns(variance: float, largest: float, bound: float | None) -> float:
     """
-    Compute ``max(sqrt(variance + 1e-8), largest / bound)``, and 1 where every return was 0.
+    Compute ``max(sqrt(variance + 1e-8), largest / bound, largest / 100)``, and 1 where every return was 0.
 
-    The formula would give 1e-4 there, and enlarge the first reward ten thousand times.
+    The first two terms would give 1e-4 there, and where all returns are equal, and enlarge rewards ten thousand times.
 
     :param variance: of the returns, >= 0
     :param largest: the largest absolute return, >= 0
@@ -57,7 +59,7 @@ def scale_of_returns(variance: float, largest: float, bound: float | None) -> fl
     """
     if largest == 0:
         return 1.0
-    deviation = math.sqrt(variance + _EPSILON)
+    deviation = max(math.sqrt(variance + _EPSILON), largest / _MOST)
     return deviation if bound is None else max(deviation, largest / bound)
 
 

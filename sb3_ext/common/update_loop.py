@@ -8,6 +8,7 @@ logs. An algorithm supplies the loss. The loop depends neither on discrete actio
 import math
 from abc import abstractmethod
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,11 +36,13 @@ class TransitionLosses(NamedTuple):
     :param losses: the loss of each transition, shape (B,), differentiable
     :param errors: the prediction error of each transition, shape (B,), detached, for prioritized buffers
     :param metrics: scalars to log as ``train/<name>``, detached
+    :param statistics: those of the network's batch normalization, for :meth:`UpdateLoop._after_update`
     """
 
     losses: th.Tensor
     errors: th.Tensor
     metrics: dict[str, th.Tensor]
+    statistics: Sequence[th.Tensor] = ()
 
 
 class UpdateLoop(OffPolicyExtension):

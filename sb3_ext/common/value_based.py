@@ -238,10 +238,6 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
                     "well: noisy='with_epsilon'"
                 )
 
-    def _excluded_save_params(self) -> list[str]:
-        # Made anew by the set-up
-        return [*super()._excluded_save_params(), "batch_norm_stats", "batch_norm_stats_target"]
-
     def _state_for_arguments(self, state: Parameters, changed: set[str]) -> Parameters:
         state = super()._state_for_arguments(state, changed)
         if self._n_calls > 0 and not changed.isdisjoint(ValueBasedAlgorithm._starting_arguments):

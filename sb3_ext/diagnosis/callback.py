@@ -3,6 +3,7 @@
 import csv
 import math
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ class DiagnosisCallback(BaseCallback):
         self._last_due = 0
         self._rollout_env: VecEnv | None = None
         self._gradient_norms: GradientNorms | None = None
+        self._clean_up: weakref.finalize | None = None
 
     def _on_training_start(self) -> None:
         self._release()  # an exception may have ended an earlier training
@@ -160,17 +162,17 @@ class DiagnosisCallback(BaseCallback):
             self._set_up_rollouts()
         self._gradient_norms = GradientNorms(self._probe.optimizers)
         self._gradient_norms.attach()
+        # After Ctrl-C SB3 calls nothing, so hooks and environment go with the callback
+        own_env = None if self.env is not None else self._rollout_env
+        self._clean_up = weakref.finalize(self, _clean_up, self._gradient_norms, own_env)
 
     def _on_training_end(self) -> None:
         self._release()
 
     def _release(self) -> None:
-        if self._gradient_norms is not None:
-            self._gradient_norms.detach()
-            self._gradient_norms = None
-        if self._rollout_env is not None and self.env is None:
-            self._rollout_env.close()
-        self._rollout_env = None
+        if self._clean_up is not None:
+            self._clean_up()
+        self._clean_up = self._gradient_norms = self._rollout_env = None
 
     @property
     def _replay_buffer(self) -> ReplayBuffer:
@@ -312,3 +314,9 @@ def _check_env_wrapper(env_wrapper: Any) -> None:
     for wrapper in env_wrapper if isinstance(env_wrapper, list) else [env_wrapper]:
         if not isinstance(wrapper, str) and not callable(wrapper):
             check_mapping("env_wrapper", wrapper)
+
+
+def _clean_up(gradient_norms: GradientNorms, env: VecEnv | None) -> None:
+    gradient_norms.detach()
+    if env is not None:
+        env.close()

@@ -59,18 +59,21 @@ def make_rollout_env(model: BaseAlgorithm, n_envs: int, env_wrapper: Any, keep_t
 def _from_spec(base: VecEnv, n_envs: int, env_wrapper: Any, keep_time_limit: bool) -> VecEnv:
     spec = _spec_of(base)
     spec.additional_wrappers = _wrapper_specs(spec, env_wrapper)
-    if spec.kwargs.get("render_mode") == "human":  # nobody watches rollouts
-        del spec.kwargs["render_mode"]
+    # Nobody watches rollouts, but a wrapper may observe a picture
+    render_mode = str(spec.kwargs.pop("render_mode", "human")).removesuffix("_list")
+    if render_mode not in ("human", "None"):
+        spec.kwargs["render_mode"] = render_mode
     wrap = _wrapper_function(env_wrapper)
 
     def make() -> gym.Env:
         try:
-            return wrap(gym.make(copy.deepcopy(spec), max_episode_steps=None if keep_time_limit else -1))
+            env = gym.make(copy.deepcopy(spec), max_episode_steps=None if keep_time_limit else -1)
         except Exception as error:
             raise ValueError(
                 f"the training's environment {spec.id} cannot be made a second time for rollouts: {error}. For other "
                 f"rollouts {_ADVICE}"
             ) from error
+        return wrap(env)
 
     return DummyVecEnv([make] * n_envs)
 

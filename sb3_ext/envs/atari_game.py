@@ -34,8 +34,8 @@ class AtariGame:
         #: Values that ``AtariVecEnv.set_attr`` was given
         self.attributes: dict[str, Any] = {}
         self._has_pending_step = False
-        #: Whether a call of the emulator is under way. It stays so if Ctrl-C or an error ends it
-        self._is_in_call = False
+        #: Whether a step or a reset is under way, from the emulator to the counters here. It stays so after Ctrl-C
+        self._is_incomplete = False
         self._has_fire = "FIRE" in rules.action_meanings
         self._needs_seed = True
         self._is_over = True
@@ -63,14 +63,14 @@ class AtariGame:
         self._check_open()
         if self._needs_seed:
             raise RuntimeError("reset() comes before the first step")
-        self._is_in_call = True
+        self._is_incomplete = True
         self._ale.send(np.array([action], dtype=np.int32))
         self._has_pending_step = True
-        self._is_in_call = False
+        self._is_incomplete = False
 
     def receive(self) -> tuple[float, bool, bool, dict[str, Any]]:
         """Wait for the step that ``send`` began. The result is unclipped reward, terminated, truncated and info."""
-        self._is_in_call = True
+        self._is_incomplete = True
         frames, rewards, over, _, counters = self._ale.recv()
         self._has_pending_step = False
         self._store_frame(frames, counters)
@@ -86,7 +86,7 @@ class AtariGame:
         if self._settings.terminal_on_life_loss and 0 < lives < self._lives:
             terminated = True
         self._lives = lives
-        self._is_in_call = False
+        self._is_incomplete = False
         return reward, terminated, truncated, info
 
     def recover(self) -> None:
@@ -95,9 +95,10 @@ class AtariGame:
 
         A step that was sent is waited for, because ALE would answer the next one with its result. Where an interrupt
         came within a call of ALE nobody knows what ALE did, and waiting may last for ever. Then a new game begins, of a
-        new emulator.
+        new emulator. A transition that was under way goes from the old game into the new one, without an end.
         """
-        if self._is_in_call:
+        self._check_open()
+        if self._is_incomplete:
             self._ale = self._make_ale()
             self._has_pending_step, self._is_over, self._needs_seed = False, True, True
             self.reset(None)
@@ -140,7 +141,7 @@ class AtariGame:
 
     def close(self) -> None:
         """End the emulator and its thread, and close the monitor file."""
-        self._ale, self._is_in_call = None, False
+        self._ale, self._is_incomplete, self._has_pending_step = None, False, False
         self.log.close()
 
     def _check_open(self) -> None:
@@ -165,7 +166,7 @@ class AtariGame:
             # ALE would take its seed from the clock, so that games made together might get the same sticky actions
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         ale_seed = None if seed is None else _ale_seed(seed)
-        self._is_in_call = True
+        self._is_incomplete = True
         self._needs_seed = False
         for _ in range(_MAX_DRAWS):
             frames, counters = self._ale.reset(seed=ale_seed)
@@ -180,7 +181,7 @@ class AtariGame:
         self._is_over = False
         self._lives = int(counters["lives"][0])
         self._score = 0.0
-        self._is_in_call = False
+        self._is_incomplete = False
         return self._info(counters)
 
     def _store_frame(self, frames: np.ndarray, counters: dict[str, np.ndarray]) -> None:

@@ -71,8 +71,10 @@ def _as_python(value: Any) -> str:
 
 def leave(status: int) -> NoReturn:
     """End this process at once, whatever its threads do. Of replay buffers no frames are left on the disk."""
-    remove_files()
-    os._exit(status)
+    try:
+        remove_files()
+    finally:
+        os._exit(status)
 
 
 def end_with_parent() -> None:

@@ -140,23 +140,24 @@ class BC(Imitation):
         self._check_arguments()
         if len(self.data) == 0:
             self.data.add(self._play(self._expert_or_error()))
-        # Callbacks look for others in the local variable `callback`, as SB3 has it
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
-        callback.on_training_start(locals(), globals())
-        while self.num_timesteps < total_timesteps:
-            # Callbacks count `n_envs` steps for each of their calls
-            self.num_timesteps += self.n_envs
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            self.train(self.n_envs, self.batch_size)
-            callback.update_locals(locals())
-            if not callback.on_step():
-                break
-            if log_interval is not None and self.num_timesteps % log_interval < self.n_envs:
-                self.log_validation()
-                self.dump_logs()
-        callback.on_training_end()
+        with self._progress_bars_closed():
+            # Callbacks look for others in the local variable `callback`, as SB3 has it
+            total_timesteps, callback = self._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
+            callback.on_training_start(locals(), globals())
+            while self.num_timesteps < total_timesteps:
+                # Callbacks count `n_envs` steps for each of their calls
+                self.num_timesteps += self.n_envs
+                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                self.train(self.n_envs, self.batch_size)
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    break
+                if log_interval is not None and self.num_timesteps % log_interval < self.n_envs:
+                    self.log_validation()
+                    self.dump_logs()
+            callback.on_training_end()
         return self
 
     def _play(self, expert: Expert) -> Pairs:

@@ -134,7 +134,9 @@ def as_expert(value: Any) -> Expert:
     algorithm = known[algo]
     # Nothing is trained, so no replay buffer is needed
     kwargs: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
-    if issubclass(algorithm, OffPolicyAlgorithm) and _replays_in_hindsight(path):  # which wants the environment
+    is_own = algorithm.__module__.startswith("sb3_ext.")  # where some arguments need the class of the buffer
+    # Hindsight replay wants the environment
+    if issubclass(algorithm, OffPolicyAlgorithm) and (not is_own or _replays_in_hindsight(path)):
         kwargs["custom_objects"] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}}
     model = algorithm.load(path, device="cpu", **kwargs)
     env_name = path.absolute().parent.name.rpartition("_")[0]

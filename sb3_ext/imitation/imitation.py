@@ -1,7 +1,6 @@
 """What behavioural cloning and DAgger have in common: an expert's actions, and their likelihood as the loss."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,8 +49,6 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
     expert: Expert | None
     #: All pairs so far
     data: Demonstrations
-    # Of the last loss
-    _actor_statistics: Sequence[th.Tensor] = ()
     _remedies_of_divergence = "A smaller learning_rate or a smaller max_grad_norm"
 
     @checks_keywords(explain_model_keywords)
@@ -181,7 +178,7 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # The expert and its actions are given anew, as a replay buffer is
-        return [*super()._excluded_save_params(), "expert", "demonstrations", "data", "_actor_statistics"]
+        return [*super()._excluded_save_params(), "expert", "demonstrations", "data"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         optimizer = "policy.actor.optimizer" if issubclass(self.policy_class, SACPolicy) else "policy.optimizer"
@@ -204,18 +201,18 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
 
     def compute_loss(self, replay_data: Any, discounts: th.Tensor | float) -> TransitionLosses:
         found = log_likelihood(self.policy, replay_data.observations, replay_data.actions, by_batch=True)
-        log_prob, entropy, *self._actor_statistics = found
+        log_prob, entropy, *statistics = found
         losses = imitation_loss(log_prob, entropy, self.ent_coef)
         if self.l2_coef > 0:
             losses = losses + self.l2_coef * squared_norm(self._penalized_weights())
         metrics = {"log_likelihood": log_prob.detach().mean(), "entropy": entropy.detach().mean()}
-        return TransitionLosses(losses, losses.detach(), metrics)
+        return TransitionLosses(losses, losses.detach(), metrics, statistics)
 
     def _after_update(self, result: TransitionLosses) -> None:
         super()._after_update(result)
         after_step = getattr(self.policy, "after_cloning_step", None)  # of REDQSAC's policies
         if after_step is not None:
-            after_step(self._actor_statistics)
+            after_step(result.statistics)
 
     def _penalized_weights(self) -> list[th.Tensor]:
         """Return the weights that act. A penalty alone would take those of the values to 0."""

@@ -51,8 +51,6 @@ from sb3_ext.speed.precision import AutocastDtype
 from sb3_ext.speed.recording import CudaRecorder, Recorder
 
 SelfREDQSAC = TypeVar("SelfREDQSAC", bound="REDQSAC")
-# Lists that the set-up makes anew
-_STATISTICS = ("batch_norm_stats", "batch_norm_stats_target")
 
 
 class REDQSAC(LearnedTemperature, CriticLearningRate, CorrectedEnsemble, HeldExploration, ScaledReturns, SAC):
@@ -320,7 +318,7 @@ class REDQSAC(LearnedTemperature, CriticLearningRate, CorrectedEnsemble, HeldExp
         self._recorded = recorded_where_possible(self.updater, self._recorder_maker())
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "updater", "_recorded", "qf_lr_schedule", *_STATISTICS]
+        return [*super()._excluded_save_params(), "updater", "_recorded", "qf_lr_schedule"]
 
     @property
     def update_to_data_ratio(self) -> float:

@@ -18,7 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import Schedule
 
 import sb3_ext
-from sb3_ext.checks import finite_number
+from sb3_ext.checks import check_no_text
 from sb3_ext.common.arguments.types import BUFFERS
 from sb3_ext.common.saved.state import check_saved_buffer, check_saved_networks
 from sb3_ext.schedules import named_schedule
@@ -147,11 +147,7 @@ def _is_read_by_rl_zoo3(name: str, text: str) -> bool:
 
 
 def _schedule(name: str, text: str) -> Schedule:
-    if finite_number(text) is not None:
-        raise ValueError(
-            f"{name}={text!r} is text, because YAML takes numbers without a dot for text: write !!float {text}, or "
-            f"after -params {name}:{text}"
-        )
+    check_no_text(name, text)
     try:
         return named_schedule(text)
     except ValueError as error:

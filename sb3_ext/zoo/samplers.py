@@ -207,6 +207,7 @@ def _convert_normalized_params(params: Mapping[str, Any]) -> dict[str, Any]:
     arguments.update({name: params[name] for name in same_name}, train_freq=1)
     # The YAML file lowers the rate to this fraction, too
     arguments["learning_rate_final"] = 0.3 * params["learning_rate"]
+    del arguments["learning_rate_fraction"]  # which may be the YAML file's
     arguments["tau"] = params.get("tau", 0.005)
     arguments["subset_size"] = None  # the YAML file's may exceed the number of critics
     arguments["policy_kwargs"].update({name: params[name] for name in ("n_critics", "width", "n_blocks", "head")})

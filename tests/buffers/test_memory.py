@@ -215,20 +215,31 @@ def test_frames_stay_readable_when_there_is_no_room_for_more() -> None:
         assert (frames.read(np.arange(3)) == data[:3]).all()
 
 
-def test_files_are_removed_before_a_process_ends_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "end",
+    [
+        "def end():\n    leave(7)\n",
+        "def end():\n    print('ready', flush=True)\n    time.sleep(60)\nend_with_parent()\n",
+    ],
+)
+def test_files_of_an_experiment_s_worker_are_removed(end: str, tmp_path: Path) -> None:
     script = (
-        "import os, sys\n"
-        "from sb3_ext.buffers.memory import remove_files\n"
+        "import os, sys, time\n"
+        "from sb3_ext.experiments.worker import end_with_parent, leave\n"
+        f"{end}"
         "from tests.support.frames import fill, make\n"
         "buffer = make(storage_path=sys.argv[1], n_stack=3)\n"
         "buffer.itself = buffer\n"  # which keeps it alive
         "fill(buffer, 3)\n"
         "assert len(os.listdir(sys.argv[1])) == 1\n"
-        "remove_files()\n"
-        "os._exit(7)\n"
+        "end()\n"
     )
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", script, str(tmp_path)]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert result.returncode == 7, result.stderr
+    process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdout.readline()
+    process.stdin.close()
+    assert process.wait(timeout=60) == (7 if "leave" in end else 1)
+    process.stdout.close()
     assert list(tmp_path.iterdir()) == []

@@ -293,5 +293,9 @@ def test_frames_on_disk_are_loaded_where_the_model_has_them(tmp_path: Path) -> N
     del model
     here.rename(tmp_path / "gone")
     make(there).load_replay_buffer(tmp_path / "buffer.pkl")
-    with pytest.raises(FileNotFoundError, match=r"here.*|storage_path is in a folder that does not exist"):
+    make(None).save_replay_buffer(tmp_path / "in_memory.pkl")
+    loaded = make(there)
+    loaded.load_replay_buffer(tmp_path / "in_memory.pkl")
+    assert loaded.replay_buffer.storage_path is None
+    with pytest.raises(FileNotFoundError, match=r"storage_path is in a folder that does not exist.*here"):
         make(None).load_replay_buffer(tmp_path / "buffer.pkl")

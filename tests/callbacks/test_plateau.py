@@ -69,7 +69,7 @@ def test_small_gains_may_not_count_and_the_factor_has_a_floor() -> None:
 def test_a_file_goes_on_with_the_lower_rate(cls: Any, tmp_path: Path) -> None:
     model = make(cls, learning_rate="lin_1e-3")
     rates([2.0] + [1.0] * 9, model, patience=3)
-    assert model.learning_rate == Scaled(Scaled(Scaled(model.learning_rate.schedule.schedule.schedule, 0.5), 0.5), 0.5)
+    assert model.learning_rate == Scaled(model.learning_rate.schedule, 0.125)
     model.save(tmp_path / "model")
     loaded = cls.load(tmp_path / "model")
     assert loaded.lr_schedule(0.5) == pytest.approx(0.5e-3 / 8)

@@ -28,7 +28,8 @@ def test_returns_do_not_go_on_in_the_next_episode(cls: Any, kwargs: dict[str, An
     newest = buffer.pos - 1
     assert not buffer.dones[newest]
     model.learn(35, reset_num_timesteps=reset)
-    assert (buffer.dones[newest], buffer.timeouts[newest]) == ([1.0], [1.0]) if reset else ([0.0], [0.0])
+    mark = [1.0 if reset else 0.0]
+    assert buffer.dones[newest].tolist() == buffer.timeouts[newest].tolist() == mark
     # The two steps before it: the return of the first has both rewards
     samples = buffer._get_samples(np.array([newest - 1, newest]))
     rewards = buffer.rewards[:, 0]

@@ -173,7 +173,7 @@ def test_scale_is_one_while_all_rewards_are_zero(bound: float | None) -> None:
     assert scale.scale == pytest.approx(math.sqrt(7 / 16 + 1e-8), rel=1e-14)
 
 
-@pytest.mark.parametrize(("bound", "expected"), [(None, 1e-4), (BOUND, 3 / BOUND)])
+@pytest.mark.parametrize(("bound", "expected"), [(None, 3 / 100), (BOUND, 3 / BOUND)])
 def test_returns_that_never_vary(bound: float | None, expected: float) -> None:
     steps = [(np.full(2, 3.0, np.float32), np.ones(2, bool))] * 4
     assert updated(ReturnScale(2, GAMMA, bound), steps).scale == pytest.approx(expected, rel=1e-12)

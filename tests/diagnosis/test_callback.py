@@ -1,11 +1,13 @@
 """The callback: its arguments, its file and log, and a training that does not notice it."""
 
 import copy
+import gc
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -193,3 +195,18 @@ Pendulum-v1:
     assert [row["timesteps"] for row in rows] == [250, 500]
     assert all(value is not None for row in rows for value in row.values())
     assert [row["n_state_actions"] for row in rows] == [200, 200]
+
+
+def test_an_interrupted_training_leaves_no_hooks(tmp_path: Path) -> None:
+    model = make_model(SAC, gym.make("EndlessReward-v0"))
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        callbacks = [DiagnosisCallback(10**6, csv_path=tmp_path / "diagnosis.csv"), ConvertCallback(interrupt)]
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(20, callback=callbacks)
+        del callbacks
+        gc.collect()
+        assert len(model.critic.optimizer._optimizer_step_pre_hooks) == 0

@@ -193,7 +193,7 @@ n_interrupts = 0
 for attempt in range(60):
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.002 + 0.0002 * attempt)
-        while True:
+        for _ in range(10_000):
             env.step(np.array([2, 3]))
             if attempt % 5 == 0:
                 env.reset()
@@ -210,10 +210,53 @@ print(n_interrupts, "interrupts")
 """
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such timers")
 def test_interrupts_within_calls_of_ale_do_not_hang() -> None:
     command = [sys.executable, "-c", INTERRUPTED]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.stdout == "60 interrupts\n", result.stderr
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("name", ["send", "recv", "reset"])
+def test_an_interrupt_within_a_call_of_ale(name: str, before: bool) -> None:
+    env = AtariVecEnv("BreakoutNoFrameskip-v4", n_envs=2, seed=0, terminal_on_life_loss=False)
+    env.reset()
+    for _ in range(5):
+        env.step(np.zeros(2, dtype=int))
+    ale = env._games[0]._ale
+
+    class Interrupted:
+        """ALE's environment, whose call is interrupted before it does anything, or after it has."""
+
+        def __getattr__(self, called: str) -> Any:
+            return getattr(ale, called)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if not before:
+            getattr(ale, name)(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    broken = Interrupted()
+    setattr(broken, name, interrupted)
+    env._games[0]._ale = broken
+    with pytest.raises(KeyboardInterrupt):
+        env.reset() if name == "reset" else env.step(np.zeros(2, dtype=int))
+    infos = [env.step(np.zeros(2, dtype=int))[-1] for _ in range(2)]
+    frames = [[info["episode_frame_number"] for info in step] for step in infos]
+    assert [after - earlier for earlier, after in zip(*frames, strict=True)] == [4, 4]
+    assert env._games[0]._ale not in (broken, ale)  # nobody knows what it has done
+
+
+def test_a_closed_environment_stays_closed() -> None:
+    env = AtariVecEnv("BreakoutNoFrameskip-v4", n_envs=2)
+    env.reset()
+    env.step_async(np.zeros(2, dtype=int))
+    env.close()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="closed"):
+            env.step(np.zeros(2, dtype=int))
 
 
 def test_a_step_before_the_first_reset_is_an_error() -> None:

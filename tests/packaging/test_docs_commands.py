@@ -102,8 +102,8 @@ def test_scripts_and_files_of_experiments_are_there() -> None:
 def test_scripts_have_the_options() -> None:
     options: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for words in commands().values():
-        if words[0] == "python" and words[1].endswith(".py"):
-            has_subcommand = not words[2].startswith("-")
+        if words[0] == "python" and words[1:] and words[1].endswith(".py"):
+            has_subcommand = len(words) > 2 and not words[2].startswith("-")
             named = {word for word in words if word.startswith("--")}
             options[tuple(words[1 : 3 if has_subcommand else 2])] |= named
     assert len(options) >= 5

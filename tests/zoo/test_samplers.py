@@ -1,6 +1,7 @@
 """Whatever is drawn, the converters are pure functions of it and the constructors accept what they return."""
 
 import inspect
+from collections import defaultdict
 from types import SimpleNamespace
 
 import optuna
@@ -84,22 +85,24 @@ def test_gsde_in_the_yaml_meets_no_sampled_contradiction(pendulum):
 
 
 @pytest.mark.parametrize(
-    ("algo", "yaml_arguments"),
+    ("algo", "yaml_arguments", "expected"),
     [
-        ("redq_sac", {"learning_rate_final": 1.5e-4, "learning_rate_fraction": 0.5}),
-        ("redq_sac", {"normalize_advantage": True}),
-        ("cem_q", {"subset_size": 2, "target_backup": "redq"}),
-        ("soft_dqn", {"n_steps": 1, "n_step_correction": "tree_backup"}),
+        ("redq_sac", {"learning_rate_final": 1.5e-4, "learning_rate_fraction": 0.5}, {"learning_rate_final": {None}}),
+        ("redq_sac", {"normalize_advantage": True}, {"normalize_advantage": {True, False}}),
+        ("cem_q", {"subset_size": 2, "target_backup": "redq"}, {"subset_size": {None}}),
+        ("soft_dqn", {"n_steps": 1, "n_step_correction": "tree_backup"}, {"munchausen_coef": {0.0}}),
     ],
     ids=str,
 )
-def test_other_arguments_of_the_yaml_meet_none_either(algo, yaml_arguments, pendulum, cartpole):
+def test_other_arguments_of_the_yaml_meet_none_either(algo, yaml_arguments, expected, pendulum, cartpole):
     env = cartpole if algo == "soft_dqn" else pendulum
-    study = study_of(policy="MlpPolicy", **yaml_arguments)
+    study, found = study_of(policy="MlpPolicy", **yaml_arguments), defaultdict(set)
     for _ in range(25):
         arguments = {**yaml_arguments, **sample(algo, study.ask(), NO_HER), "buffer_size": 50, "device": "cpu"}
         model = ZOO_ALGORITHMS[algo].algorithm_class("MlpPolicy", env, **arguments)
-        assert model.learning_rate_final is None
+        for name in expected:
+            found[name].add(getattr(model, name))
+    assert found == expected
 
 
 @ALGORITHMS

@@ -7,7 +7,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_ext.checks import check_choice, check_interval, check_mapping, finite_number
+from sb3_ext.checks import check_choice, check_interval, check_mapping, check_no_text
 
 _BOOLEANS = (
     "normalize_images",
@@ -39,7 +39,8 @@ def check_policy_arguments(kwargs: Mapping[str, Any], parts: tuple[str, ...] = (
         elif name in _MAPPINGS and value is not None:
             check_mapping(name, value)
             if name == "optimizer_kwargs":
-                _check_no_number_is_text(name, value)
+                for key, part in value.items():
+                    check_no_text(f"{name}: {key}", part)
         elif name == "net_arch" and value is not None:
             _check_net_arch(name, value, parts)
         elif name == "activation_fn":
@@ -48,15 +49,6 @@ def check_policy_arguments(kwargs: Mapping[str, Any], parts: tuple[str, ...] = (
             _check_factory(name, value, th.optim.Optimizer, "torch.optim.AdamW")
         elif name == "features_extractor_class":
             _check_factory(name, value, nn.Module, "stable_baselines3.common.torch_layers.FlattenExtractor")
-
-
-def _check_no_number_is_text(name: str, value: Mapping[str, Any]) -> None:
-    for key, part in value.items():
-        if isinstance(part, str) and finite_number(part) is not None:
-            raise ValueError(
-                f"{name} has {key}={part!r}, which is text, because YAML takes numbers without a dot for text: write "
-                f"!!float {part}"
-            )
 
 
 def _check_net_arch(name: str, value: Any, parts: tuple[str, ...]) -> None:
