@@ -19,7 +19,9 @@ def end_last_episodes(buffer: ReplayBuffer) -> None:
     goes_on = np.logical_not(buffer.dones[newest])
     for marks in (buffer.dones, buffer.timeouts):
         # A `DeviceReplayBuffer` protects its arrays. Its copy has `dones * (1 - timeouts)`, which stays 0
-        is_writeable = marks.flags.writeable
-        marks.flags.writeable = True
+        is_protected = not marks.flags.writeable
+        if is_protected:
+            marks.flags.writeable = True
         marks[newest] = np.where(goes_on, 1.0, marks[newest])
-        marks.flags.writeable = is_writeable
+        if is_protected:
+            marks.flags.writeable = False
