@@ -115,7 +115,8 @@ def test_scripts_have_the_options() -> None:
 
 @pytest.mark.slow
 def test_they_run(tmp_path: Path) -> None:
-    (tmp_path / "hyperparams").symlink_to(REPOSITORY / "hyperparams")
+    for name in ("hyperparams", "examples"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
     runs = []
     for text, words in commands().items():
         module = module_of(words)
