@@ -238,9 +238,9 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
         return layouts[0]
 
     def _memory_hint(self) -> str:
-        shapes = [self._shape_of(key) for key in self._subspaces]
-        in_threes = any(len(shape) == 3 and min(shape[0], shape[-1]) % 3 == 0 for shape in shapes)
-        return " and colors (n_stack=3 or more: these are gray frames)" if self.n_stack is None and in_threes else ""
+        most_likely = {key: self._layouts(key)[:1] for key in self._subspaces}
+        has_colors = any(found and found != [self._likely_layout(key)] for key, found in most_likely.items())
+        return " and colors (n_stack=3 or more: these are gray frames)" if has_colors else ""
 
     def expected_nbytes(self) -> int:
         """

@@ -337,16 +337,20 @@ class OffPolicyExtension(SavedModel):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         check_original_observations(self._vec_normalize_env, self.observation_space)
-        if self.replay_buffer is not None and self._resets_envs(reset_num_timesteps):
-            end_last_episodes(self.replay_buffer)
+        self._before_learning(resets_envs=reset_num_timesteps or self._last_obs is None)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         check_first_observation(self)
         self._warn_of_long_warm_up()
         return result
 
-    def _resets_envs(self, reset_num_timesteps: bool) -> bool:
-        """Tell whether SB3 resets the environments when a training begins."""
-        return reset_num_timesteps or self._last_obs is None
+    def _before_learning(self, resets_envs: bool) -> None:
+        """
+        Hook: prepare a call of ``learn()``.
+
+        :param resets_envs: whether SB3 is about to reset the environments
+        """
+        if resets_envs and self.replay_buffer is not None:
+            end_last_episodes(self.replay_buffer)
 
     def _warn_of_long_warm_up(self) -> None:
         """

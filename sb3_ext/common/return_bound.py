@@ -5,8 +5,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_ext.common.off_policy import OffPolicyExtension
 from sb3_ext.common.return_scale import ReturnScale
@@ -39,17 +37,10 @@ class ReturnBound(OffPolicyExtension):
             scale.restart(self.n_envs)
         return scale
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        if self._return_scale is not None and self._resets_envs(reset_num_timesteps):
+    def _before_learning(self, resets_envs: bool) -> None:
+        super()._before_learning(resets_envs)
+        if resets_envs and self._return_scale is not None:
             self._return_scale.restart(self.n_envs)
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _store_transition(
         self,
@@ -63,10 +54,10 @@ class ReturnBound(OffPolicyExtension):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         if not self._counts_returns():
             return
-        scale, bound = self._fitting_scale(), self._return_bound()
+        scale = self._fitting_scale()
         scale.update(reward, dones)
-        if bound is not None and scale.largest > bound:
-            self._warn_of_bound(scale.largest, bound)
+        if scale.bound is not None and scale.largest > scale.bound:
+            self._warn_of_bound(scale.largest, scale.bound)
 
     def _warn_of_bound(self, largest: float, bound: float) -> None:
         if not self._warned_of_bound:

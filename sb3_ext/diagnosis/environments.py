@@ -60,9 +60,9 @@ def _from_spec(base: VecEnv, n_envs: int, env_wrapper: Any, keep_time_limit: boo
     spec = _spec_of(base)
     spec.additional_wrappers = _wrapper_specs(spec, env_wrapper)
     # Nobody watches rollouts, but a wrapper may observe a picture
-    render_mode = str(spec.kwargs.pop("render_mode", "human")).removesuffix("_list")
-    if render_mode not in ("human", "None"):
-        spec.kwargs["render_mode"] = render_mode
+    render_mode = spec.kwargs.pop("render_mode", None)
+    if render_mode not in (None, "human"):
+        spec.kwargs["render_mode"] = render_mode.removesuffix("_list")
     wrap = _wrapper_function(env_wrapper)
 
     def make() -> gym.Env:

@@ -8,7 +8,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -16,13 +15,14 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, ReplayBufferSamples, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_ext.buffers.samples import map_observations
 from sb3_ext.checks import check_interval
 from sb3_ext.common.arguments.keywords import explain_model_keywords
 from sb3_ext.common.update_loop import TransitionLosses, UpdateLoop
+from sb3_ext.files import beside_folders
 from sb3_ext.functional.imitation import imitation_loss, squared_norm
 from sb3_ext.imitation.demonstrations import Demonstrations, Pairs, load_demonstrations
 from sb3_ext.imitation.expert import Expert, as_expert
@@ -135,17 +135,10 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
         if self.demonstrations is not None:
             self.data.add(load_demonstrations(self.demonstrations, self.observation_space, self.action_space))
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
+    def _before_learning(self, resets_envs: bool) -> None:
+        super()._before_learning(resets_envs)
         if len(self.data) > 0:
             self._normalize_by(self.data.pairs.observations)
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _normalize_by(self, observations: Any) -> None:
         """
@@ -165,7 +158,7 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
         """
         Write all pairs so far into an .npz file, which ``demonstrations=`` reads.
 
-        :param path: its name; ``.npz`` is added if it has no suffix
+        :param path: its name; ``.npz`` is added if it has no suffix, and ``_2`` to that of a folder
         :raises ValueError: if there are no pairs yet: the expert plays in ``learn()``, and files of models have none
         """
         if len(self.data) == 0:
@@ -173,8 +166,7 @@ class Imitation(UpdateLoop, OffPolicyAlgorithm):
                 f"this {type(self).__name__} has no demonstrations to save: the expert plays when learn() is called, "
                 "and a saved model contains no pairs"
             )
-        path = Path(path)
-        self.data.save(path if path.suffix else path.with_name(f"{path.name}.npz"))
+        self.data.save(beside_folders(Path(path), ".npz", stack_level=2))
 
     def _excluded_save_params(self) -> list[str]:
         # The expert and its actions are given anew, as a replay buffer is
