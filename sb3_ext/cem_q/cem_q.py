@@ -1,5 +1,6 @@
 """Q-learning whose maxima over continuous actions are sought."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
@@ -8,7 +9,8 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from torch import nn
 
 from sb3_ext.buffers.samples import AnySamples, transition_rows
 from sb3_ext.cem_q.policies import POLICY_ALIASES, CEMQPolicy
@@ -21,6 +23,7 @@ from sb3_ext.functional.bellman import ensemble_td_errors, soft_td_target
 from sb3_ext.functional.ensemble import ACTOR_QS, ActorQ, random_subset
 from sb3_ext.functional.maximizers import MAXIMIZERS, Maximizer, maximize
 from sb3_ext.keywords import checks_keywords
+from sb3_ext.nets.output_layers import output_layers
 
 SelfCEMQ = TypeVar("SelfCEMQ", bound="CEMQ")
 
@@ -206,11 +209,17 @@ class CEMQ(ContinuousQLearning):
         policy.n_samples, policy.n_elites = self.n_samples, self.effective_n_elites
         policy.n_iterations = self.n_iterations
 
+    def critic_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        return self.critic.stacked(obs, actions)
+
+    def output_layers(self) -> Sequence[Sequence[nn.Module]]:
+        return [output_layers(self.critic.ensemble)]
+
     def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
         with th.no_grad():
             rewards, dones, _ = transition_rows(replay_data, self.gamma)
             targets = soft_td_target(rewards, dones, discounts, self.next_values(replay_data))
-        q_values = self.critic.stacked(replay_data.observations, replay_data.actions)
+        q_values = self.critic_values(replay_data.observations, replay_data.actions)
         expanded = targets.expand_as(q_values)
         losses = 0.5 * (q_values - expanded).square().sum(dim=0)
         metrics = {"q_value": q_values.detach().mean(), "target_value": targets.mean()}

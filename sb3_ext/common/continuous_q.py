@@ -1,5 +1,7 @@
 """Common code of Q-learning with continuous actions and no actor."""
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,14 +11,16 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from torch import nn
 
 from sb3_ext.checks import check_integer, check_interval
 from sb3_ext.common.arguments.keywords import explain_model_keywords
+from sb3_ext.common.continuous_q_probe import ContinuousQProbe
 from sb3_ext.common.critic_policies import CriticPolicy
 from sb3_ext.common.networks import check_networks
+from sb3_ext.common.probe import Probe
 from sb3_ext.common.update_loop import TransitionLosses, UpdateLoop
 from sb3_ext.keywords import checks_keywords
 
@@ -26,7 +30,8 @@ class ContinuousQLearning(UpdateLoop, OffPolicyAlgorithm):
     The base class of algorithms whose policy is the maximum of a critic over continuous actions.
 
     The policy has a ``critic``, a ``critic_target`` and an ``optimizer``. After every ``target_update_interval``
-    updates the target critic moves by ``tau``. A subclass supplies ``compute_loss``.
+    updates the target critic moves by ``tau``. A subclass supplies ``compute_loss``, ``critic_values`` and
+    ``output_layers``.
 
     :raises ValueError: naming the argument, its value and what is allowed
     """
@@ -114,6 +119,18 @@ class ContinuousQLearning(UpdateLoop, OffPolicyAlgorithm):
 
     def _tell_policy(self) -> None:
         """Hook: pass arguments on to the policy that only it uses. They may have changed since."""
+
+    @abstractmethod
+    def critic_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """Hook: return the values of B states and actions in [-1, 1] from N critics, shape (N, B)."""
+
+    @abstractmethod
+    def output_layers(self) -> Sequence[Sequence[nn.Module]]:
+        """Hook: return the last layers of each critic, or one list for all critics that are stacked."""
+
+    def make_probe(self) -> Probe:
+        self._tell_policy()
+        return ContinuousQProbe(self)
 
     def predict(
         self,

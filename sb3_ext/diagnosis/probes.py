@@ -68,6 +68,6 @@ def probe_for(model: BaseAlgorithm) -> Probe:
         return ValueProbe(model, model.q_net)
     raise ValueError(
         f"DiagnosisCallback does not know the critics of {type(model).__name__}: it needs SAC, TD3, DDPG, DQN, TQC, "
-        "CrossQ, QRDQN, an algorithm of sb3_ext (REDQSAC, DoubleDQN, SoftDQN, IQN), or one with a method make_probe() "
-        "that returns a sb3_ext.common.probe.Probe"
+        "CrossQ, QRDQN, an algorithm of sb3_ext (REDQSAC, DoubleDQN, SoftDQN, IQN, CEMQ, NAF), or one with a method "
+        "make_probe() that returns a sb3_ext.common.probe.Probe"
     )

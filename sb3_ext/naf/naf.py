@@ -1,5 +1,6 @@
 """Q-learning with normalized advantage functions."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -7,7 +8,8 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from torch import nn
 
 from sb3_ext.buffers.samples import AnySamples, transition_rows
 from sb3_ext.checks import check_interval
@@ -133,6 +135,13 @@ class NAF(ContinuousQLearning):
 
     def _tell_policy(self) -> None:
         self.policy.exploration_scale = self.exploration_scale
+
+    def critic_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        return self.critic(obs, actions).unsqueeze(0)
+
+    def output_layers(self) -> Sequence[Sequence[nn.Module]]:
+        # All three have the same inputs
+        return [[self.critic.value]]
 
     def compute_loss(self, replay_data: AnySamples, discounts: th.Tensor | float) -> TransitionLosses:
         with th.no_grad():

@@ -18,7 +18,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
-from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
+from sb3_ext import CEMQ, IQN, NAF, REDQSAC, DoubleDQN, SoftDQN
 from sb3_ext.diagnosis import DiagnosisCallback
 from sb3_ext.diagnosis.probes import probe_for
 
@@ -26,6 +26,7 @@ GAMMA = 0.9
 VALUE = 1 / (1 - GAMMA)
 VALUE_BASED = (DQN, QRDQN, DoubleDQN, SoftDQN, IQN)
 ACTOR_CRITIC = (SAC, TD3, DDPG, TQC, CrossQ, REDQSAC)
+NO_ACTOR = (CEMQ, NAF)
 
 
 class EndlessReward(gym.Env):

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ext import IQN, REDQSAC, DoubleDQN, PrioritizedReplayBuffer, SoftDQN
+from sb3_ext import CEMQ, IQN, NAF, REDQSAC, DoubleDQN, PrioritizedReplayBuffer, SoftDQN
 from sb3_ext.diagnosis import DiagnosisCallback
 from sb3_ext.diagnosis.callback import COLUMNS
 from sb3_ext.diagnosis.probes import probe_for
@@ -47,6 +47,8 @@ def parameters_of(model: Any) -> list[th.Tensor]:
         (DoubleDQN, dict(replay_buffer_class=PrioritizedReplayBuffer, n_envs=3, train_freq=1)),
         (SoftDQN, dict(auto_temperature=True)),
         (IQN, {}),
+        (CEMQ, {}),
+        (NAF, {}),
     ],
     ids=lambda value: getattr(value, "__name__", ",".join(value) if isinstance(value, dict) else None),
 )

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
-from sb3_ext import IQN, REDQSAC, DoubleDQN, FrameDedupReplayBuffer, PrioritizedReplayBuffer, SoftDQN
+from sb3_ext import CEMQ, IQN, NAF, REDQSAC, DoubleDQN, FrameDedupReplayBuffer, PrioritizedReplayBuffer, SoftDQN
 from sb3_ext.common.probe import PolicyStep, Probe, learned_discount
 from sb3_ext.diagnosis import DiagnosisCallback
 from sb3_ext.diagnosis.callback import COLUMNS
@@ -23,13 +23,16 @@ from sb3_ext.diagnosis.probes import probe_for
 from sb3_ext.nets.output_layers import output_layers
 from tests.support.models import make
 
-from .helpers import ACTOR_CRITIC, GAMMA, VALUE, VALUE_BASED, make_model, measured, predict_value
+from .helpers import ACTOR_CRITIC, GAMMA, NO_ACTOR, VALUE, VALUE_BASED, make_model, measured, predict_value
 
 # (SB3 asks every environment for frames, if there is no other way)
 pytestmark = pytest.mark.filterwarnings("ignore:.*render_mode")
 
 
-@pytest.mark.parametrize(("cls", "factor"), [(DQN, 1.0), (QRDQN, 1.4), (DoubleDQN, 0.25), (IQN, 1.4), (TD3, -1.0)])
+@pytest.mark.parametrize(
+    ("cls", "factor"),
+    [(DQN, 1.0), (QRDQN, 1.4), (DoubleDQN, 0.25), (IQN, 1.4), (TD3, -1.0), (CEMQ, 0.5), (NAF, 2.0)],
+)
 def test_bias_of_a_critic_that_says_c_times_the_value(cls: Any, factor: float, tmp_path: Path) -> None:
     model = make_model(cls, learning_rate=0.0)
     predict_value(model, factor * VALUE)
@@ -156,9 +159,9 @@ def test_a_critic_that_has_converged_has_no_bias(cls: Any, settings: dict[str, A
 @pytest.mark.parametrize(
     ("cls", "observations", "n_envs"),
     [
-        *((cls, "vector", 2) for cls in (*ACTOR_CRITIC, *VALUE_BASED)),
-        *((cls, "image", 1) for cls in (SAC, TQC, REDQSAC, DQN, DoubleDQN, IQN, SoftDQN)),
-        *((cls, "dict", 1) for cls in (TD3, REDQSAC, QRDQN, IQN)),
+        *((cls, "vector", 2) for cls in (*ACTOR_CRITIC, *VALUE_BASED, *NO_ACTOR)),
+        *((cls, "image", 1) for cls in (SAC, TQC, REDQSAC, DQN, DoubleDQN, IQN, SoftDQN, CEMQ)),
+        *((cls, "dict", 1) for cls in (TD3, REDQSAC, QRDQN, IQN, NAF)),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -170,15 +173,31 @@ def test_every_algorithm_has_finite_values(cls: Any, observations: str, n_envs: 
     expected = set()
     if cls in VALUE_BASED:
         expected |= {"actor_grad_norm", "disagreement"}
-    if cls is DDPG:
+    if cls in NO_ACTOR:
+        expected |= {"actor_grad_norm"}
+    if cls in (DDPG, NAF):
         expected |= {"disagreement"}
-    if cls in (*VALUE_BASED, TD3, DDPG) and cls is not SoftDQN:
+    if cls in (*VALUE_BASED, *NO_ACTOR, TD3, DDPG) and cls is not SoftDQN:
         expected |= {"policy_entropy"}
     assert missing == expected
     assert all(math.isfinite(value) for value in row.values() if value is not None)
     assert 0 <= row["dead_units"] <= row["dormant_units"] < 1
     assert 1 <= row["feature_rank"] <= 17
     assert row["critic_grad_norm"] > 0
+
+
+@pytest.mark.parametrize("cls", NO_ACTOR)
+def test_the_measured_policy_takes_the_best_action(cls: Any) -> None:
+    model = make_model(cls)
+    obs = th.rand(3, 5)
+    with th.no_grad():
+        step = probe_for(model).step(obs)
+        scaled = th.as_tensor(step.actions) / 2  # the space is [-2, 2]
+        assert np.allclose(step.actions, model.predict(obs.numpy(), deterministic=True)[0], atol=1e-6)
+        assert th.allclose(step.q_values, model.critic_values(obs, scaled), atol=1e-6)
+        drawn = th.stack([model.critic_values(obs, th.rand(3, 2) * 2 - 1).mean(dim=0) for _ in range(200)])
+    # NAF's closed form is the maximum; a search may miss it by a little
+    assert (step.q_values.mean(dim=0) >= drawn.amax(dim=0) - (1e-2 if cls is CEMQ else 1e-6)).all()
 
 
 def test_disagreement_of_critics(tmp_path: Path) -> None:
@@ -308,7 +327,7 @@ def test_the_discount_of_a_stock_algorithm_is_that_of_its_n_step_buffer(tmp_path
 
 
 def test_every_algorithm_of_this_package_supplies_a_probe() -> None:
-    assert all(isinstance(make_model(cls).make_probe(), Probe) for cls in (REDQSAC, DoubleDQN, SoftDQN, IQN))
+    assert all(isinstance(make_model(cls).make_probe(), Probe) for cls in (REDQSAC, DoubleDQN, SoftDQN, IQN, *NO_ACTOR))
 
 
 @pytest.mark.parametrize(("correction", "n"), [("none", 5), ("retrace", 1)])
