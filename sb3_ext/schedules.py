@@ -165,6 +165,23 @@ def named_schedule(text: str) -> Schedule:
     raise ValueError(f"{text!r} is no schedule: it must be like {_EXAMPLES}")
 
 
+def check_probabilities(name: str, text: str) -> None:
+    """
+    Check that a schedule with a name gives probabilities all the time.
+
+    :param name: of the argument
+    :raises ValueError: naming the argument, its value and what is allowed
+    """
+    try:
+        schedule = named_schedule(text)
+    except ValueError as error:
+        raise ValueError(f"{name}={error}") from None
+    for percent in range(100, -1, -1):
+        value = schedule(percent / 100)
+        if value > 1:
+            raise ValueError(f"{name}={text!r} must stay in [0, 1]: {percent} % before the end it is {value}")
+
+
 def _numbers(text: str, parts: Sequence[str]) -> list[float]:
     try:
         numbers = [float(part) for part in parts]

@@ -9,6 +9,7 @@ import pytest
 import rl_zoo3.exp_manager
 from hypothesis import given
 from hypothesis import strategies as st
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
@@ -118,7 +119,33 @@ def test_epsilon_falls_by_the_schedule_that_is_named(cls: Any, decay: Any, half:
     assert cls.load(tmp_path / "model").exploration_schedule(0.75) == pytest.approx(half)
 
 
+@pytest.mark.parametrize("cls", [DoubleDQN, SoftDQN, IQN])
+def test_epsilon_may_be_a_schedule_of_its_own(cls: Any, tmp_path: Path) -> None:
+    model = make(cls, exploration_decay="piecewise_0.9_0.25_0.5_0.75_0.01")
+    seen: dict[int, float] = {}
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            seen[self.num_timesteps] = self.model.exploration_rate
+            return self.num_timesteps != 30
+
+    model.learn(80, callback=Look())
+    model.save(tmp_path / "model")
+    continued = cls.load(tmp_path / "model", env=model.env)
+    assert continued.exploration_schedule == model.exploration_schedule
+    continued.learn(50, callback=Look(), reset_num_timesteps=False)
+    # SB3 sets it after a step, for the next one
+    assert [seen[step] for step in (2, 20, 22, 30, 32, 60, 62, 80)] == [0.9, 0.9, 0.5, 0.5, 0.5, 0.5, 0.01, 0.01]
+
+
 def test_decays_of_epsilon_that_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"exploration_decay='piecewise_1_0.5_2' must stay in \[0, 1\]: 50 % before"):
+        make(DoubleDQN, exploration_decay="piecewise_1_0.5_2")
+    with pytest.raises(ValueError, match="exploration_decay='exp_1' is no schedule"):
+        make(DoubleDQN, exploration_decay="exp_1")
+    noisy = dict(noisy=True)
+    with pytest.raises(ValueError, match=r"exploration_decay='lin_1' with policy_kwargs=dict\(noisy=True\)"):
+        make(DoubleDQN, exploration_decay="lin_1", policy_kwargs=noisy)
     with pytest.raises(ValueError, match="exploration_decay='steps' is not one of 'linear', 'cosine', 'exponential'"):
         make(DoubleDQN, exploration_decay="steps")
     with pytest.raises(ValueError, match=r"exploration_decay=.exponential. with .*exploration_final_eps=0.0: both"):

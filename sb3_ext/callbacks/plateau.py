@@ -13,7 +13,9 @@ class ReduceLearningRateOnPlateau(BaseCallback):
     Lowers the learning rate of any model of SB3 when the mean return of its evaluations has not risen for a while.
 
     It needs an ``EvalCallback`` in the same run, such as rl_zoo3's, and checks each of its evaluations. The lower rate
-    is saved with the model. ``train/learning_rate_factor`` is logged. In YAML files::
+    is saved with the model, so ``min_factor`` holds for all trainings of a model together. The best mean return and the
+    count of evaluations begin anew. (rl_zoo3's ``-i`` gives the model the rate of the YAML file again.)
+    ``train/learning_rate_factor`` is logged. In YAML files::
 
         callback:
           - sb3_ext.callbacks.ReduceLearningRateOnPlateau: {patience: 5}
@@ -43,7 +45,7 @@ class ReduceLearningRateOnPlateau(BaseCallback):
         self.factor, self.patience, self.min_delta, self.min_factor = factor, patience, min_delta, min_factor
         self.best_mean_reward = -np.inf
         self.n_without_improvement = 0
-        #: What the learning rate is multiplied by now
+        #: What the learning rate is multiplied by now, earlier trainings included
         self.total_factor = 1.0
         self._n_seen = 0
         self._evaluation: EvalCallback | None = None
@@ -60,6 +62,8 @@ class ReduceLearningRateOnPlateau(BaseCallback):
                 f"ReduceLearningRateOnPlateau with learning_rate_final={final}: both lower "
                 "the learning rate, so only one of them is allowed"
             )
+        rate = getattr(self.model, "learning_rate", None)
+        self.total_factor = rate.factor if isinstance(rate, Scaled) else 1.0
         self._evaluation = found[0]
         self._n_seen = self._evaluation.n_calls // max(self._evaluation.eval_freq, 1)
 

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
@@ -193,15 +191,17 @@ class CEMQ(ContinuousQLearning):
                 )
         if self.subset_size is not None:
             self._require_effect("subset_size", self.target_backup == "redq", needs="target_backup='redq'")
-        space = getattr(self, "action_space", None)
-        if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise ValueError(f"action_space={space} has no bounds, which a search for the best action needs")
+            if "critic" in vars(self):  # which tells how many critics there are
+                self._check_subset_size()
 
     def _setup_model(self) -> None:
         super()._setup_model()
         if self.subset_size is not None:
-            n_critics = self.critic.n_critics
-            check_interval("subset_size", self.subset_size, 1, n_critics, f"in [1, n_critics={n_critics}]")
+            self._check_subset_size()
+
+    def _check_subset_size(self) -> None:
+        n_critics = self.critic.n_critics
+        check_interval("subset_size", self.subset_size, 1, n_critics, f"in [1, n_critics={n_critics}]")
 
     def _tell_policy(self) -> None:
         policy = self.policy

@@ -37,6 +37,7 @@ from sb3_ext.functional.bellman import VALUE_LOSSES, ValueLoss, soft_td_target, 
 from sb3_ext.functional.traces import NStepCorrection
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.modes import evaluation_mode, select_statistics
+from sb3_ext.schedules import check_probabilities, is_named_schedule
 
 #: How epsilon goes from its first to its last value
 ExplorationDecay = Literal["linear", "cosine", "exponential"]
@@ -106,7 +107,7 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         *,
         double_q: bool = False,
         target_clip: float | None = None,
-        exploration_decay: ExplorationDecay = "linear",
+        exploration_decay: ExplorationDecay | str = "linear",
         loss: ValueLoss = "huber",
         huber_delta: float | None = None,
         learning_rate_final: float | None = None,
@@ -191,7 +192,10 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         if self.target_clip is not None:
             check_interval("target_clip", self.target_clip, smallest, largest, "None or a number > 0")
         check_choice("double_q", self.double_q, (True, False))
-        check_choice("exploration_decay", self.exploration_decay, get_args(ExplorationDecay))
+        if is_named_schedule(self.exploration_decay):
+            check_probabilities("exploration_decay", self.exploration_decay)
+        else:
+            check_choice("exploration_decay", self.exploration_decay, get_args(ExplorationDecay))
         if self.exploration_decay == "exponential" and min(self.initial_epsilon, self.exploration_final_eps) <= 0:
             raise ValueError(
                 f"exploration_decay='exponential' with exploration_initial_eps={self.initial_epsilon} and "
@@ -227,11 +231,14 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         noisy = getattr(self.q_net, "noisy", False)
         if not noisy or noisy == "with_epsilon":
             return
-        for name, value in (
-            ("exploration_initial_eps", self.initial_epsilon),
-            ("exploration_final_eps", self.exploration_final_eps),
-        ):
-            if value > 0:
+        epsilons: dict[str, Any] = {
+            "exploration_initial_eps": self.initial_epsilon,
+            "exploration_final_eps": self.exploration_final_eps,
+        }
+        if is_named_schedule(self.exploration_decay):
+            epsilons = {"exploration_decay": self.exploration_decay}
+        for name, value in epsilons.items():
+            if value != 0:
                 raise ValueError(
                     f"{name}={value!r} with policy_kwargs=dict(noisy=True): noisy layers explore by themselves, so "
                     "only exploration_initial_eps=0 and exploration_final_eps=0 are allowed; for random actions as "

@@ -77,7 +77,9 @@ class DoubleDQN(ReturnBound, ValueBasedAlgorithm):
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :param double_q: whether the online network selects the next action; if not, it is DQN
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
-    :param exploration_decay: how epsilon falls: ``"linear"`` as in SB3, ``"cosine"`` or ``"exponential"``
+    :param exploration_decay: how epsilon falls: ``"linear"`` as in SB3, ``"cosine"`` or ``"exponential"``; or the name
+        of a schedule of :mod:`sb3_ext.schedules`, such as ``"piecewise_1_0.1_0.05"``: epsilon itself over the whole
+        training, in place of the three arguments above
     :param loss: ``"huber"`` as in DQN, or ``"mse"``, see :func:`~sb3_ext.functional.bellman.value_loss`
     :param huber_delta: error from which on the Huber loss is linear, > 0; ``None``: 1
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
@@ -143,7 +145,7 @@ class DoubleDQN(ReturnBound, ValueBasedAlgorithm):
         *,
         double_q: bool = True,
         target_clip: float | None = None,
-        exploration_decay: ExplorationDecay = "linear",
+        exploration_decay: ExplorationDecay | str = "linear",
         loss: ValueLoss = "huber",
         huber_delta: float | None = None,
         learning_rate_final: float | None = None,

@@ -1,14 +1,17 @@
 """DAgger: Ross et al. 2011, https://arxiv.org/abs/1011.0686."""
 
 import os
+import warnings
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_ext.checks import check_integer, check_interval
@@ -18,6 +21,7 @@ from sb3_ext.imitation.demonstrations import Pairs, as_pairs
 from sb3_ext.imitation.expert import Expert
 from sb3_ext.imitation.imitation import Imitation
 from sb3_ext.keywords import checks_keywords
+from sb3_ext.schedules import check_probabilities, is_named_schedule, named_schedule
 
 _GRADIENT_STEPS = 1000
 
@@ -37,14 +41,17 @@ class DAgger(Imitation):
     :param policy: the policy model to use
     :param env: the environment to act in
     :param expert: a policy or a model of SB3, or the file of one, see :class:`~sb3_ext.imitation.bc.BC`
-    :param demonstrations: pairs to begin with; ``None``: those of the first iteration
-    :param beta: probability that the expert acts, decided for each step: a number, or a function of the remaining
-        progress (from 1 to 0). ``None``: 1 in the first iteration if there are no ``demonstrations``, then 0
+    :param demonstrations: pairs to begin with: the policy learns from them before it acts; ``None``: those of the first
+        iteration
+    :param beta: probability that the expert acts, decided for each step: a number, a function of the remaining progress
+        (from 1 to 0), or the name of a schedule (:mod:`sb3_ext.schedules`). ``None``: 1 in the first iteration if there
+        are no ``demonstrations``, then 0
     :param learning_rate: a number, or a function of the remaining progress
     :param batch_size: pairs in each gradient step
     :param train_freq: steps of the vectorized environment in each iteration, or a tuple like ``(2, "episode")``
     :param gradient_steps: gradient steps in each iteration; -1: as many as it has environment steps
-    :param n_epochs: in place of ``gradient_steps``: how often each iteration goes through all pairs so far
+    :param n_epochs: in place of ``gradient_steps``: how often each iteration goes through all pairs so far, in another
+        order each time
     :param ent_coef: weight of the policy's entropy, >= 0
     :param l2_coef: weight of half the squared norm of all weights, >= 0
     :param validation_fraction: share of the pairs that is held out, in [0, 0.9]
@@ -66,7 +73,7 @@ class DAgger(Imitation):
         env: GymEnv | str,
         expert: Expert | BasePolicy | Any | None = None,
         demonstrations: ReplayBuffer | str | os.PathLike | None = None,
-        beta: float | Schedule | None = None,
+        beta: float | Schedule | str | None = None,
         learning_rate: float | Schedule = 1e-3,
         batch_size: int = 100,
         train_freq: int | tuple[int, str] = 1000,
@@ -108,6 +115,8 @@ class DAgger(Imitation):
         self.beta = beta
         self.n_epochs = n_epochs
         self._has_trained = False
+        # The rows of the next minibatches, while `n_epochs` chooses them
+        self._rows: Iterator[np.ndarray] | None = None
         if _init_setup_model:
             self._check_sources()
             self._setup_model()
@@ -121,8 +130,15 @@ class DAgger(Imitation):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        if self.beta is not None and not callable(self.beta):
-            check_interval("beta", self.beta, 0.0, 1.0, "None, a number in [0, 1], or a function")
+        if isinstance(self.beta, str) and is_named_schedule(self.beta):
+            check_probabilities("beta", self.beta)
+        elif callable(self.beta):
+            for progress in (1.0, 0.5, 0.0):
+                value = self.beta(progress)
+                check_interval(f"beta({progress})", value, 0.0, 1.0, "in [0, 1] for every remaining progress")
+        elif self.beta is not None:
+            allowed = "None, a number in [0, 1], a function, or the name of a schedule such as 'lin_1'"
+            check_interval("beta", self.beta, 0.0, 1.0, allowed)
         if self.n_epochs is not None:
             check_integer("n_epochs", self.n_epochs, minimum=1)
             is_default = self.gradient_steps == _GRADIENT_STEPS
@@ -133,7 +149,8 @@ class DAgger(Imitation):
         """The probability that the expert acts, as it is now."""
         if self.beta is None:
             return 0.0 if self._has_trained or self.demonstrations is not None else 1.0
-        beta = float(FloatSchedule(self.beta)(self._current_progress_remaining))
+        schedule = named_schedule(self.beta) if isinstance(self.beta, str) else FloatSchedule(self.beta)
+        beta = float(schedule(self._current_progress_remaining))
         check_interval("beta", beta, 0.0, 1.0, "in [0, 1] for every remaining progress")
         return beta
 
@@ -159,12 +176,34 @@ class DAgger(Imitation):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Learn from all pairs so far, see the class."""
         if self.n_epochs is not None:
-            n_pairs = len(self.data.pairs) - len(self.data.validation_rows)
-            gradient_steps = self.n_epochs * -(-n_pairs // batch_size)
-        super().train(gradient_steps, batch_size)
+            minibatches = list(self.data.epoch_rows(self.n_epochs, batch_size))
+            self._rows, gradient_steps = iter(minibatches), len(minibatches)
+        try:
+            super().train(gradient_steps, batch_size)
+        finally:
+            self._rows = None
         self._has_trained = True
         self.log_validation()
         self.logger.record("train/n_pairs", len(self.data))
+
+    def sample_minibatch(self, batch_size: int) -> ReplayBufferSamples:
+        if self._rows is None:
+            return super().sample_minibatch(batch_size)
+        return self._as_samples(self.data.pairs.at(next(self._rows)))
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        result = super()._setup_learn(*args, **kwargs)
+        if self._has_trained and len(self.data) == 0:
+            warnings.warn(
+                "This DAgger has the weights of an earlier training and none of its pairs, which the file of a model "
+                "does not contain: it learns from new ones only. save_demonstrations() keeps them, and "
+                "DAgger.load(path, env=env, expert=expert, demonstrations=...) takes them",
+                stacklevel=4,
+            )
+        if not self._has_trained and len(self.data) > 0:
+            # Otherwise an untrained policy would act in the first iteration
+            self.train(len(self.data) if self.gradient_steps < 0 else self.gradient_steps, self.batch_size)
+        return result
 
     @checks_keywords(explain_model_keywords)
     def learn(

@@ -1,6 +1,7 @@
 """What an expert did: pairs of observations and actions, from files or collected."""
 
 import importlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,10 @@ class Demonstrations:
     @property
     def pairs(self) -> Pairs:
         """All pairs, in the order in which they came."""
+        return self._join()
+
+    def _join(self) -> Pairs:
+        """Put all lots together, with the rows of what is held out."""
         if self._all is None:
             self._all, held_out = joined(self._lots), np.concatenate(self._held_out)
             self._lots, self._held_out = [self._all], [held_out]
@@ -97,6 +102,20 @@ class Demonstrations:
         """Draw pairs that are not held out, with replacement, by numpy's global generator as SB3's buffers do."""
         pairs = self.pairs
         return pairs.at(self.training_rows[np.random.randint(0, len(self.training_rows), batch_size)])
+
+    def epoch_rows(self, n_epochs: int, batch_size: int) -> Iterator[np.ndarray]:
+        """
+        Go through the rows of all pairs that are not held out, each time in another order.
+
+        Numpy's global generator chooses it.
+
+        :param batch_size: pairs in each minibatch, at most. All have nearly the same number
+        :return: the rows of one minibatch after the other
+        """
+        self._join()
+        n_minibatches = math.ceil(len(self.training_rows) / batch_size)
+        for _ in range(n_epochs):
+            yield from np.array_split(np.random.permutation(self.training_rows), n_minibatches)
 
     def validation(self, at_most: int) -> Pairs | None:
         """Return pairs that are held out, old and new ones alike, ``None`` without any."""

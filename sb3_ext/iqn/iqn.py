@@ -104,7 +104,9 @@ class IQN(ValueBasedAlgorithm):
     :param priority_error: the error of a transition for prioritized replay. ``"loss"``: the square root of its loss;
         ``"absolute"``: the absolute errors of all pairs of quantiles, as in BTR
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
-    :param exploration_decay: how epsilon falls: ``"linear"`` as in SB3, ``"cosine"`` or ``"exponential"``
+    :param exploration_decay: how epsilon falls: ``"linear"`` as in SB3, ``"cosine"`` or ``"exponential"``; or the name
+        of a schedule of :mod:`sb3_ext.schedules`, such as ``"piecewise_1_0.1_0.05"``: epsilon itself over the whole
+        training, in place of the three arguments above
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
     :param learning_rate_fraction: fraction of the training, in (0, 1], after which ``learning_rate_final`` is reached;
         ``None``: 1
@@ -185,7 +187,7 @@ class IQN(ValueBasedAlgorithm):
         munchausen_clip: float | None = None,
         priority_error: PriorityError = "loss",
         target_clip: float | None = None,
-        exploration_decay: ExplorationDecay = "linear",
+        exploration_decay: ExplorationDecay | str = "linear",
         learning_rate_final: float | None = None,
         learning_rate_fraction: float | None = None,
         n_steps_final: int | None = None,

@@ -114,7 +114,9 @@ class SoftDQN(ValueBasedAlgorithm):
         ``n_steps=1``
     :param munchausen_clip: l0 <= 0; ``None``: -1. Only with ``munchausen_coef`` above 0
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
-    :param exploration_decay: how epsilon falls: ``"linear"`` as in SB3, ``"cosine"`` or ``"exponential"``
+    :param exploration_decay: how epsilon falls: ``"linear"`` as in SB3, ``"cosine"`` or ``"exponential"``; or the name
+        of a schedule of :mod:`sb3_ext.schedules`, such as ``"piecewise_1_0.1_0.05"``: epsilon itself over the whole
+        training, in place of the three arguments above
     :param loss: ``"huber"`` as in DQN, or ``"mse"``, see :func:`~sb3_ext.functional.bellman.value_loss`
     :param huber_delta: error from which on the Huber loss is linear, > 0; ``None``: 1
     :param learning_rate_final: if given, the learning rate goes linearly from ``learning_rate`` to this value
@@ -201,7 +203,7 @@ class SoftDQN(ValueBasedAlgorithm):
         munchausen_coef: float = 0.0,
         munchausen_clip: float | None = None,
         target_clip: float | None = None,
-        exploration_decay: ExplorationDecay = "linear",
+        exploration_decay: ExplorationDecay | str = "linear",
         loss: ValueLoss = "huber",
         huber_delta: float | None = None,
         learning_rate_final: float | None = None,

@@ -3,29 +3,50 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sb3_ext.zoo.samplers import convert_network_params, sample_network_params
+from sb3_ext.zoo.samplers import (
+    convert_network_params,
+    sample_network_params,
+    sample_replay_params,
+    with_her_kwargs,
+    yaml_arguments,
+    yaml_buffer_kwargs,
+)
 
 if TYPE_CHECKING:
     import optuna
 
 
-def _sample_common_params(trial: "optuna.Trial") -> None:
-    one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.001, 0.05, log=True)
+# The smallest population of CMA-ES
+_FEWEST_CANDIDATES = 4
+
+
+def _sample_common_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
     # User attributes display the values themselves
-    trial.set_user_attr("gamma", 1 - one_minus_gamma)
-    batch_size_pow = trial.suggest_int("batch_size_pow", 5, 9)
+    if "gamma" not in yaml_buffer_kwargs(additional_args):
+        # The constructor refuses a discount of the buffer that differs from the algorithm's
+        one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.001, 0.05, log=True)
+        trial.set_user_attr("gamma", 1 - one_minus_gamma)
+    has_images = "CnnPolicy" in yaml_arguments(trial).get("policy", "")
+    batch_size_pow = trial.suggest_int("batch_size_pow", 5, 7 if has_images else 9)
     trial.set_user_attr("batch_size", 2**batch_size_pow)
     trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True)
     trial.suggest_float("tau", 0.001, 0.05, log=True)
-    trial.suggest_categorical("learning_starts", [100, 1_000])
-    sample_network_params(trial)
+    sample_replay_params(trial, additional_args)
+    if not has_images:  # after NatureCNN there are no layers by default
+        sample_network_params(trial)
 
 
 def _convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    arguments: dict[str, Any] = {name: params[name] for name in ("learning_rate", "tau", "learning_starts")}
-    arguments["gamma"] = 1 - params["one_minus_gamma"]
+    arguments: dict[str, Any] = {name: params[name] for name in ("learning_rate", "tau")}
     arguments["batch_size"] = 2 ** params["batch_size_pow"]
-    arguments["policy_kwargs"] = convert_network_params(params)
+    arguments["policy_kwargs"] = convert_network_params(params) if "net_arch" in params else {}
+    if "one_minus_gamma" in params:
+        arguments["gamma"] = 1 - params["one_minus_gamma"]
+    if "learning_starts" in params:
+        arguments["learning_starts"] = params["learning_starts"]
+    goals = {name: params[name] for name in ("n_sampled_goal", "goal_selection_strategy") if name in params}
+    if goals:
+        arguments["replay_buffer_kwargs"] = goals
     return arguments
 
 
@@ -33,13 +54,16 @@ def sample_cem_q_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """Draw the hyperparameters of CEMQ, as arguments of its constructor."""
-    _sample_common_params(trial)
+    _sample_common_params(trial, additional_args)
     # An update costs in proportion to the candidates of its targets
     trial.suggest_categorical("n_target_samples", [8, 16, 32])
     trial.suggest_categorical("n_target_iterations", [1, 2])
-    trial.suggest_categorical("maximizer", ["random", "cem", "cma"])
+    maximizers = ["random", "cem", "cma"]
+    # Those of the YAML file, to act
+    n_samples = float(yaml_arguments(trial).get("n_samples", _FEWEST_CANDIDATES))
+    trial.suggest_categorical("maximizer", maximizers if n_samples >= _FEWEST_CANDIDATES else maximizers[:2])
     trial.suggest_categorical("target_backup", ["min", "mean"])
-    return convert_cem_q_params(trial.params)
+    return with_her_kwargs(convert_cem_q_params(trial.params), additional_args)
 
 
 def convert_cem_q_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
@@ -54,9 +78,9 @@ def sample_naf_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """Draw the hyperparameters of NAF, as arguments of its constructor."""
-    _sample_common_params(trial)
+    _sample_common_params(trial, additional_args)
     trial.suggest_float("exploration_scale", 0.01, 10.0, log=True)
-    return convert_naf_params(trial.params)
+    return with_her_kwargs(convert_naf_params(trial.params), additional_args)
 
 
 def convert_naf_params(sampled_params: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sb3_ext.zoo.samplers import convert_network_params, sample_network_params
+from sb3_ext.zoo.samplers import convert_network_params, sample_network_params, yaml_arguments
 
 if TYPE_CHECKING:
     import optuna
@@ -16,13 +16,14 @@ def _sample_common_params(trial: "optuna.Trial") -> None:
     trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
     trial.suggest_float("ent_coef", 1e-8, 1e-2, log=True)
     trial.suggest_float("l2_coef", 1e-8, 1e-3, log=True)
-    sample_network_params(trial)
+    if "CnnPolicy" not in yaml_arguments(trial).get("policy", ""):  # after NatureCNN there are no layers by default
+        sample_network_params(trial)
 
 
 def _convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
     arguments: dict[str, Any] = {name: params[name] for name in ("learning_rate", "ent_coef", "l2_coef")}
     arguments["batch_size"] = 2 ** params["batch_size_pow"]
-    arguments["policy_kwargs"] = convert_network_params(params)
+    arguments["policy_kwargs"] = convert_network_params(params) if "net_arch" in params else {}
     return arguments
 
 
@@ -50,4 +51,6 @@ def sample_dagger_params(
 
 def convert_dagger_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """Turn the parameters of a trial into constructor arguments of ``DAgger``."""
-    return {**_convert_common_params(sampled_params), "gradient_steps": sampled_params["gradient_steps"]}
+    # Epochs of the YAML file would be in place of the steps
+    steps = {"gradient_steps": sampled_params["gradient_steps"], "n_epochs": None}
+    return {**_convert_common_params(sampled_params), **steps}

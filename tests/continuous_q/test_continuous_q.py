@@ -20,7 +20,7 @@ from sb3_ext import CEMQ, NAF, PrioritizedReplayBuffer
 from sb3_ext.functional.naf import quadratic_advantage
 from sb3_ext.zoo import ZOO_ALGORITHMS
 from tests.support.environments import Blank, images
-from tests.support.samplers import NO_HER, DrawnTrial, sample
+from tests.support.samplers import NO_HER, DrawnTrial, sample, study_of
 from tests.support.states import assert_equal, assert_trained_alike, reloaded, state
 
 BOTH = pytest.mark.parametrize("cls", [CEMQ, NAF])
@@ -227,10 +227,33 @@ def test_policies_and_spaces_that_are_refused(cls: Any) -> None:
 def test_an_action_space_without_bounds() -> None:
     env = Blank(spaces.Box(-1, 1, (3,), np.float32), spaces.Box(-np.inf, np.inf, (1,), np.float32))
     for cls in (CEMQ, NAF):
-        with pytest.raises(
-            (ValueError, AssertionError), match=r"action_space|Continuous action space must have a finite"
-        ):
+        with pytest.raises(ValueError, match=r"action_space=Box\(-inf, inf, \(1,\), float32\) must have finite bounds"):
             make(cls, env=gym.wrappers.TimeLimit(env, 5))
+
+
+@pytest.mark.parametrize("subset_size", [0, 3])
+def test_a_subset_that_is_set_later(subset_size: int) -> None:
+    model = make(CEMQ, target_backup="redq", subset_size=2)
+    with pytest.raises(ValueError, match=rf"subset_size={subset_size} must be in \[1, n_critics=2\]"):
+        model.subset_size = subset_size
+        model.learn(20)
+
+
+def test_the_sampler_leaves_the_yaml_file_s_choices_valid() -> None:
+    study = study_of(policy="CnnPolicy", n_samples=2)
+    drawn = [sample("cem_q", study.ask(), NO_HER) for _ in range(12)]
+    assert {arguments["maximizer"] for arguments in drawn} == {"random", "cem"}
+    assert all(arguments["policy_kwargs"] == {} and arguments["batch_size"] <= 128 for arguments in drawn)
+    goals = {"using_her_replay_buffer": True, "her_kwargs": {"copy_info_dict": True, "gamma": 0.9}}
+    for algo in ("cem_q", "naf"):
+        arguments = ZOO_ALGORITHMS[algo].sampler(study_of(policy="MultiInputPolicy").ask(), 1, 1, goals)
+        assert not {"learning_starts", "gamma"} & arguments.keys()
+        assert arguments["replay_buffer_kwargs"].keys() == {
+            "n_sampled_goal",
+            "goal_selection_strategy",
+            "copy_info_dict",
+            "gamma",
+        }
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,6 +1,7 @@
 """Behavioural cloning and DAgger: losses against loops, what is collected, models that go on, and what they learn."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ from stable_baselines3.sac.policies import SACPolicy
 from sb3_ext import BC, REDQSAC, DAgger
 from sb3_ext.callbacks import ReduceLearningRateOnPlateau
 from sb3_ext.callbacks.nested import all_callbacks
+from sb3_ext.imitation.demonstrations import Pairs
 from sb3_ext.imitation.expert import algorithms
 from sb3_ext.imitation.likelihood import log_likelihood
 from sb3_ext.zoo import ZOO_ALGORITHMS
 from tests.support.environments import StopAt, Vectors
-from tests.support.samplers import NO_HER, DrawnTrial, sample
+from tests.support.samplers import NO_HER, DrawnTrial, sample, study_of
 from tests.support.states import assert_equal
 
 SMALL: dict[str, Any] = dict(seed=0, device="cpu", policy_kwargs=dict(net_arch=[16]))
@@ -177,21 +179,63 @@ def test_who_acts_follows_beta(cartpole: Any, expert: BasePolicy) -> None:
     assert first_only[0] == 1.0 and (first_only[1:] < 0.85).all()
     assert (shares(beta=1.0) == 1.0).all()
     assert (shares(beta=0.0) < 0.85).all()
+    assert np.array_equal(shares(beta="piecewise_1_0.5_0") >= 1.0, [True, True, False, False])
     falling = shares(beta=LinearSchedule(1.0, 0.0, 0.5))
     assert falling[0] > falling[-1] and falling[0] > 0.8 and falling[-1] < 0.85
 
 
 def test_epochs_go_through_all_pairs(cartpole: Any, expert: BasePolicy) -> None:
     model = DAgger("MlpPolicy", cartpole, expert=expert, n_epochs=3, batch_size=16, train_freq=40, **SMALL)
-    updates = []
-    original = model.data
     model.learn(40)
-    for _ in range(2):
-        n_training = len(original.pairs) - len(original.validation_rows)
+    drawn: list[np.ndarray] = []
+    original = model.data.pairs.at
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pairs, "at", lambda pairs, rows: drawn.append(rows) or original(rows))
         before = model._n_updates
         model.train(1, 16)
-        updates.append((model._n_updates - before, 3 * math.ceil(n_training / 16)))
-    assert all(found == expected for found, expected in updates)
+    rows = model.data.training_rows
+    n_minibatches = math.ceil(len(rows) / 16)
+    assert model._n_updates - before == 3 * n_minibatches
+    epochs = [np.concatenate(drawn[i * n_minibatches : (i + 1) * n_minibatches]) for i in range(3)]
+    assert all(sorted(epoch) == list(rows) for epoch in epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert {len(part) for part in drawn[: 3 * n_minibatches]} <= {len(rows) // n_minibatches + i for i in (0, 1)}
+
+
+def test_demonstrations_are_learned_from_before_the_first_step(
+    cartpole: Any, expert: BasePolicy, tmp_path: Path
+) -> None:
+    BC("MlpPolicy", cartpole, expert=expert, n_demonstrations=300, **SMALL).learn(1).save_demonstrations(
+        tmp_path / "pairs"
+    )
+    n_updates: list[int] = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            n_updates.append(self.model._n_updates)
+            return True
+
+    settings: dict[str, Any] = dict(demonstrations=tmp_path / "pairs.npz", train_freq=40, **SMALL)
+    model = DAgger("MlpPolicy", cartpole, expert=expert, gradient_steps=30, **settings)
+    model.learn(80, callback=Look())
+    assert n_updates == [30] * 40 + [60] * 40
+    model.learn(40, callback=Look(), reset_num_timesteps=False)
+    assert n_updates[80:] == [90] * 40
+    assert DAgger("MlpPolicy", cartpole, expert=expert, gradient_steps=-1, **settings).learn(1)._n_updates >= 300
+
+
+def test_a_loaded_model_says_that_its_pairs_are_missing(cartpole: Any, expert: BasePolicy, tmp_path: Path) -> None:
+    model = DAgger("MlpPolicy", cartpole, expert=expert, **ITERATIONS, **SMALL).learn(40)
+    model.save(tmp_path / "model")
+    model.save_demonstrations(tmp_path / "pairs")
+    loaded = DAgger.load(tmp_path / "model", env=cartpole, expert=expert)
+    with pytest.warns(UserWarning, match="none of its pairs"):
+        loaded.learn(40, reset_num_timesteps=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DAgger.load(tmp_path / "model", env=cartpole, expert=expert, demonstrations=tmp_path / "pairs.npz").learn(
+            40, reset_num_timesteps=False
+        )
 
 
 @pytest.mark.parametrize("cls", [BC, DAgger])
@@ -446,7 +490,9 @@ def test_sources_that_are_refused(cls: Any, arguments: dict[str, Any], message: 
         (BC, dict(validation_fraction=1.0), r"validation_fraction=1.0 must be in \[0, 0.9\]"),
         (BC, dict(n_demonstrations=1), "n_demonstrations=1 must be an integer of at least 2"),
         (BC, dict(max_grad_norm=0.0), "max_grad_norm=0.0 must be a number > 0"),
-        (DAgger, dict(beta=1.5), r"beta=1.5 must be None, a number in \[0, 1\], or a function"),
+        (DAgger, dict(beta=lambda progress: 2.0), r"beta\(1.0\)=2.0 must be in \[0, 1\] for every"),
+        (DAgger, dict(beta="lin_2"), r"beta='lin_2' must stay in \[0, 1\]"),
+        (DAgger, dict(beta=1.5), r"beta=1.5 must be None, a number in \[0, 1\], a function"),
         (DAgger, dict(n_epochs=2, gradient_steps=7), "gradient_steps=7 has no effect here: it needs n_epochs=None"),
         (DAgger, dict(n_epochs=0), "n_epochs=0 must be an integer of at least 1"),
         (BC, dict(policy=DQN.policy_aliases["MlpPolicy"]), "policy=DQNPolicy must be 'MlpPolicy', 'CnnPolicy' or"),
@@ -538,6 +584,13 @@ def test_every_draw_constructs(data: st.DataObject) -> None:
         assert trial.user_attrs == {"batch_size": arguments["batch_size"]}
         model = ZOO_ALGORITHMS[algo].algorithm_class("MlpPolicy", env, expert=Steers(env), device="cpu", **arguments)
         assert model.batch_size == arguments["batch_size"] and model.l2_coef == arguments["l2_coef"]
+
+
+def test_draws_meet_no_contradiction_in_the_yaml_file(cartpole: Any, expert: BasePolicy) -> None:
+    arguments = sample("dagger", study_of(policy="MlpPolicy", n_epochs=3).ask(), NO_HER)
+    model = DAgger("MlpPolicy", cartpole, expert=expert, **{"n_epochs": 3, **arguments})
+    assert model.n_epochs is None and model.gradient_steps == arguments["gradient_steps"]
+    assert sample("bc", study_of(policy="CnnPolicy").ask(), NO_HER)["policy_kwargs"] == {}
 
 
 def test_an_interruption_closes_the_progress_bar(cartpole: Any, expert: BasePolicy) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ext.common.arguments.types import prepared
-from sb3_ext.schedules import Cosine, Exponential, Within
+from sb3_ext.schedules import Cosine, Exponential, Within, is_named_schedule, named_schedule
 
 #: Derives something anew from the present arguments of a model
 Derivation = Callable[[Any], None]
@@ -36,7 +36,9 @@ def derive_train_freq(model: Any) -> None:
 
 def derive_exploration(model: Any) -> None:
     ends = model.initial_epsilon, model.exploration_final_eps
-    if model.exploration_decay == "linear":
+    if is_named_schedule(model.exploration_decay):
+        model.exploration_schedule = named_schedule(model.exploration_decay)
+    elif model.exploration_decay == "linear":
         model.exploration_schedule = LinearSchedule(*ends, model.exploration_fraction)
     else:
         shape = Cosine if model.exploration_decay == "cosine" else Exponential
