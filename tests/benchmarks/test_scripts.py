@@ -219,6 +219,20 @@ def test_frames_are_compared(tmp_path: Path) -> None:
     assert int(other["equal"]) < 41  # its ghosts flicker
 
 
+def test_costs_of_candidates_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    candidates = importlib.import_module("candidates")
+    for name, value in (("STORED", 20), ("N_SAMPLES", (8,)), ("N_ACTIONS", 2), ("N_UPDATES", 1)):
+        monkeypatch.setattr(candidates, name, value)
+    output = tmp_path / "candidates.csv"
+    monkeypatch.setattr(sys, "argv", ["candidates.py", "--output", str(output), "--repeats", "2"])
+    candidates.main()
+    rows = importlib.import_module("reporting").read_csv(output)
+    settings = ["NAF", "CEMQ, random, 8", "CEMQ, cem, 8", "CEMQ, cma, 8"]
+    assert [row["setting"] for row in rows] == 2 * settings
+    assert all(float(row["action_ms"]) > 0 and float(row["update_ms"]) > 0 for row in rows)
+
+
 def test_scaling_is_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
     scaling = importlib.import_module("scaling")
