@@ -59,7 +59,8 @@ def main() -> None:
             if repeat >= 0:  # the first round warms up
                 costs = {"action_ms": f"{1e3 * acting:.4g}", "update_ms": f"{1e3 * updating:.4g}"}
                 rows.append({"setting": name, "repeat": repeat, **costs})
-        write_csv(args.output, rows, machine("torch", "numpy", device="cpu"))
+        if rows:  # as they come
+            write_csv(args.output, rows, machine("torch", "numpy", device="cpu"))
 
 
 if __name__ == "__main__":
