@@ -17,7 +17,7 @@ import rl_zoo3.hyperparams_opt
 import rl_zoo3.utils
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
-from stable_baselines3 import SAC
+from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 
@@ -209,7 +209,7 @@ def test_yaml_entries_construct_on_their_environment(algo, env_id, entry, tmp_pa
     model.env.close()
 
 
-@pytest.mark.parametrize(("algo", "env_id", "entry"), yaml_entries(["redq_sac"]))
+@pytest.mark.parametrize(("algo", "env_id", "entry"), yaml_entries(["redq_sac", "cem_q", "naf"]))
 def test_yaml_entries_are_accepted_by_the_constructor(algo, env_id, entry, tmp_path):
     manager = make_manager(tmp_path, algo, verbose=0)
     hyperparams = manager._preprocess_hyperparams({**entry, "buffer_size": 100})[0]
@@ -219,6 +219,22 @@ def test_yaml_entries_are_accepted_by_the_constructor(algo, env_id, entry, tmp_p
     hyperparams = manager._preprocess_action_noise(hyperparams, {}, env)
     model = ZOO_ALGORITHMS[algo].algorithm_class(env=env, device="cpu", **hyperparams)
     assert model.gamma == entry.get("gamma", 0.99)
+    assert (model.action_noise is not None) == ("noise_type" in entry)
+    env.close()
+
+
+@pytest.mark.parametrize(("algo", "env_id", "entry"), yaml_entries(["bc", "dagger"]))
+def test_yaml_entries_of_imitation_construct_beside_an_expert(algo, env_id, entry, tmp_path):
+    env_id = REPRESENTATIVES.get(env_id, env_id)
+    if "NoFrameskip" in env_id:
+        pytest.importorskip("ale_py")
+    manager = make_manager(tmp_path, algo, env_id, verbose=0)
+    hyperparams, manager.env_wrapper, _, _ = manager._preprocess_hyperparams(copy.deepcopy(entry))
+    env = manager.create_envs(1, no_log=True)
+    expert = DQN(hyperparams["policy"], env, buffer_size=1, device="cpu").policy
+    model = ZOO_ALGORITHMS[algo].algorithm_class(env=env, expert=expert, device="cpu", **hyperparams)
+    assert (model.lr_schedule(1.0), model.batch_size) == (entry["learning_rate"], entry["batch_size"])
+    assert model.predict(env.reset(), deterministic=True)[0].shape == (1,)
     env.close()
 
 
