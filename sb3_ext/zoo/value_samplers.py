@@ -269,7 +269,8 @@ def convert_btr_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     if "net_arch" in sampled_params:
         arguments["policy_kwargs"]["normalization"] = "layer"
     else:  # images
-        network = json.loads(sampled_params["network"]) if "network" in sampled_params else dict(BTR_NETWORK)
+        is_given = "network" in sampled_params
+        network: dict[str, Any] = json.loads(sampled_params["network"]) if is_given else dict(BTR_NETWORK)
         if "features_extractor_class" in network:
             module, _, name = network["features_extractor_class"].rpartition(".")
             network["features_extractor_class"] = getattr(importlib.import_module(module), name)
