@@ -27,7 +27,7 @@ from sb3_ext.common.corrected_values import CorrectedValues
 from sb3_ext.common.exploration import masks_actions, random_actions
 from sb3_ext.common.networks import check_networks
 from sb3_ext.common.probe import Probe
-from sb3_ext.common.resets import reset_last_layers
+from sb3_ext.common.resets import RESET_FRACTION, is_reset_due, reset_last_layers
 from sb3_ext.common.saved.state import Parameters
 from sb3_ext.common.update_loop import TransitionLosses, UpdateLoop
 from sb3_ext.common.value_probe import ValueProbe
@@ -119,6 +119,7 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         augmentation: Augmentation | None = None,
         reset_interval: int | None = None,
         reset_shrink: float | None = None,
+        reset_fraction: float | None = None,
         compile: bool = False,
         autocast_dtype: str | None = None,
         float32_matmul_precision: str | None = "auto",
@@ -165,6 +166,7 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         self.augmentation = augmentation
         self.reset_interval = reset_interval
         self.reset_shrink = reset_shrink
+        self.reset_fraction = reset_fraction
         self.compile = compile
         self.autocast_dtype = autocast_dtype
         self.float32_matmul_precision = float32_matmul_precision
@@ -219,6 +221,9 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         if self.reset_shrink is not None:
             check_interval("reset_shrink", self.reset_shrink, 0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
             self._require_effect("reset_shrink", self.reset_interval is not None, needs="reset_interval")
+        if self.reset_fraction is not None:
+            check_interval("reset_fraction", self.reset_fraction, smallest, 1.0, "in (0, 1]")
+            self._require_effect("reset_fraction", self.reset_interval is not None, needs="reset_interval")
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -277,7 +282,10 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
 
     def _after_update(self, result: TransitionLosses) -> None:
         super()._after_update(result)
-        if self.reset_interval is not None and (self._n_updates + 1) % self.reset_interval == 0:
+        if self.reset_interval is None:
+            return
+        fraction = RESET_FRACTION if self.reset_fraction is None else self.reset_fraction
+        if is_reset_due(self._n_updates + 1, self.reset_interval, fraction, self._current_progress_remaining):
             reset_last_layers(self.policy, 0.5 if self.reset_shrink is None else self.reset_shrink)
 
     def next_q_values(self, replay_data: AnySamples) -> tuple[th.Tensor, th.Tensor | None]:

@@ -1,6 +1,6 @@
 """SB3's convolutional network, faster, and without its last layer for implicit quantile networks."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch as th
 from gymnasium import spaces
@@ -8,6 +8,9 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
 from sb3_ext.checks import check_choice
+
+#: How each layer can be normalized
+ConvolutionNormalization = Literal["layer"]
 
 
 class ChannelsLastCNN(NatureCNN):
@@ -22,11 +25,11 @@ class ChannelsLastCNN(NatureCNN):
     :raises ValueError: for another normalization
     """
 
-    def __init__(self, *args: Any, normalization: Literal["layer"] | None = None, **kwargs: Any) -> None:
-        check_choice("normalization", normalization, (None, "layer"))
+    def __init__(self, *args: Any, normalization: ConvolutionNormalization | None = None, **kwargs: Any) -> None:
+        check_choice("normalization", normalization, (None, *get_args(ConvolutionNormalization)))
         super().__init__(*args, **kwargs)
         if normalization is not None:
-            self.cnn, self.linear = _normalized(self.cnn), _normalized(self.linear)
+            self.cnn, self.linear = normalized(self.cnn), normalized(self.linear)
         for module in self.modules():
             if isinstance(module, nn.ReLU):
                 module.inplace = True  # no other layer needs the input
@@ -53,7 +56,7 @@ class NatureConvolutions(ChannelsLastCNN):
         observation_space: spaces.Box,
         features_dim: int | None = None,
         normalized_image: bool = False,
-        normalization: Literal["layer"] | None = None,
+        normalization: ConvolutionNormalization | None = None,
     ) -> None:
         n_units = 1 if features_dim is None else features_dim
         super().__init__(observation_space, n_units, normalized_image, normalization=normalization)
@@ -64,7 +67,7 @@ class NatureConvolutions(ChannelsLastCNN):
             self.linear = nn.Sequential()
 
 
-def _normalized(layers: nn.Sequential) -> nn.Sequential:
+def normalized(layers: nn.Sequential) -> nn.Sequential:
     """Insert a normalization after each convolution and each linear layer."""
     result: list[nn.Module] = []
     for layer in layers:

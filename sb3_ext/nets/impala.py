@@ -4,6 +4,8 @@ The residual convolutional network of IMPALA, as Beyond the Rainbow has it.
 Espeholt et al. 2018, https://arxiv.org/abs/1802.01561; Clark et al. 2024 (BTR), https://arxiv.org/abs/2411.03820.
 """
 
+from typing import get_args
+
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
@@ -12,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_ext.checks import check_choice, check_integer
+from sb3_ext.nets.convolutions import ConvolutionNormalization, normalized
 
 _CHANNELS = (16, 32, 32)
 
@@ -48,15 +51,16 @@ class SpectralConv2d(nn.Conv2d):
 
 
 class _Residual(nn.Module):
-    def __init__(self, n_channels: int, spectral_norm: bool) -> None:
+    def __init__(self, n_channels: int, spectral_norm: bool, normalization: ConvolutionNormalization | None) -> None:
         super().__init__()
         convolution = SpectralConv2d if spectral_norm else nn.Conv2d
-        self.layers = nn.Sequential(
+        layers = nn.Sequential(
             nn.ReLU(),
             convolution(n_channels, n_channels, 3, padding=1),
             nn.ReLU(),
             convolution(n_channels, n_channels, 3, padding=1),
         )
+        self.layers = layers if normalization is None else normalized(layers)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         return x + self.layers(x)
@@ -102,6 +106,8 @@ class ImpalaConvolutions(BaseFeaturesExtractor):
     :param pool_size: height and width after the last pooling; 6 in BTR
     :param spectral_norm: whether the residual convolutions have spectral normalization, as in BTR
     :param normalized_image: whether the images are already in [0, 1]
+    :param normalization: ``"layer"`` normalizes what each convolution returns over all of its channels and pixels, and
+        the fully connected layer, with or without spectral normalization of the weights; ``None``: neither
     :raises ValueError: if the images are too small for ``pool_size``, or an argument is outside its range
     """
 
@@ -113,12 +119,14 @@ class ImpalaConvolutions(BaseFeaturesExtractor):
         pool_size: int = 6,
         spectral_norm: bool = True,
         normalized_image: bool = False,
+        normalization: ConvolutionNormalization | None = None,
     ) -> None:
         if features_dim is not None:
             check_integer("features_dim", features_dim, minimum=1)
         check_integer("width", width, minimum=1)
         check_integer("pool_size", pool_size, minimum=1)
         check_choice("spectral_norm", spectral_norm, (True, False))
+        check_choice("normalization", normalization, (None, *get_args(ConvolutionNormalization)))
         if not is_image_space(observation_space, normalized_image=normalized_image):
             raise ValueError(f"observation_space={observation_space} is no image, channels first: use MlpPolicy")
         widths = [width * channels for channels in _CHANNELS]
@@ -136,10 +144,11 @@ class ImpalaConvolutions(BaseFeaturesExtractor):
         layers: list[nn.Module] = []
         for n_inputs, n_outputs in zip([n_channels, *widths], widths, strict=False):
             layers += [nn.Conv2d(n_inputs, n_outputs, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
-            layers += [_Residual(n_outputs, spectral_norm) for _ in range(2)]
+            layers += [_Residual(n_outputs, spectral_norm, normalization) for _ in range(2)]
         last = [] if features_dim is None else [nn.Linear(n_flat, features_dim), nn.ReLU()]
         pooling = _AdaptiveMaxPool(pool_size, (size[0], size[1]))
-        self.cnn = nn.Sequential(*layers, nn.ReLU(), pooling, nn.Flatten(), *last)
+        network = nn.Sequential(*layers, nn.ReLU(), pooling, nn.Flatten(), *last)
+        self.cnn = network if normalization is None else normalized(network)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         return self.cnn(observations.contiguous(memory_format=th.channels_last))

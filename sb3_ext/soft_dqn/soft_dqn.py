@@ -131,9 +131,11 @@ class SoftDQN(ValueBasedAlgorithm):
     :param trace_lambda: lambda of ``"tree_backup"`` and ``"retrace"``, in [0, 1]; ``None``: 1
     :param augmentation: ``"shift"`` shifts each sampled image at random by up to four pixels
         (:func:`~sb3_ext.functional.augmentation.random_shift`); ``None``: images as they are
-    :param reset_interval: if given, after every so many updates what follows the features extractor moves towards new
-        random weights (:func:`~sb3_ext.common.resets.reset_last_layers`)
-    :param reset_shrink: share of the weights that stays at a reset, in [0, 1); ``None``: 0.5
+    :param reset_interval: if given, after every so many updates the last layers move towards new random weights, and
+        what is before them by less (:func:`~sb3_ext.common.resets.reset_last_layers`)
+    :param reset_shrink: share of the last layers' weights that stays at a reset, in [0, 1); ``None``: 0.5
+    :param reset_fraction: fraction of the training, in (0, 1], after which there are no more resets, so that the
+        network recovers from the last one; ``None``: 0.5, as in BBF (https://arxiv.org/abs/2305.19452)
     :param compile: run the networks through ``torch.compile`` while training. On a CPU this compiles only passes
         without a gradient, which measured no faster
     :param autocast_dtype: ``"bfloat16"`` evaluates the networks in that precision while training, except their last
@@ -215,6 +217,7 @@ class SoftDQN(ValueBasedAlgorithm):
         augmentation: Augmentation | None = None,
         reset_interval: int | None = None,
         reset_shrink: float | None = None,
+        reset_fraction: float | None = None,
         compile: bool = False,
         autocast_dtype: AutocastDtype | None = None,
         float32_matmul_precision: Float32MatmulPrecision | None = "auto",
@@ -260,6 +263,7 @@ class SoftDQN(ValueBasedAlgorithm):
             augmentation=augmentation,
             reset_interval=reset_interval,
             reset_shrink=reset_shrink,
+            reset_fraction=reset_fraction,
             compile=compile,
             autocast_dtype=autocast_dtype,
             float32_matmul_precision=float32_matmul_precision,

@@ -74,7 +74,13 @@ def hyperparams_path(algo: str) -> Path:
     return installed if installed.is_file() else package_folder.parent / "hyperparams" / f"{algo}.yml"
 
 
+def _name_package(module: ModuleType) -> None:
+    """Let a module evaluate expressions with ``sb3_ext``, such as ``sb3_ext.nets.ImpalaConvolutions``."""
+    vars(module).setdefault("sb3_ext", sb3_ext)
+
+
 def _patch_utils(module: ModuleType) -> None:
+    _name_package(module)  # for `-params`
     # The dictionary is changed in place, because `train`, `enjoy` and others have imported it by name. If a later
     # rl_zoo3 has an algorithm of its own under one of our ids, that one stays.
     for algo, entry in ZOO_ALGORITHMS.items():
@@ -88,7 +94,8 @@ def _patch_hyperparams_opt(module: ModuleType) -> None:
 
 
 def _patch_exp_manager(module: ModuleType) -> None:
-    """Let ``ExperimentManager`` read our YAML files, as it reads those of rl_zoo3, and know our buffers."""
+    """Let ``ExperimentManager`` read our YAML files, as it reads those of rl_zoo3, and know our buffers and classes."""
+    _name_package(module)  # for `policy_kwargs` in YAML files
     for name, buffer_class in BUFFERS.items():
         # The namespace in which it evaluates the strings given as `replay_buffer_class`
         vars(module).setdefault(name, buffer_class)

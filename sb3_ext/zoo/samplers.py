@@ -23,7 +23,9 @@ The number of updates is drawn after what each of them costs, and bounded by it.
 length.
 """
 
+import ast
 import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +101,17 @@ def sample_replay_params(trial: "optuna.Trial", additional_args: dict[str, Any])
         # With hindsight replay, sampling before the end of the first episode raises a RuntimeError, which would end the
         # study. So the YAML file sets the start, because it knows the length of episodes.
         trial.suggest_categorical("learning_starts", [100, 1_000, 5_000])
+
+
+def yaml_policy_kwargs(trial: "optuna.Trial") -> Mapping[str, Any]:
+    """Return ``policy_kwargs`` of the YAML file or ``-params``, with classes as texts: ``"package.module.Name"``."""
+    # `str()` of a dictionary is an expression, but for its classes
+    text = re.sub(r"<class '([\w.]+)'>", r"'\1'", yaml_arguments(trial).get("policy_kwargs", "None"))
+    try:
+        kwargs = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {}  # with other objects, of which nothing but their text is known
+    return kwargs if isinstance(kwargs, dict) else {}
 
 
 def yaml_buffer_kwargs(additional_args: dict[str, Any]) -> Mapping[str, Any]:

@@ -1,7 +1,11 @@
 """Search spaces for the value-based algorithms, in the form that :mod:`sb3_ext.zoo.samplers` explains."""
 
+import copy
+import importlib
+import json
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sb3_ext.zoo.samplers import (
@@ -14,13 +18,22 @@ from sb3_ext.zoo.samplers import (
     with_her_kwargs,
     yaml_arguments,
     yaml_buffer_kwargs,
+    yaml_policy_kwargs,
 )
 
 if TYPE_CHECKING:
     import optuna
 
-ADAM_EPS = (1e-8, 0.00015, 0.0003125)
-"""The values of PyTorch, Rainbow (https://arxiv.org/abs/1710.02298) and IQN (0.01 / 32)."""
+ADAM_EPS = (1e-8, 0.00008, 0.00015, 0.0003125)
+"""
+The values of PyTorch, BTR (https://arxiv.org/abs/2411.03820: 0.005 / batch size, here 64), Rainbow
+(https://arxiv.org/abs/1710.02298) and IQN (0.01 / 32).
+"""
+
+BTR_NETWORK = MappingProxyType(
+    {"features_extractor_kwargs": {"features_dim": 512, "normalization": "layer"}, "net_arch": []}
+)
+"""The network of ``btr.yml``'s entries for images, which a study has unless it is given another one."""
 
 QUANTILE_SAMPLES = ("n_quantile_samples", "n_target_quantile_samples", "n_action_quantile_samples")
 
@@ -229,11 +242,22 @@ def convert_rainbow_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
 def sample_btr_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
-    """Draw the hyperparameters of Beyond the Rainbow, as arguments of ``IQN``. All its parts stay."""
+    """
+    Draw the hyperparameters of Beyond the Rainbow, as arguments of ``IQN``. All its parts stay.
+
+    So does, for images, the network of the YAML file or ``-params``: features extractor, its arguments and
+    ``net_arch``. A converter knows nothing but what was drawn, therefore a network other than :data:`BTR_NETWORK` is
+    drawn as the only choice.
+    """
     levels = trial.suggest_categorical("n_quantile_samples", [8, 16, 32])
     _sample_value_params(trial, n_envs, additional_args, is_preset=True, row_cost=_row_cost(levels, levels))
     _sample_exploration_params(trial)
     trial.suggest_float("munchausen_temperature", 0.003, 0.3, log=True)
+    if "net_arch" not in trial.params:  # images
+        names = ("features_extractor_class", "features_extractor_kwargs", "net_arch")
+        network = {name: value for name, value in yaml_policy_kwargs(trial).items() if name in names}
+        if network and network != BTR_NETWORK:
+            trial.suggest_categorical("network", [json.dumps(network, sort_keys=True)])
     return with_her_kwargs(convert_btr_params(trial.params), additional_args)
 
 
@@ -245,6 +269,10 @@ def convert_btr_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     if "net_arch" in sampled_params:
         arguments["policy_kwargs"]["normalization"] = "layer"
     else:  # images
-        extractor = {"features_dim": 512, "normalization": "layer"}
-        arguments["policy_kwargs"].update(features_extractor_kwargs=extractor, net_arch=[])
+        is_given = "network" in sampled_params
+        network: dict[str, Any] = json.loads(sampled_params["network"]) if is_given else dict(BTR_NETWORK)
+        if "features_extractor_class" in network:
+            module, _, name = network["features_extractor_class"].rpartition(".")
+            network["features_extractor_class"] = getattr(importlib.import_module(module), name)
+        arguments["policy_kwargs"].update(copy.deepcopy(network))
     return arguments

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+from sb3_ext.buffers.samples import WindowSamples
 from sb3_ext.buffers.spaces import has_images
 from sb3_ext.functional.augmentation import random_shift, shifted
 from tests.support.models import VALUE_BASED, make
@@ -60,6 +61,33 @@ def test_observations_and_next_ones_move_and_nothing_else_does() -> None:
     for part in (result.observations, result.next_observations):
         assert th.equal(part["vector"], vector) and not th.equal(part["image"], observations["image"])
     assert not th.equal(result.observations["image"], result.next_observations["image"])
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_each_step_of_a_window_moves_by_itself(as_dict: bool) -> None:
+    th.manual_seed(0)
+    length = 5
+    steps = images().unsqueeze(1).repeat(1, length, 1, 1, 1)
+    numbers = th.rand(B, length)
+    # A vector of three numbers a step has as many axes as one image
+    observations: Any = {"image": steps, "vector": th.rand(B, length, 3)} if as_dict else steps
+    actions, valid, indices = th.zeros(B, length, 1), th.ones(B, length, dtype=th.bool), th.arange(B)
+    windows = WindowSamples(observations, actions, observations, numbers, numbers, None, valid, None, indices)
+    result = shifted(windows, n_axes=2)
+    assert result.rewards is numbers and result.valid is valid and result.indices is indices
+    found = []
+    for field in (result.observations, result.next_observations):
+        part: Any = field
+        if as_dict:
+            assert th.equal(part["vector"], observations["vector"])
+            part = part["image"]
+        assert part.shape == steps.shape and part.dtype == steps.dtype
+        for image, moved_image in zip(steps.flatten(0, 1), part.flatten(0, 1), strict=True):
+            # Where the pixel in the middle comes from tells the shift, which is that of all frames of the stack
+            row, column = divmod(int(moved_image[0, 5, 6]) // 2, W)
+            assert th.equal(moved(image, row - 5, column - 6), moved_image)
+            found.append((row - 5, column - 6))
+    assert len(set(found)) > 20
 
 
 @pytest.mark.parametrize("cls", VALUE_BASED)

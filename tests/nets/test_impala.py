@@ -45,6 +45,32 @@ def test_outputs_layer_by_layer() -> None:
     th.testing.assert_close(network(x), expected)
 
 
+@pytest.mark.parametrize("spectral_norm", [True, False])
+def test_normalized_outputs_layer_by_layer(spectral_norm: bool) -> None:
+    """With or without spectral normalization of the weights, which is checked below."""
+    th.manual_seed(0)
+    network = ImpalaConvolutions(images(48, 48), 7, 1, 3, spectral_norm, normalization="layer").eval()
+    x = th.rand(2, 4, 48, 48)
+    convolutions = iter([m for m in network.modules() if isinstance(m, nn.Conv2d)])
+
+    def layer(h: th.Tensor) -> th.Tensor:
+        h = next(convolutions)(h)
+        deviation = h.var(dim=(1, 2, 3), keepdim=True, unbiased=False).add(1e-5).sqrt()
+        return (h - h.mean(dim=(1, 2, 3), keepdim=True)) / deviation
+
+    h = x
+    for _ in range(3):
+        h = nn.functional.max_pool2d(layer(h), 3, 2, 1)
+        for _ in range(2):
+            h = h + layer(layer(h.relu()).relu())
+    (linear,) = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    h = linear(nn.functional.adaptive_max_pool2d(h.relu(), 3).flatten(1))
+    h = (h - h.mean(dim=1, keepdim=True)) / h.var(dim=1, keepdim=True, unbiased=False).add(1e-5).sqrt()
+    th.testing.assert_close(network(x), h.relu(), rtol=1e-4, atol=1e-4)
+    n_spectral = sum(isinstance(m, SpectralConv2d) for m in network.modules())
+    assert n_spectral == (12 if spectral_norm else 0)
+
+
 def test_the_largest_singular_value_is_1() -> None:
     th.manual_seed(0)
     layer, x = SpectralConv2d(5, 7, 3, padding=1), th.randn(2, 5, 6, 6)
@@ -119,6 +145,7 @@ def test_a_target_network_gets_the_vectors_with_the_weights() -> None:
         (images(84, 84), dict(width=0), "width=0 must be an integer of at least 1"),
         (images(84, 84), dict(pool_size=0), "pool_size=0 must be an integer of at least 1"),
         (images(84, 84), dict(spectral_norm=1.5), "spectral_norm=1.5 is not one of True, False"),
+        (images(84, 84), dict(normalization="batch"), "normalization='batch' is not one of None, 'layer'"),
         (spaces.Box(0, 1, (3,), np.float32), {}, "is no image"),
     ],
 )

@@ -126,6 +126,32 @@ def test_presets_from_train_to_enjoy(algo, installed, tmp_path):
     assert "Mean episode length" in output or "Episode Reward" in output
 
 
+def test_a_network_of_this_package_by_its_name(installed, tmp_path):
+    """As in the comment of btr.yml: in ``-params``, and in a YAML file."""
+    pytest.importorskip("ale_py")
+    policy = (
+        "dict(features_extractor_class=sb3_ext.nets.ImpalaConvolutions, net_arch=[], "
+        "features_extractor_kwargs=dict(features_dim=16, width=1, normalization='layer'))"
+    )
+    names = ("-m", "rl_zoo3.train", "--algo", "btr", "--env", "ALE/Boxing-v5", "--eval-freq", "-1", "-n", "48")
+    small = ("learning_starts:16", "batch_size:2", "buffer_size:200", "n_envs:2", "train_freq:16")
+    query = """
+import sys
+from sb3_ext import IQN
+model = IQN.load(sys.argv[1])
+print(type(model.q_net.features_extractor).__name__, model._n_updates)
+"""
+    entry = {"ALE/Boxing-v5": {"n_timesteps": 48, "policy": "CnnPolicy", "frame_stack": 4, "policy_kwargs": policy}}
+    entry["ALE/Boxing-v5"]["vec_env_wrapper"] = "sb3_ext.envs.use_ale_vector"
+    (tmp_path / "mine.yml").write_text(yaml.safe_dump(entry))
+    for number, options in enumerate((("-params", *small, f"policy_kwargs:{policy}"), ("--conf-file", "mine.yml"))):
+        more = () if "-params" in options else ("-params", *small)
+        installed.run(*NO_WARNING, *names, *options, *more, cwd=tmp_path)
+        model = tmp_path / "logs" / "btr" / f"ALE-Boxing-v5_{number + 1}" / "ALE-Boxing-v5.zip"
+        network, n_updates = installed.run("-c", query, str(model), cwd=tmp_path).split()
+        assert network == "ImpalaConvolutions" and int(n_updates) > 0
+
+
 def test_an_agent_is_imitated(trained, installed, tmp_path):
     folder, _ = trained
     expert = f"expert:'{only_run(folder) / 'best_model.zip'}'"

@@ -1,5 +1,6 @@
 """The plug-in inside one process. What a user types is tested in tests/packaging, from an installed wheel."""
 
+import argparse
 import copy
 import importlib.util
 import inspect
@@ -23,6 +24,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 
 from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
 from sb3_ext.common.arguments.types import BUFFERS
+from sb3_ext.nets import ImpalaConvolutions
 from sb3_ext.zoo import ZOO_ALGORITHMS, hyperparams_path, register
 from sb3_ext.zoo.__main__ import main
 from sb3_ext.zoo.plugin import patch_module
@@ -276,6 +278,28 @@ def test_frames_are_skipped_once(algo, tmp_path):
             stickiness = env.unwrapped._rules.vector_kwargs["repeat_action_probability"]
             assert stickiness == (0.25 if env_id.startswith("ALE/") else 0.0), env_id
             env.close()
+
+
+def test_classes_of_this_package_can_be_named(tmp_path):
+    """On the command line and in the YAML file, which rl_zoo3 evaluates in two of its modules."""
+    text = "dict(features_extractor_class=sb3_ext.nets.ImpalaConvolutions)"
+    expected = {"features_extractor_class": ImpalaConvolutions}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-params", nargs="+", action=rl_zoo3.utils.StoreDict)
+    assert parser.parse_args(["-params", f"policy_kwargs:{text}"]).params == {"policy_kwargs": expected}
+    entry = {"n_timesteps": 10, "policy": "CnnPolicy", "policy_kwargs": text}
+    assert make_manager(tmp_path, "btr")._preprocess_hyperparams(entry)[0]["policy_kwargs"] == expected
+
+
+def test_every_entry_of_a_preset_has_its_parts():
+    """Those that the header of the file names."""
+    for entry in entries_of("btr").values():
+        assert entry["munchausen_coef"] == 0.9 and "Prioritized" in entry["replay_buffer_class"]
+        assert entry["n_steps_final"] < entry["n_steps"] and "normalization='layer'" in entry["policy_kwargs"]
+    for entry in entries_of("rainbow").values():
+        assert entry["n_steps"] == 3 and "Prioritized" in entry["replay_buffer_class"]
+        for part in ("dueling=True", "noisy=True", "head='categorical'", "bound="):
+            assert part in entry["policy_kwargs"]
 
 
 def test_a_sampler_finds_the_arguments_of_the_yaml_with_the_study(tmp_path, monkeypatch):

@@ -13,7 +13,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 
 from sb3_ext import FrameDedupReplayBuffer, PrioritizedReplayBuffer
+from sb3_ext.nets import ImpalaConvolutions, NatureConvolutions
 from sb3_ext.zoo import ZOO_ALGORITHMS
+from sb3_ext.zoo.value_samplers import ADAM_EPS, BTR_NETWORK
 from tests.support.samplers import ALGORITHMS, NO_HER, OFF_POLICY, UNCOMPARED, VALUE_BASED, DrawnTrial, sample, study_of
 
 HER = {"using_her_replay_buffer": True, "her_kwargs": {"copy_info_dict": True, "n_sampled_goal": 4}}
@@ -201,6 +203,46 @@ def test_presets_keep_their_parts_with_images():
         assert {"NoisyLinear", "DuelingMLP"} <= modules if algo == "rainbow" else {"GroupNorm", "LayerNorm"} <= modules
         assert model.policy.optimizer.defaults["eps"] == trial.params["adam_eps"]
     env.close()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"features_extractor_kwargs": {"features_dim": 512, "normalization": "layer"}, "net_arch": []},
+        {
+            "features_extractor_class": ImpalaConvolutions,
+            "features_extractor_kwargs": {"features_dim": 9, "width": 1, "pool_size": 2, "normalization": "layer"},
+            "net_arch": [5],
+            "optimizer_kwargs": {"eps": 1e-4},
+        },
+    ],
+    ids=["none", "default", "impala"],
+)
+def test_a_search_keeps_the_network_that_it_is_given(given):
+    env = make_vec_env(lambda: FakeImageEnv(screen_height=40, screen_width=40, discrete=True), n_envs=1)
+    study, drawn = study_of(policy="CnnPolicy", policy_kwargs=given), set()
+    for _ in range(12):
+        trial = study.ask()
+        arguments = sample("btr", trial, NO_HER)
+        network = {name: value for name, value in arguments["policy_kwargs"].items() if name != "optimizer_kwargs"}
+        expected = {name: value for name, value in given.items() if name != "optimizer_kwargs"}
+        assert network == (expected or dict(BTR_NETWORK))
+        # A study's draws stay as they were where the network does
+        assert ("network" in trial.params) == ("features_extractor_class" in given)
+        drawn.add(arguments["policy_kwargs"]["optimizer_kwargs"]["eps"])
+        study.tell(trial, 0.0)
+    assert 8e-5 in drawn <= set(ADAM_EPS)
+    model = ZOO_ALGORITHMS["btr"].algorithm_class("CnnPolicy", env, buffer_size=100, device="cpu", **arguments)
+    default = NatureConvolutions
+    assert type(model.q_net.features_extractor) is given.get("features_extractor_class", default)
+    env.close()
+
+
+def test_a_network_that_cannot_be_read_is_left_to_the_sampler():
+    study = study_of(policy="CnnPolicy", policy_kwargs="{'activation_fn': <function f at 0x7f>}")
+    arguments = sample("btr", study.ask(), NO_HER)
+    assert arguments["policy_kwargs"]["features_extractor_kwargs"] == BTR_NETWORK["features_extractor_kwargs"]
 
 
 @VALUE_BASED

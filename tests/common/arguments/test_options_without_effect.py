@@ -17,6 +17,7 @@ REFUSED: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
     *((cls, {}, dict(learning_rate_fraction=0.5), "learning_rate_final") for cls in CLASSES),
     *((cls, {}, dict(n_steps_fraction=0.5), "n_steps_final") for cls in CLASSES),
     *((cls, {}, dict(reset_shrink=0.5), "reset_interval") for cls in CLASSES if cls is not REDQSAC),
+    *((cls, {}, dict(reset_fraction=0.5), "reset_interval") for cls in CLASSES if cls is not REDQSAC),
     (SoftDQN, dict(auto_temperature=True), dict(temperature_final=0.05), "auto_temperature=False"),
     (SoftDQN, dict(auto_temperature=True), dict(temperature_fraction=0.5), "auto_temperature=False"),
     (SoftDQN, {}, dict(target_entropy_fraction=0.1), "auto_temperature=True"),

@@ -84,6 +84,7 @@ VALUES: dict[str, Any] = dict(
     trace_lambda=dict(trace_lambda=0.5, n_step_correction="retrace", n_steps=3),
     reset_interval=3,
     reset_shrink=dict(reset_shrink=0.2, reset_interval=3),
+    reset_fraction=dict(reset_fraction=0.9, reset_interval=3),
     priority_error=dict(priority_error="absolute", replay_buffer_class="PrioritizedReplayBuffer"),
     target_entropy_fraction=dict(target_entropy_fraction=0.3, auto_temperature=True),
     munchausen_coef=dict(munchausen_coef=0.9, double_q=False),
