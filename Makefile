@@ -9,7 +9,7 @@ LOGS ?= logs
 .PHONY: help install train test test-slow test-sb3 test-lowest check bench docs figures clean
 
 help:
-	@echo "make train      train REDQ-SAC on InvertedPendulum-v4 through rl_zoo3, about 3 minutes on a laptop CPU"
+	@echo "make train      train REDQ-SAC on InvertedPendulum-v5 through rl_zoo3, about 3 minutes on a laptop CPU"
 	@echo "make test       run the tests (test-slow: the slow learning runs too; test-lowest: with the oldest dependencies)"
 	@echo "make check      lint and types"
 	@echo "make bench      measure updates per second against SB3 and SBX, replay buffers against those of other packages"
@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt sb3_ext/zoo/startup/sb3_ext_startup.py 
 	touch $@
 
 train: install
-	$(BIN)/python -m rl_zoo3.train --algo redq_sac --env InvertedPendulum-v4 --eval-freq 1000 --seed 1 -f $(LOGS) -P
+	$(BIN)/python -m rl_zoo3.train --algo redq_sac --env InvertedPendulum-v5 --eval-freq 1000 --seed 1 -f $(LOGS) -P
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

@@ -1,7 +1,7 @@
 """
 What a replay buffer of Atari frames takes, and stock DQN with one that stores each frame once.
 
-    python examples/atari_memory.py --timesteps 5000        (needs: pip install 'sb3-ext[atari,lz4]')
+    python examples/atari_memory.py --timesteps 5000        (needs: pip install ".[atari,lz4]")
 """
 
 import argparse

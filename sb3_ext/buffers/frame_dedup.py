@@ -46,7 +46,7 @@ class FrameDedupReplayBuffer(LazyReplayBuffer):
     :param gamma: discount factor of the returns; may be changed later
     :param store_log_probs: keep the log-probability of each action, for corrections of n-step returns
     :param compression: ``"lz4"`` compresses images without loss to a fraction of their size, and slows down sampling.
-        It needs ``sb3-ext[lz4]``
+        It needs the package lz4
     :param storage_path: file on disk for the frames, or a folder in which to create one. An existing file is never
         overwritten. The file is removed together with the buffer
     :raises ValueError: naming the argument, its value and what is allowed

@@ -245,7 +245,7 @@ def import_lz4() -> Any:
     try:
         import lz4.block
     except ImportError as error:
-        raise ImportError("compression='lz4' needs the package lz4: pip install 'sb3-ext[lz4]'") from error
+        raise ImportError("compression='lz4' needs the package lz4: pip install 'lz4>=4'") from error
     return lz4.block
 
 

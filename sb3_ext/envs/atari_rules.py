@@ -140,12 +140,12 @@ def import_ale() -> Any:
         from ale_py.vector_env import AtariVectorEnv
     except ImportError as error:
         raise ImportError(
-            'AtariVecEnv needs ale-py 0.11.2 or later and OpenCV: pip install "sb3-ext[atari]"'
+            'AtariVecEnv needs ale-py 0.11.2 or later and OpenCV: pip install "ale-py>=0.11.2" opencv-python'
         ) from error
     if "grayscale" not in inspect.signature(AtariVectorEnv.__init__).parameters:
         raise ImportError(
             f"AtariVecEnv needs ale-py 0.11.2 or later, this is {ale_py.__version__}: "
-            'pip install --upgrade "sb3-ext[atari]"'
+            'pip install --upgrade "ale-py>=0.11.2"'
         )
     gym.register_envs(ale_py)
     return ale_py
@@ -156,5 +156,5 @@ def import_cv2() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise ImportError('AtariVecEnv(exact_frames=True) needs OpenCV: pip install "sb3-ext[atari]"') from error
+        raise ImportError("AtariVecEnv(exact_frames=True) needs OpenCV: pip install opencv-python") from error
     return cv2

@@ -48,7 +48,7 @@ def run_on_ray(folders: list[RunFolder], n_jobs: int, n_threads: int, n_gpus: fl
     try:
         import ray
     except ImportError as error:
-        raise ImportError("--backend ray needs Ray: pip install 'sb3-ext[ray]'") from error
+        raise ImportError("--backend ray needs Ray: pip install 'ray>=2.40'") from error
     ray.init(ignore_reinit_error=True, log_to_driver=False)
     task = ray.remote(num_cpus=n_threads, num_gpus=n_gpus, max_retries=_MAX_RETRIES)(train_here)
     waiting = [RunFolder(folder.root.resolve(), folder.run) for folder in folders if not folder.is_finished()]

@@ -93,6 +93,13 @@ class CriticHead(nn.Module):
         """Hook: return the values, shape (N, B), of what :meth:`td_targets` returned."""
         return targets
 
+    def mass_at_bound(self, targets: th.Tensor) -> th.Tensor:
+        """
+        Hook: return the share, a scalar, of what :meth:`td_targets` returned that lies at the bound. Only where
+        ``bound`` is given.
+        """
+        return targets.new_zeros(())
+
     def td_errors(self, outputs: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """
         Hook: return the prediction error of each transition, shape (B,), detached.
@@ -163,6 +170,10 @@ class CategoricalHead(CriticHead):
 
     def target_values(self, targets: th.Tensor) -> th.Tensor:
         return expected_value(targets, self.support)
+
+    def mass_at_bound(self, targets: th.Tensor) -> th.Tensor:
+        """Return the mass in the first and the last bin, where the projection puts what lies beyond them."""
+        return (targets[..., 0] + targets[..., -1]).mean()
 
 
 #: Heads by the names in ``policy_kwargs``

@@ -23,8 +23,9 @@ class CriticLoss(nn.Module):
 
     def forward(self, replay_data: AnySamples, targets: th.Tensor) -> tuple[th.Tensor, ...]:
         """
-        Return the loss, the means of values and target values over critics and transitions, and, for transitions drawn
-        by priority, the error of each, shape (B,). Only the loss is differentiable.
+        Return the loss, the means of values and target values over critics and transitions, where the head has a bound
+        the share of the targets there, and, for transitions drawn by priority, the error of each, shape (B,). Only the
+        loss is differentiable.
 
         :param targets: targets of each critic, see :meth:`~sb3_ext.nets.heads.CriticHead.td_targets`
         """
@@ -35,8 +36,12 @@ class CriticLoss(nn.Module):
         """Return what :meth:`forward` does, from the critics' outputs."""
         head, weights = self.critic.head, minibatch_weights(replay_data)
         loss, outputs = head.loss(outputs, targets, weights), outputs.detach()
-        results = loss, head.values(outputs).mean(), head.target_values(targets).mean()
-        return results if weights is None else (*results, head.td_errors(outputs, targets))
+        results = [loss, head.values(outputs).mean(), head.target_values(targets).mean()]
+        if head.bound is not None:
+            results.append(head.mass_at_bound(targets))
+        if weights is not None:
+            results.append(head.td_errors(outputs, targets))
+        return tuple(results)
 
 
 class CriticLossWithTargets(CriticLoss):

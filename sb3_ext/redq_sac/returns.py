@@ -30,7 +30,8 @@ class ScaledReturns(ReturnBound):
         return self.normalize_returns or super()._counts_returns()
 
     def _warn_of_bound(self, largest: float, bound: float) -> None:
-        if not self.normalize_returns:  # which keeps returns within the bins
+        # The scale keeps returns within the bins. Where the entropy leaves them, `train/target_mass_at_bound` tells
+        if not self.normalize_returns:
             super()._warn_of_bound(largest, bound)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:

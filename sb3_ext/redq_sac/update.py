@@ -124,7 +124,7 @@ class REDQUpdate(PolicyUpdate):
             rows = minibatch_rows(index, plan.n_updates)
             members, mixture = self.draw_critics(len(minibatch.rewards))
             if self._joins_targets:
-                critic_loss, q_value, target_value, *td_errors = self.step_critics_with_targets(
+                critic_loss, q_value, target_value, *others = self.step_critics_with_targets(
                     minibatch, next_actions[rows], entropy_bonus[rows], members, mixture
                 )
             else:
@@ -137,11 +137,13 @@ class REDQUpdate(PolicyUpdate):
                         next_returns = head.backup(next_outputs, settings.target_backup, self.critic.n_critics, mixture)
                         rewards, dones, discounts = transition_rows(minibatch, settings.gamma)
                         targets = head.td_targets(rewards, dones, discounts, next_returns, entropy_bonus[rows])
-                critic_loss, q_value, target_value, *td_errors = self.step_critics(firsts[index], targets)
+                critic_loss, q_value, target_value, *others = self.step_critics(firsts[index], targets)
             metrics["critic_loss"].append(critic_loss)
             metrics["q_value"].append(q_value)
             metrics["target_value"].append(target_value)
-            errors += td_errors
+            if head.bound is not None:
+                metrics["target_mass_at_bound"].append(others.pop(0))
+            errors += others
             if policy_sample is not None and index == plan.n_updates - 1:
                 actor_loss, log_prob = self.step_actor(firsts[index].observations, policy_sample, ent_coef)
                 metrics["actor_loss"].append(actor_loss)

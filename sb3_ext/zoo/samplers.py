@@ -19,14 +19,16 @@ arguments, so it infers what depends on them from the names that were drawn.
 Each range may depend only on parameters drawn before. Optuna allows numerical ranges to differ between trials, but not
 the choices of a categorical parameter.
 
-The number of updates is drawn after what each of them costs, and bounded by it. So pruning compares trials of similar
-length.
+Size and number of REDQ-SAC's updates are drawn so that a trial costs a quarter to twice of what the arguments before
+the search cost. So pruning compares trials of similar length. The value-based algorithms have upper bounds only, see
+:mod:`sb3_ext.zoo.value_samplers`.
 """
 
 import ast
 import math
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -50,14 +52,13 @@ ACTIVATION_FNS: Mapping[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
 }
 
-MAX_PASSES = 210.0
-"""
-For REDQ-SAC: passes of one critic for each environment step, times the size of the minibatch / 256 and the cost of the
-network. Those of the paper: 10 critics, 20 updates of them and one of the actor.
-"""
+LEAST_COST, MOST_COST = 0.25, 2.0
+"""Range of the cost of REDQ-SAC's trials, relative to that of the arguments that rl_zoo3 has before the search."""
 
-MAX_NORMALIZED_UPDATES = 4.0
-"""For normalized critics: the same, relative to two critics of width 128 with one update."""
+MAX_UPDATES = 20
+"""Of REDQ-SAC for each step, as in the paper; with normalized critics :data:`MAX_NORMALIZED_UPDATES`."""
+
+MAX_NORMALIZED_UPDATES = 4
 
 MAX_SUBSET_SIZE = 5
 """Larger subsets make the target too pessimistic to learn, see REDQ (https://arxiv.org/abs/2101.05982), section 4."""
@@ -65,15 +66,45 @@ MAX_SUBSET_SIZE = 5
 
 def sample_learning_params(trial: "optuna.Trial", additional_args: dict[str, Any], max_batch_pow: int = 10) -> None:
     """Draw the discount, the size of the minibatches and the learning rate."""
-    # User attributes display the values themselves
+    _sample_discount(trial, additional_args, 0.0001)
+    # From 2**5=32 to 2**10=1024, or less for images
+    _sample_batch_size(trial, 5, max_batch_pow)
+    trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
+
+
+def _sample_discount(trial: "optuna.Trial", additional_args: dict[str, Any], least: float) -> None:
     if "gamma" not in yaml_buffer_kwargs(additional_args):
         # The constructor refuses a discount of the buffer that differs from the algorithm's
-        one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True)
+        one_minus_gamma = trial.suggest_float("one_minus_gamma", least, 0.03, log=True)
+        # User attributes display the values themselves
         trial.set_user_attr("gamma", 1 - one_minus_gamma)
-    # From 2**5=32 to 2**10=1024, or less for images
-    batch_size_pow = trial.suggest_int("batch_size_pow", 5, max_batch_pow)
-    trial.set_user_attr("batch_size", 2**batch_size_pow)
-    trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
+
+
+def _sample_batch_size(trial: "optuna.Trial", least_pow: int, most_pow: int) -> int:
+    batch_size: int = 2 ** trial.suggest_int("batch_size_pow", least_pow, most_pow)
+    trial.set_user_attr("batch_size", batch_size)
+    return batch_size
+
+
+def _sample_updates(
+    trial: "optuna.Trial", unit: float, cost: float, pows: tuple[int, int], most_updates: int, log: bool
+) -> None:
+    """
+    Draw the size of the minibatches, then the number of updates, for a quarter to twice of a cost.
+
+    :param unit: what an update of 256 rows costs
+    :param cost: of the arguments before the search, see :data:`LEAST_COST`
+    :param pows: the smallest and the largest minibatch, as powers of 2
+    :param log: whether the number of updates is drawn by its logarithm
+    """
+    least, most = LEAST_COST * cost / unit, MOST_COST * cost / unit
+    lowest = 8 + math.ceil(math.log2(least / most_updates))
+    highest = 8 + math.floor(math.log2(most))
+    # Where no size fits, the nearest
+    first, last = (min(max(power, pows[0]), pows[1]) for power in (lowest, highest))
+    rows = _sample_batch_size(trial, first, max(first, last)) / 256
+    fewest = min(max(math.ceil(least / rows), 1), most_updates)
+    trial.suggest_int("gradient_steps", fewest, max(affordable(most, rows, most_updates), fewest), log=log)
 
 
 def affordable(most: float, each: float, highest: int) -> int:
@@ -155,16 +186,24 @@ def sample_redq_sac_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """Draw the hyperparameters of REDQ-SAC, as arguments of its constructor."""
-    if yaml_arguments(trial).get("policy", "").startswith("Normalized"):
-        _sample_normalized_params(trial, additional_args)
+    given = yaml_arguments(trial)
+    if given.get("policy", "").startswith("Normalized"):
+        _sample_normalized_params(trial, n_envs, additional_args)
         return with_her_kwargs(convert_redq_sac_params(trial.params), additional_args)
-    sample_learning_params(trial, additional_args)
+    cost = _cost(given, n_envs)
+    _sample_discount(trial, additional_args, 0.0001)
+    trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
     sample_network_params(trial)
     sample_replay_params(trial, additional_args)
     trial.suggest_float("tau", 0.001, 0.08, log=True)
 
-    # At least two, because with a single critic all the backups are the same, and "doubleq" is an error.
-    n_critics = trial.suggest_int("n_critics", 2, 10)
+    net_cost = NET_COSTS[trial.params["net_arch"]]
+    # At least two, because with a single critic all the backups are the same, and "doubleq" is an error. As many as can
+    # be afforded with the smallest minibatch, 32, and two samples for each update. As many as cost enough with the
+    # largest, 1024
+    most = max(affordable(MOST_COST * cost, 3 * net_cost / 8, 10), 2)
+    least = min(max(math.ceil(LEAST_COST * cost / (4 * MAX_UPDATES * net_cost)), 2), most)
+    n_critics = trial.suggest_int("n_critics", least, most)
     backups = ["vanilla", "doubleq", "min", "mean", "redq", "rem"]
     if trial.suggest_categorical("target_backup", backups) == "redq":
         trial.suggest_int("subset_size", 1, min(n_critics, MAX_SUBSET_SIZE))
@@ -176,12 +215,14 @@ def sample_redq_sac_params(
     if trial.suggest_categorical("actor_gradient", ["reparam", "reinforce"]) == "reinforce":
         # The baseline comes first, because leaving one out takes two samples.
         baseline = trial.suggest_categorical("reinforce_baseline", ["loo", "mean_action", "none"])
-        trial.suggest_int("n_actor_samples", 2 if baseline == "loo" else 1, 8, log=True)
+        least_samples = 2 if baseline == "loo" else 1
+        passes_left = MOST_COST * cost / (net_cost / 8) / n_critics - 1
+        most_samples = max(affordable(passes_left, 1 / policy_delay, 8), least_samples)
+        trial.suggest_int("n_actor_samples", least_samples, most_samples, log=True)
     # An update-to-data ratio for one environment. rl_zoo3 does not tell a converter the number of environments, so
     # `gradient_steps` itself is sampled, and each vector step is followed by that many updates.
-    passes = n_critics * (1 + trial.params.get("n_actor_samples", 1) / policy_delay)
-    cost = passes * 2 ** trial.params["batch_size_pow"] / 256 * NET_COSTS[trial.params["net_arch"]]
-    trial.suggest_int("gradient_steps", 1, affordable(MAX_PASSES, cost, 20), log=True)
+    unit = n_critics * (1 + trial.params.get("n_actor_samples", 1) / policy_delay) * net_cost
+    _sample_updates(trial, unit, cost, (5, 10), MAX_UPDATES, log=True)
 
     trial.suggest_categorical("layer_norm", [False, True])
     trial.suggest_categorical("dropout", [0.0, 0.001, 0.01, 0.1])
@@ -189,21 +230,58 @@ def sample_redq_sac_params(
     return with_her_kwargs(convert_redq_sac_params(trial.params), additional_args)
 
 
-def _sample_normalized_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
+def _net_cost(net_arch: Any) -> float:
+    """Return what :data:`NET_COSTS` says of other layers, given as SB3's ``net_arch``."""
+    layers = net_arch.get("qf", []) if isinstance(net_arch, dict) else net_arch
+    return max(sum(a * b for a, b in pairwise(layers)) / 256**2, NET_COSTS["small"])
+
+
+def _width_cost(width: int) -> float:
+    """Return how long an update of normalized critics takes, relative to the width 128."""
+    # Measured at 64 and 256: normalization and calls do not shrink as much as products
+    return float((width / 128) ** (1.3 if width < 128 else 1.85))
+
+
+def _cost(given: Mapping[str, str], n_envs: int) -> float:
+    """
+    Return what the updates of each vector step cost, for arguments of ``REDQSAC``.
+
+    The unit is a pass of one critic of 2x256 units with 256 rows; with normalized critics an update of two of width
+    128, with one of the actor for two of them.
+
+    :param given: see :func:`yaml_arguments`; what is missing has the default of the class
+    """
+    networks = stored_value(given, "policy_kwargs", {})
+    updates = float(stored_value(given, "gradient_steps", 20))
+    frequency = stored_value(given, "train_freq", 1)
+    if updates <= 0 or not isinstance(frequency, (int, float)):  # as many as there were steps
+        updates = float(n_envs)
+    else:
+        updates /= frequency
+    delay = stored_value(given, "policy_delay", None) or max(round(updates / n_envs), 1)
+    passes = 1 + stored_value(given, "n_actor_samples", 1) / delay
+    rows = stored_value(given, "batch_size", 256) / 256
+    if given.get("policy", "").startswith("Normalized"):
+        cost = networks.get("n_critics", 2) / 2 * _width_cost(networks.get("width", 128)) * passes / 1.5
+    else:
+        cost = networks.get("n_critics", 10) * _net_cost(networks.get("net_arch", [256, 256])) * passes
+    return float(cost * rows * updates)
+
+
+def _sample_normalized_params(trial: "optuna.Trial", n_envs: int, additional_args: dict[str, Any]) -> None:
     """Draw what matters for normalized networks, around the values of the YAML file."""
-    if "gamma" not in yaml_buffer_kwargs(additional_args):
-        one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.003, 0.03, log=True)
-        trial.set_user_attr("gamma", 1 - one_minus_gamma)
+    cost = _cost(yaml_arguments(trial), n_envs)
+    _sample_discount(trial, additional_args, 0.003)
     trial.suggest_float("learning_rate", 1e-4, 1e-3, log=True)
-    trial.suggest_int("policy_delay", 1, 4)
+    delay_cost = (1 + 1 / trial.suggest_int("policy_delay", 1, 4)) / 1.5
     sample_replay_params(trial, additional_args)
-    # Half the width has more than a quarter of the cost, because normalisation and calls do not shrink as much
-    cost = {64: 0.4, 128: 1.0, 256: 3.6}[trial.suggest_categorical("width", [64, 128, 256])]
-    cost *= trial.suggest_int("n_critics", 2, affordable(MAX_NORMALIZED_UPDATES, cost / 2, 5)) / 2
-    # From 128 rows to 512, the cost of 256 being 1
-    highest = 8 + math.floor(math.log2(max(MAX_NORMALIZED_UPDATES / cost, 1.0)))
-    cost *= 2.0 ** (trial.suggest_int("batch_size_pow", 7, min(highest, 9)) - 8)
-    trial.suggest_int("gradient_steps", 1, affordable(MAX_NORMALIZED_UPDATES, cost, 4))
+    # What two critics and the smallest minibatch, 128, leave
+    most = MOST_COST * cost / (delay_cost / 2)
+    widest = max((width for width in (128, 192, 256) if _width_cost(width) <= most), default=64)
+    width_cost = _width_cost(trial.suggest_int("width", 64, widest, step=64))
+    most_critics = max(affordable(most, width_cost / 2, 5), 2)
+    unit = trial.suggest_int("n_critics", 2, most_critics) / 2 * width_cost * delay_cost
+    _sample_updates(trial, unit, cost, (7, 9), MAX_NORMALIZED_UPDATES, log=False)
     trial.suggest_int("n_blocks", 1, 2)
     trial.suggest_categorical("head", ["categorical", "scalar"])
     if trial.suggest_categorical("target_network", ["none", "ema"]) == "ema":
@@ -222,6 +300,7 @@ def _convert_normalized_params(params: Mapping[str, Any]) -> dict[str, Any]:
     arguments["learning_rate_final"] = 0.3 * params["learning_rate"]
     del arguments["learning_rate_fraction"]  # which may be the YAML file's
     arguments["tau"] = params.get("tau", 0.005)
+    arguments["target_update_interval"] = 1  # another is refused without a target network
     arguments["subset_size"] = None  # the YAML file's may exceed the number of critics
     arguments["policy_kwargs"].update({name: params[name] for name in ("n_critics", "width", "n_blocks", "head")})
     arguments["policy_kwargs"]["actor_width"] = params["width"]
@@ -266,3 +345,19 @@ def yaml_arguments(trial: "optuna.Trial") -> Mapping[str, str]:
     study = getattr(trial, "study", None)
     stored: dict[str, Any] = {} if study is None else study.user_attrs
     return {"policy": "MlpPolicy"} if not stored else {name: str(value) for name, value in stored.items()}
+
+
+def stored_value(given: Mapping[str, str], name: str, default: Any) -> Any:
+    """
+    Return an argument from what :func:`yaml_arguments` returns.
+
+    :param default: where it is missing or, like a schedule, has no text that can be read
+    """
+    text, before = given.get(name, ""), None
+    # Classes and functions in `policy_kwargs` print as <class ...>, and may contain each other: <function f.<locals>.g>
+    while text != before:
+        text, before = re.sub(r"<[^<>]*>", "None", text), text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return default

@@ -25,5 +25,5 @@ def test_ids_are_checked(env_id: str, message: str) -> None:
 
 def test_without_ale_py_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ale_py.vector_env", None)
-    with pytest.raises(ImportError, match=r'pip install "sb3-ext\[atari\]"'):
+    with pytest.raises(ImportError, match=r'pip install "ale-py>=0.11.2" opencv-python'):
         AtariVecEnv("ALE/Boxing-v5")

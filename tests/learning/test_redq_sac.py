@@ -34,3 +34,29 @@ def test_learning_is_significant(actor: dict) -> None:
     assert improvement_p_value(before, after) < 0.001
     # And as much as a random policy loses (-1200) cannot be forgiven: the pendulum is held up from most starts
     assert np.median(after) > -400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target_network", ["none", "ema"])
+def test_learning_of_normalized_networks_is_significant(target_network: str) -> None:
+    model = REDQSAC(
+        "NormalizedMlpPolicy",
+        "Pendulum-v1",
+        seed=0,
+        learning_rate=1e-3,
+        learning_starts=400,
+        batch_size=128,
+        gradient_steps=1,
+        policy_delay=1,
+        target_network=target_network,
+        tau=0.02,
+        normalize_returns=True,
+        ent_coef="auto_0.01",
+        policy_kwargs=dict(width=32, actor_width=32),
+        device="cpu",
+    )
+    before = returns(model)
+    model.learn(4000)
+    after = returns(model)
+    assert improvement_p_value(before, after) < 0.001
+    assert np.median(after) > -400

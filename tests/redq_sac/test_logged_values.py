@@ -1,4 +1,4 @@
-"""What ``train/q_value``, ``train/target_value`` and ``train/entropy`` say."""
+"""What ``train/q_value``, ``train/target_value``, ``train/entropy`` and ``train/target_mass_at_bound`` say."""
 
 import copy
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch as th
 
-from sb3_ext import REDQSAC
+from sb3_ext import REDQSAC, PrioritizedReplayBuffer
 from tests.support.environments import SameStep
 
 
@@ -38,6 +38,47 @@ def test_target_values_are_in_the_units_of_returns(
     )
     model.learn(25)
     assert model.logger.name_to_value["train/target_value"] == pytest.approx(2.0, rel=1e-5)
+
+
+@pytest.mark.usefixtures("traced_only")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize(("bound", "share"), [(1.5, 1.0), (3.0, 0.0)])
+def test_targets_beyond_the_bins(bound: float, share: float, prioritized: bool, compiled: bool) -> None:
+    """Each reward, and so each target, is 2."""
+    model = REDQSAC(
+        "MlpPolicy",
+        SameStep(),
+        gamma=0.0,
+        learning_starts=20,
+        batch_size=4,
+        gradient_steps=2,
+        backup_entropy=False,
+        compile=compiled,
+        policy_kwargs=dict(n_critics=2, net_arch=[8], head="categorical", head_kwargs=dict(bound=bound)),
+        replay_buffer_class=PrioritizedReplayBuffer if prioritized else None,
+        seed=0,
+    )
+    if bound < 2:
+        with pytest.warns(UserWarning, match="beyond bound"):
+            model.learn(24)
+    else:
+        model.learn(24)
+    assert model.logger.name_to_value["train/target_mass_at_bound"] == pytest.approx(share, abs=1e-6)
+
+
+def test_the_entropy_may_push_targets_beyond_the_bins() -> None:
+    """The scale keeps returns within them, but not what the entropy adds."""
+    arguments: dict[str, Any] = dict(learning_starts=20, gradient_steps=1, normalize_returns=True, ent_coef=100.0)
+    model = REDQSAC("NormalizedMlpPolicy", SameStep(), **arguments, policy_kwargs=dict(width=8, actor_width=8))
+    model.learn(24)
+    assert model.logger.name_to_value["train/target_mass_at_bound"] > 0.9
+
+
+def test_a_scalar_head_has_no_bound() -> None:
+    model = REDQSAC("MlpPolicy", SameStep(), learning_starts=20, policy_kwargs=dict(n_critics=2, net_arch=[8]))
+    model.learn(22)
+    assert "train/target_mass_at_bound" not in model.logger.name_to_value
 
 
 @pytest.mark.parametrize("normalize_returns", [False, True])

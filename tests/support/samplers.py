@@ -45,9 +45,9 @@ class DrawnTrial:
         assert low < high and (low > 0 or not log)
         return self._keep(name, st.floats(low, high))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         assert low <= high and (low > 0 or not log)
-        return self._keep(name, st.integers(low, high))
+        return self._keep(name, st.integers(0, (high - low) // step).map(lambda n: low + n * step))
 
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
         return self._keep(name, st.sampled_from(choices))
@@ -88,10 +88,6 @@ def check_redq_sac(arguments: dict[str, Any]) -> None:
         assert n_critics >= 2 and arguments["subset_size"] is None
         assert arguments["learning_rate_final"] < arguments["learning_rate"]
         assert arguments["train_freq"] == 1 and 1 <= arguments["gradient_steps"] <= 4
-        # Two critics of width 128 with one update of 256 rows are the YAML file's
-        width = arguments["policy_kwargs"]["width"]
-        rows = n_critics * arguments["gradient_steps"] * arguments["batch_size"]
-        assert rows * (width / 128) ** 2 <= 4.5 * 2 * 256
         return
     subset_size = arguments["subset_size"]
     assert (subset_size is None) == (arguments["target_backup"] != "redq")
@@ -105,11 +101,17 @@ def check_redq_sac(arguments: dict[str, Any]) -> None:
     # The update-to-data ratio has to survive: rl_zoo3's own converter sets both to the same number.
     assert arguments["train_freq"] == 1
     assert 1 <= arguments["gradient_steps"] <= 20
-    updates = arguments["gradient_steps"] * (1 + arguments["n_actor_samples"] / arguments["policy_delay"])
-    rows = n_critics * updates * arguments["batch_size"]
-    # Ten critics of 2x256 with 20 updates of 256 rows, and one of the actor, are the paper's
-    is_least = arguments["gradient_steps"] == 1
-    assert is_least or rows * relative_cost(arguments["policy_kwargs"]["net_arch"]) <= 1.1 * 10 * 21 * 256
+
+
+def redq_cost(arguments: dict[str, Any]) -> float:
+    """
+    :param arguments: of REDQ-SAC with ``MlpPolicy`` and ``train_freq=1``, complete
+    :return: rows of minibatches that critics and actor see in each step, over all critics, as those of 2x256 units
+    """
+    delay, samples = arguments["policy_delay"], arguments["n_actor_samples"]
+    critics_rows = arguments["gradient_steps"] * arguments["batch_size"] * (1 + samples / delay)
+    parts = arguments["policy_kwargs"]
+    return parts["n_critics"] * critics_rows * relative_cost(parts["net_arch"])
 
 
 def relative_cost(net_arch: list[int]) -> float:

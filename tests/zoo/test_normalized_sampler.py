@@ -13,9 +13,11 @@ POLICIES = pytest.mark.parametrize("policy", ["NormalizedMlpPolicy", "Normalized
 
 @POLICIES
 def test_every_draw_constructs_beside_the_yaml_file(policy: str) -> None:
-    study = study_of(policy=policy)
     entry = yaml.safe_load(hyperparams_path("redq_sac").read_text())["Humanoid-v4"]
     yaml_arguments = {name: value for name, value in entry.items() if name not in ("n_timesteps", "policy")}
+    # Refused beside target_network="none", unless the draw resets it
+    yaml_arguments["target_update_interval"] = 2
+    study = study_of(policy=policy, **yaml_arguments)
     targets = set()
     for _ in range(20):
         arguments = sample("redq_sac", study.ask(), NO_HER)
@@ -28,10 +30,27 @@ def test_every_draw_constructs_beside_the_yaml_file(policy: str) -> None:
     assert targets == {"none", "ema"}
 
 
+WIDTH_COSTS = {64: 0.4, 128: 1.0, 192: 2.1, 256: 3.6}
+
+
+@pytest.mark.parametrize(("entry", "cost"), [("Humanoid-v4", 1.5), ("Hopper-v4", 0.4 * 1.5)])
+def test_a_trial_costs_a_quarter_to_twice_of_its_entry(entry: str, cost: float) -> None:
+    study = study_of(**yaml.safe_load(hyperparams_path("redq_sac").read_text())[entry])
+    widths = set()
+    for _ in range(100):
+        drawn = sample("redq_sac", study.ask(), NO_HER)
+        parts = drawn["policy_kwargs"]
+        updates = drawn["gradient_steps"] * drawn["batch_size"] / 256 * (1 + 1 / drawn["policy_delay"])
+        assert 0.24 * cost <= parts["n_critics"] / 2 * WIDTH_COSTS[parts["width"]] * updates <= 2.05 * cost
+        widths.add(parts["width"])
+    assert widths == ({64, 128, 192, 256} if entry == "Humanoid-v4" else {64, 128})
+
+
 def test_optuna_takes_the_conditional_ranges() -> None:
     sampler = optuna.samplers.TPESampler(n_startup_trials=5, seed=0, multivariate=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.set_user_attr("policy", "NormalizedMlpPolicy")
+    study.set_user_attr("gradient_steps", "1")
     for number in range(20):
         trial = study.ask()
         sample("redq_sac", trial, NO_HER)

@@ -6,17 +6,29 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
+from torch import nn
 
 from sb3_ext import FrameDedupReplayBuffer, PrioritizedReplayBuffer
 from sb3_ext.nets import ImpalaConvolutions, NatureConvolutions
-from sb3_ext.zoo import ZOO_ALGORITHMS
+from sb3_ext.zoo import ZOO_ALGORITHMS, hyperparams_path
 from sb3_ext.zoo.value_samplers import ADAM_EPS, BTR_NETWORK
-from tests.support.samplers import ALGORITHMS, NO_HER, OFF_POLICY, UNCOMPARED, VALUE_BASED, DrawnTrial, sample, study_of
+from tests.support.samplers import (
+    ALGORITHMS,
+    NO_HER,
+    OFF_POLICY,
+    UNCOMPARED,
+    VALUE_BASED,
+    DrawnTrial,
+    redq_cost,
+    sample,
+    study_of,
+)
 
 HER = {"using_her_replay_buffer": True, "her_kwargs": {"copy_info_dict": True, "n_sampled_goal": 4}}
 
@@ -163,6 +175,31 @@ def test_soft_dqn_reaches_every_backup_and_temperature():
         (backup, auto) for backup in backups for auto in (False, True)
     }
     assert {arguments.munchausen_coef for arguments in drawn} == {0.0, 0.9}
+
+
+# Of each YAML entry the arguments, and what they cost: written down by hand
+COSTS = {
+    "Pendulum-v1": 5 * 4 * (1 + 1 / 4) * 256 * 0.3,
+    "MountainCarContinuous-v0": 5 * 2 * 512 * 0.3,
+    "LunarLanderContinuous-v3": 5 * 4 * (1 + 1 / 4) * 256 * 400 * 300 / 256**2,
+    "BipedalWalker-v3": 5 * 2 * 256 * 400 * 300 / 256**2,
+    "default": 10 * 20 * (1 + 1 / 20) * 256,
+}
+
+
+@pytest.mark.parametrize(("entry", "cost"), list(COSTS.items()))
+@settings(max_examples=40, **UNHURRIED)
+@given(data=st.data())
+def test_a_trial_costs_a_quarter_to_twice_of_its_entry(entry, cost, data):
+    entries = yaml.safe_load(hyperparams_path("redq_sac").read_text())
+    trial = DrawnTrial(data)
+    arguments = dict(entries[entry])
+    if "policy_kwargs" in arguments:  # which rl_zoo3 evaluates; classes and functions are in its text, too
+        parts = eval(arguments["policy_kwargs"])
+        arguments["policy_kwargs"] = {**parts, "activation_fn": nn.ReLU, "bias_init": lambda bias: bias}
+    trial.study = study_of(**arguments)
+    drawn = sample("redq_sac", trial, NO_HER)
+    assert 0.2 * cost <= redq_cost(drawn) <= 2.04 * cost
 
 
 @VALUE_BASED
