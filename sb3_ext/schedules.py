@@ -176,10 +176,16 @@ def check_probabilities(name: str, text: str) -> None:
         schedule = named_schedule(text)
     except ValueError as error:
         raise ValueError(f"{name}={error}") from None
-    for percent in range(100, -1, -1):
-        value = schedule(percent / 100)
-        if value > 1:
-            raise ValueError(f"{name}={text!r} must stay in [0, 1]: {percent} % before the end it is {value}")
+    largest = _largest(schedule)
+    if largest > 1:
+        raise ValueError(f"{name}={text!r} must stay in [0, 1], and it has {largest}")
+
+
+def _largest(schedule: Any) -> float:
+    """Return the largest value of a schedule with a name."""
+    if isinstance(schedule, WarmUp):
+        return _largest(schedule.then)
+    return max(schedule.values) if isinstance(schedule, Piecewise) else max(schedule.start, schedule.end)
 
 
 def _numbers(text: str, parts: Sequence[str]) -> list[float]:

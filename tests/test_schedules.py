@@ -139,10 +139,14 @@ def test_epsilon_may_be_a_schedule_of_its_own(cls: Any, tmp_path: Path) -> None:
 
 
 def test_decays_of_epsilon_that_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"exploration_decay='piecewise_1_0.5_2' must stay in \[0, 1\]: 50 % before"):
-        make(DoubleDQN, exploration_decay="piecewise_1_0.5_2")
+    with pytest.raises(
+        ValueError, match=r"exploration_decay='piecewise_1_0.501_2_0.505_0' must stay in \[0, 1\], and it has 2.0"
+    ):
+        make(DoubleDQN, exploration_decay="piecewise_1_0.501_2_0.505_0")
     with pytest.raises(ValueError, match="exploration_decay='exp_1' is no schedule"):
         make(DoubleDQN, exploration_decay="exp_1")
+    with pytest.raises(ValueError, match=r"exploration_decay='warmup_0.1_lin_2' must stay in \[0, 1\], and it has 2"):
+        make(DoubleDQN, exploration_decay="warmup_0.1_lin_2")
     noisy = dict(noisy=True)
     with pytest.raises(ValueError, match=r"exploration_decay='lin_1' with policy_kwargs=dict\(noisy=True\)"):
         make(DoubleDQN, exploration_decay="lin_1", policy_kwargs=noisy)

@@ -236,13 +236,15 @@ class ValueBasedAlgorithm(CorrectedValues, UpdateLoop, DQN):
         noisy = getattr(self.q_net, "noisy", False)
         if not noisy or noisy == "with_epsilon":
             return
-        epsilons: dict[str, Any] = {
-            "exploration_initial_eps": self.initial_epsilon,
-            "exploration_final_eps": self.exploration_final_eps,
-        }
         if is_named_schedule(self.exploration_decay):
-            epsilons = {"exploration_decay": self.exploration_decay}
-        for name, value in epsilons.items():
+            raise ValueError(
+                f"exploration_decay={self.exploration_decay!r} with policy_kwargs=dict(noisy=True): noisy layers "
+                "explore by themselves, so leave it out; for random actions as well: noisy='with_epsilon'"
+            )
+        for name, value in (
+            ("exploration_initial_eps", self.initial_epsilon),
+            ("exploration_final_eps", self.exploration_final_eps),
+        ):
             if value != 0:
                 raise ValueError(
                     f"{name}={value!r} with policy_kwargs=dict(noisy=True): noisy layers explore by themselves, so "

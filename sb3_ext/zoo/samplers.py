@@ -251,7 +251,7 @@ def _cost(given: Mapping[str, str], n_envs: int) -> float:
 
     :param given: see :func:`yaml_arguments`; what is missing has the default of the class
     """
-    networks = stored_value(given, "policy_kwargs", {})
+    networks = stored_value(given, "policy_kwargs", {}) or {}
     updates = float(stored_value(given, "gradient_steps", 20))
     frequency = stored_value(given, "train_freq", 1)
     if updates <= 0 or not isinstance(frequency, (int, float)):  # as many as there were steps

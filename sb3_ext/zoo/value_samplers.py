@@ -245,16 +245,16 @@ def sample_btr_params(
     """
     Draw the hyperparameters of Beyond the Rainbow, as arguments of ``IQN``. All its parts stay.
 
-    So does, for images, the network of the YAML file or ``-params``: features extractor, its arguments and
-    ``net_arch``. A converter knows nothing but what was drawn, therefore a network other than :data:`BTR_NETWORK` is
-    drawn as the only choice.
+    So does, for images, the network of the YAML file or ``-params``: features extractor, its arguments, ``net_arch``,
+    ``normalization`` and ``dueling``. A converter knows nothing but what was drawn, therefore a network other than
+    :data:`BTR_NETWORK` is drawn as the only choice.
     """
     levels = trial.suggest_categorical("n_quantile_samples", [8, 16, 32])
     _sample_value_params(trial, n_envs, additional_args, is_preset=True, row_cost=_row_cost(levels, levels))
     _sample_exploration_params(trial)
     trial.suggest_float("munchausen_temperature", 0.003, 0.3, log=True)
     if "net_arch" not in trial.params:  # images
-        names = ("features_extractor_class", "features_extractor_kwargs", "net_arch")
+        names = ("features_extractor_class", "features_extractor_kwargs", "net_arch", "normalization", "dueling")
         network = {name: value for name, value in yaml_policy_kwargs(trial).items() if name in names}
         if network and network != BTR_NETWORK:
             trial.suggest_categorical("network", [json.dumps(network, sort_keys=True)])
