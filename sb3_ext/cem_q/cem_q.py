@@ -19,7 +19,7 @@ from sb3_ext.common.critic_policies import CriticPolicy
 from sb3_ext.common.update_loop import TransitionLosses
 from sb3_ext.functional.bellman import ensemble_td_errors, soft_td_target
 from sb3_ext.functional.ensemble import ACTOR_QS, ActorQ, random_subset
-from sb3_ext.functional.maximizers import MAXIMIZERS, Maximizer, maximize
+from sb3_ext.functional.maximizers import FEWEST_SAMPLES_OF_CMA, MAXIMIZERS, Maximizer, maximize
 from sb3_ext.keywords import checks_keywords
 from sb3_ext.nets.output_layers import output_layers
 
@@ -28,8 +28,6 @@ SelfCEMQ = TypeVar("SelfCEMQ", bound="CEMQ")
 #: Backups with one value for all critics, which a search can maximize
 SearchedBackup = Literal["redq", "min", "mean"]
 SEARCHED_BACKUPS: tuple[SearchedBackup, ...] = get_args(SearchedBackup)
-# The smallest population of CMA-ES
-_FEWEST_SAMPLES_OF_CMA = 4
 
 
 class CEMQ(ContinuousQLearning):
@@ -175,7 +173,7 @@ class CEMQ(ContinuousQLearning):
         check_choice("actor_q", self.actor_q, ACTOR_QS)
         for name in ("n_iterations", "n_target_iterations"):
             check_integer(name, getattr(self, name), minimum=1)
-        fewest = _FEWEST_SAMPLES_OF_CMA if self.maximizer == "cma" else 1
+        fewest = FEWEST_SAMPLES_OF_CMA if self.maximizer == "cma" else 1
         for name in ("n_samples", "n_target_samples"):
             check_integer(name, getattr(self, name), minimum=fewest)
         if self.n_elites is not None:

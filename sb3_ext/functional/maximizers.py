@@ -18,6 +18,8 @@ import torch as th
 #: How the best action is sought
 Maximizer = Literal["random", "cem", "cma"]
 MAXIMIZERS: tuple[Maximizer, ...] = get_args(Maximizer)
+#: The smallest population of CMA-ES
+FEWEST_SAMPLES_OF_CMA = 4
 #: Values of actions: from shape (K, B, A) to (K, B)
 Values = Callable[[th.Tensor], th.Tensor]
 # Standard deviation of the first candidates of CMA: the middle half of [-1, 1] lies within one

@@ -176,7 +176,7 @@ class DAgger(Imitation):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Learn from all pairs so far, see the class."""
         if self.n_epochs is not None:
-            minibatches = list(self.data.epoch_rows(self.n_epochs, batch_size))
+            minibatches = self.data.epoch_rows(self.n_epochs, batch_size)
             self._rows, gradient_steps = iter(minibatches), len(minibatches)
         try:
             super().train(gradient_steps, batch_size)

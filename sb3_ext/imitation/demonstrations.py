@@ -88,10 +88,6 @@ class Demonstrations:
     @property
     def pairs(self) -> Pairs:
         """All pairs, in the order in which they came."""
-        return self._join()
-
-    def _join(self) -> Pairs:
-        """Put all lots together, with the rows of what is held out."""
         if self._all is None:
             self._all, held_out = joined(self._lots), np.concatenate(self._held_out)
             self._lots, self._held_out = [self._all], [held_out]
@@ -103,7 +99,7 @@ class Demonstrations:
         pairs = self.pairs
         return pairs.at(self.training_rows[np.random.randint(0, len(self.training_rows), batch_size)])
 
-    def epoch_rows(self, n_epochs: int, batch_size: int) -> Iterator[np.ndarray]:
+    def epoch_rows(self, n_epochs: int, batch_size: int) -> list[np.ndarray]:
         """
         Go through the rows of all pairs that are not held out, each time in another order.
 
@@ -112,10 +108,10 @@ class Demonstrations:
         :param batch_size: pairs in each minibatch, at most. All have nearly the same number
         :return: the rows of one minibatch after the other
         """
-        self._join()
-        n_minibatches = math.ceil(len(self.training_rows) / batch_size)
-        for _ in range(n_epochs):
-            yield from np.array_split(np.random.permutation(self.training_rows), n_minibatches)
+        _, rows = self.pairs, self.training_rows
+        n_minibatches = math.ceil(len(rows) / batch_size)
+        epochs = [np.array_split(np.random.permutation(rows), n_minibatches) for _ in range(n_epochs)]
+        return [minibatch for epoch in epochs for minibatch in epoch]
 
     def validation(self, at_most: int) -> Pairs | None:
         """Return pairs that are held out, old and new ones alike, ``None`` without any."""

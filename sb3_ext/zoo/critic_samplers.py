@@ -3,32 +3,25 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sb3_ext.functional.maximizers import FEWEST_SAMPLES_OF_CMA
 from sb3_ext.zoo.samplers import (
-    convert_network_params,
+    convert_conditional_params,
+    sample_batch_size,
+    sample_discount,
     sample_network_params,
     sample_replay_params,
     with_her_kwargs,
     yaml_arguments,
-    yaml_buffer_kwargs,
 )
 
 if TYPE_CHECKING:
     import optuna
 
 
-# The smallest population of CMA-ES
-_FEWEST_CANDIDATES = 4
-
-
 def _sample_common_params(trial: "optuna.Trial", additional_args: dict[str, Any]) -> None:
-    # User attributes display the values themselves
-    if "gamma" not in yaml_buffer_kwargs(additional_args):
-        # The constructor refuses a discount of the buffer that differs from the algorithm's
-        one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.001, 0.05, log=True)
-        trial.set_user_attr("gamma", 1 - one_minus_gamma)
+    sample_discount(trial, additional_args, 0.001, 0.05)
     has_images = "CnnPolicy" in yaml_arguments(trial).get("policy", "")
-    batch_size_pow = trial.suggest_int("batch_size_pow", 5, 7 if has_images else 9)
-    trial.set_user_attr("batch_size", 2**batch_size_pow)
+    sample_batch_size(trial, 5, 7 if has_images else 9)
     trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True)
     trial.suggest_float("tau", 0.001, 0.05, log=True)
     sample_replay_params(trial, additional_args)
@@ -38,16 +31,8 @@ def _sample_common_params(trial: "optuna.Trial", additional_args: dict[str, Any]
 
 def _convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
     arguments: dict[str, Any] = {name: params[name] for name in ("learning_rate", "tau")}
-    arguments["batch_size"] = 2 ** params["batch_size_pow"]
-    arguments["policy_kwargs"] = convert_network_params(params) if "net_arch" in params else {}
-    if "one_minus_gamma" in params:
-        arguments["gamma"] = 1 - params["one_minus_gamma"]
-    if "learning_starts" in params:
-        arguments["learning_starts"] = params["learning_starts"]
-    goals = {name: params[name] for name in ("n_sampled_goal", "goal_selection_strategy") if name in params}
-    if goals:
-        arguments["replay_buffer_kwargs"] = goals
-    return arguments
+    arguments.update(batch_size=2 ** params["batch_size_pow"], policy_kwargs={})
+    return arguments | convert_conditional_params(params)
 
 
 def sample_cem_q_params(
@@ -60,8 +45,8 @@ def sample_cem_q_params(
     trial.suggest_categorical("n_target_iterations", [1, 2])
     maximizers = ["random", "cem", "cma"]
     # Those of the YAML file, to act
-    n_samples = float(yaml_arguments(trial).get("n_samples", _FEWEST_CANDIDATES))
-    trial.suggest_categorical("maximizer", maximizers if n_samples >= _FEWEST_CANDIDATES else maximizers[:2])
+    n_samples = float(yaml_arguments(trial).get("n_samples", FEWEST_SAMPLES_OF_CMA))
+    trial.suggest_categorical("maximizer", maximizers if n_samples >= FEWEST_SAMPLES_OF_CMA else maximizers[:2])
     trial.suggest_categorical("target_backup", ["min", "mean"])
     return with_her_kwargs(convert_cem_q_params(trial.params), additional_args)
 

@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sb3_ext.zoo.samplers import convert_network_params, sample_network_params, yaml_arguments
+from sb3_ext.zoo.samplers import convert_network_params, sample_batch_size, sample_network_params, yaml_arguments
 
 if TYPE_CHECKING:
     import optuna
 
 
 def _sample_common_params(trial: "optuna.Trial") -> None:
-    batch_size_pow = trial.suggest_int("batch_size_pow", 5, 9)
-    # User attributes display the values themselves
-    trial.set_user_attr("batch_size", 2**batch_size_pow)
+    sample_batch_size(trial, 5, 9)
     trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
     trial.suggest_float("ent_coef", 1e-8, 1e-2, log=True)
     trial.suggest_float("l2_coef", 1e-8, 1e-3, log=True)

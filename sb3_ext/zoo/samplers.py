@@ -66,21 +66,23 @@ MAX_SUBSET_SIZE = 5
 
 def sample_learning_params(trial: "optuna.Trial", additional_args: dict[str, Any], max_batch_pow: int = 10) -> None:
     """Draw the discount, the size of the minibatches and the learning rate."""
-    _sample_discount(trial, additional_args, 0.0001)
+    sample_discount(trial, additional_args, 0.0001)
     # From 2**5=32 to 2**10=1024, or less for images
-    _sample_batch_size(trial, 5, max_batch_pow)
+    sample_batch_size(trial, 5, max_batch_pow)
     trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
 
 
-def _sample_discount(trial: "optuna.Trial", additional_args: dict[str, Any], least: float) -> None:
+def sample_discount(trial: "optuna.Trial", additional_args: dict[str, Any], least: float, most: float = 0.03) -> None:
+    """Draw 1 - gamma from a range, unless the replay buffer of the YAML file has a discount."""
     if "gamma" not in yaml_buffer_kwargs(additional_args):
         # The constructor refuses a discount of the buffer that differs from the algorithm's
-        one_minus_gamma = trial.suggest_float("one_minus_gamma", least, 0.03, log=True)
+        one_minus_gamma = trial.suggest_float("one_minus_gamma", least, most, log=True)
         # User attributes display the values themselves
         trial.set_user_attr("gamma", 1 - one_minus_gamma)
 
 
-def _sample_batch_size(trial: "optuna.Trial", least_pow: int, most_pow: int) -> int:
+def sample_batch_size(trial: "optuna.Trial", least_pow: int, most_pow: int) -> int:
+    """Draw the size of the minibatches, a power of 2."""
     batch_size: int = 2 ** trial.suggest_int("batch_size_pow", least_pow, most_pow)
     trial.set_user_attr("batch_size", batch_size)
     return batch_size
@@ -102,7 +104,7 @@ def _sample_updates(
     highest = 8 + math.floor(math.log2(most))
     # Where no size fits, the nearest
     first, last = (min(max(power, pows[0]), pows[1]) for power in (lowest, highest))
-    rows = _sample_batch_size(trial, first, max(first, last)) / 256
+    rows = sample_batch_size(trial, first, max(first, last)) / 256
     fewest = min(max(math.ceil(least / rows), 1), most_updates)
     trial.suggest_int("gradient_steps", fewest, max(affordable(most, rows, most_updates), fewest), log=log)
 
@@ -161,6 +163,12 @@ def convert_common_params(params: Mapping[str, Any]) -> dict[str, Any]:
         "learning_rate_fraction": None,
         "policy_kwargs": {},
     }
+    return arguments | convert_conditional_params(params)
+
+
+def convert_conditional_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert what the functions above draw in some searches only: discount, networks, goals or start of learning."""
+    arguments: dict[str, Any] = {}
     if "one_minus_gamma" in params:
         arguments["gamma"] = 1 - params["one_minus_gamma"]
     if "net_arch" in params:
@@ -191,7 +199,7 @@ def sample_redq_sac_params(
         _sample_normalized_params(trial, n_envs, additional_args)
         return with_her_kwargs(convert_redq_sac_params(trial.params), additional_args)
     cost = _cost(given, n_envs)
-    _sample_discount(trial, additional_args, 0.0001)
+    sample_discount(trial, additional_args, 0.0001)
     trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
     sample_network_params(trial)
     sample_replay_params(trial, additional_args)
@@ -271,7 +279,7 @@ def _cost(given: Mapping[str, str], n_envs: int) -> float:
 def _sample_normalized_params(trial: "optuna.Trial", n_envs: int, additional_args: dict[str, Any]) -> None:
     """Draw what matters for normalized networks, around the values of the YAML file."""
     cost = _cost(yaml_arguments(trial), n_envs)
-    _sample_discount(trial, additional_args, 0.003)
+    sample_discount(trial, additional_args, 0.003)
     trial.suggest_float("learning_rate", 1e-4, 1e-3, log=True)
     delay_cost = (1 + 1 / trial.suggest_int("policy_delay", 1, 4)) / 1.5
     sample_replay_params(trial, additional_args)

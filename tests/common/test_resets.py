@@ -1,5 +1,6 @@
 """Resets of the last layers."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,8 @@ from tests.support.models import VALUE_BASED, make
 from tests.support.states import assert_trained_alike, reloaded
 
 
-@pytest.mark.parametrize("cls", VALUE_BASED)
-@pytest.mark.parametrize("shrink", [0.0, 0.3])
-def test_weights_move_towards_those_of_a_new_network(cls: Any, shrink: float) -> None:
-    model = make(cls).learn(40)
+def check_reset(model: Any, shrink: float, share: Callable[[str], float]) -> None:
+    """Assert that a reset leaves each parameter the share of its weights that belongs to its name, in both networks."""
     networks = (model.q_net, model.q_net_target)
     before = [{name: p.detach().clone() for name, p in network.named_parameters()} for network in networks]
     th.manual_seed(9)
@@ -27,8 +26,16 @@ def test_weights_move_towards_those_of_a_new_network(cls: Any, shrink: float) ->
     reset_last_layers(model.policy, shrink)
     for network, old in zip(networks, before, strict=True):
         for name, parameter in network.named_parameters():
-            expected = shrink * old[name] + (1 - shrink) * fresh[name]
+            expected = share(name) * old[name] + (1 - share(name)) * fresh[name]
             th.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("cls", VALUE_BASED)
+@pytest.mark.parametrize("shrink", [0.0, 0.3])
+def test_weights_move_towards_those_of_a_new_network(cls: Any, shrink: float) -> None:
+    model = make(cls).learn(40)
+    networks = (model.q_net, model.q_net_target)
+    check_reset(model, shrink, lambda name: shrink)
     assert not model.policy.optimizer.state  # which has only these parameters here
     assert not th.equal(*(th.cat([p.flatten() for p in n.parameters()]) for n in networks)) or shrink == 0
 
@@ -60,22 +67,13 @@ def test_convolutions_move_less(cls: Any, kwargs: dict[str, Any], last: list[str
     elif cls is IQN:
         extractor_kwargs |= dict(normalization="layer")
     model = make(cls, env, "CnnPolicy", dict(features_extractor_kwargs=extractor_kwargs) | kwargs).learn(26)
-    networks = (model.q_net, model.q_net_target)
-    before = [{name: p.detach().clone() for name, p in network.named_parameters()} for network in networks]
-    th.manual_seed(9)
-    fresh = dict(model.policy.make_q_net().named_parameters())
-    th.manual_seed(9)
-    reset_last_layers(model.policy, shrink)
     names = {f"{layer}.{kind}" for layer in last for kind in ("weight", "bias")}
-    assert names < set(fresh) and encoder_parameters(model.q_net) == set(fresh) - names
-    for network, old in zip(networks, before, strict=True):
-        for name, parameter in network.named_parameters():
-            share = shrink if name in names else max(shrink, 0.5)
-            expected = share * old[name] + (1 - share) * fresh[name]
-            th.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-7)
+    all_names = {name for name, _ in model.q_net.named_parameters()}
+    assert names < all_names and encoder_parameters(model.q_net) == all_names - names
+    check_reset(model, shrink, lambda name: shrink if name in names else max(shrink, 0.5))
     # The optimizer goes on with the convolutions alone
     kept = {name for name, p in model.q_net.named_parameters() if p in model.policy.optimizer.state}
-    assert kept == set(fresh) - names
+    assert kept == all_names - names
 
 
 def test_in_dictionaries_each_image_has_a_last_layer() -> None:

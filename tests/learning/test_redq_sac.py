@@ -7,6 +7,16 @@ from sb3_ext import REDQSAC
 from tests.support.significance import improvement_p_value, returns
 
 
+def check_learning(model: REDQSAC, total_timesteps: int) -> None:
+    """Assert that a model of Pendulum becomes significantly better."""
+    before = returns(model)
+    model.learn(total_timesteps)
+    after = returns(model)
+    assert improvement_p_value(before, after) < 0.001
+    # And as much as a random policy loses (-1200) cannot be forgiven: the pendulum is held up from most starts
+    assert np.median(after) > -400
+
+
 @pytest.mark.parametrize(
     "actor",
     [
@@ -28,12 +38,7 @@ def test_learning_is_significant(actor: dict) -> None:
         device="cpu",
         **actor,
     )
-    before = returns(model)
-    model.learn(2500)
-    after = returns(model)
-    assert improvement_p_value(before, after) < 0.001
-    # And as much as a random policy loses (-1200) cannot be forgiven: the pendulum is held up from most starts
-    assert np.median(after) > -400
+    check_learning(model, 2500)
 
 
 @pytest.mark.slow
@@ -54,8 +59,4 @@ def test_learning_of_normalized_networks_is_significant() -> None:
         policy_kwargs=dict(width=32, actor_width=32),
         device="cpu",
     )
-    before = returns(model)
-    model.learn(4000)
-    after = returns(model)
-    assert improvement_p_value(before, after) < 0.001
-    assert np.median(after) > -400
+    check_learning(model, 4000)
