@@ -10,6 +10,12 @@ from sb3_ext import REDQSAC, PrioritizedReplayBuffer
 from tests.support.environments import SameStep
 
 
+def model_of_rewards(policy: str, **arguments: Any) -> REDQSAC:
+    """A model whose targets are the rewards."""
+    settings: dict[str, Any] = dict(gamma=0.0, learning_starts=20, gradient_steps=2, batch_size=4, seed=0)
+    return REDQSAC(policy, SameStep(), backup_entropy=False, **settings, **arguments)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     ("policy", "policy_kwargs", "arguments"),
@@ -23,19 +29,7 @@ def test_target_values_are_in_the_units_of_returns(
     policy: str, policy_kwargs: dict[str, Any], arguments: dict[str, Any], compiled: bool
 ) -> None:
     """With ``gamma=0`` every target is the reward."""
-    model = REDQSAC(
-        policy,
-        SameStep(),
-        gamma=0.0,
-        learning_starts=20,
-        gradient_steps=2,
-        batch_size=4,
-        backup_entropy=False,
-        compile=compiled,
-        policy_kwargs=policy_kwargs,
-        seed=0,
-        **arguments,
-    )
+    model = model_of_rewards(policy, compile=compiled, policy_kwargs=policy_kwargs, **arguments)
     model.learn(25)
     assert model.logger.name_to_value["train/target_value"] == pytest.approx(2.0, rel=1e-5)
 
@@ -46,18 +40,11 @@ def test_target_values_are_in_the_units_of_returns(
 @pytest.mark.parametrize(("bound", "share"), [(1.5, 1.0), (3.0, 0.0)])
 def test_targets_beyond_the_bins(bound: float, share: float, prioritized: bool, compiled: bool) -> None:
     """Each reward, and so each target, is 2."""
-    model = REDQSAC(
+    model = model_of_rewards(
         "MlpPolicy",
-        SameStep(),
-        gamma=0.0,
-        learning_starts=20,
-        batch_size=4,
-        gradient_steps=2,
-        backup_entropy=False,
         compile=compiled,
         policy_kwargs=dict(n_critics=2, net_arch=[8], head="categorical", head_kwargs=dict(bound=bound)),
         replay_buffer_class=PrioritizedReplayBuffer if prioritized else None,
-        seed=0,
     )
     if bound < 2:
         with pytest.warns(UserWarning, match="beyond bound"):
