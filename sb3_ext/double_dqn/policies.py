@@ -22,11 +22,11 @@ class CategoricalNetwork(ValueNetwork):
     ``q_net(obs)`` returns the means, and :meth:`outputs` the logits. If it is dueling, the logits are (Rainbow,
     https://arxiv.org/abs/1710.02298).
 
+    :param bound: the returns go from ``-bound`` to ``bound``; 10 in the papers, for clipped rewards
     :param n_bins: number of returns, at least 2
-    :param bound: they go from ``-bound`` to ``bound``; 10 in the papers, for clipped rewards
     """
 
-    def __init__(self, *args: Any, n_bins: int = 51, bound: float = 10.0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, bound: float, n_bins: int = 51, **kwargs: Any) -> None:
         CategoricalHead(n_bins, bound)  # refuses wrong values before SB3 uses one of them
         self.n_outputs = n_bins
         super().__init__(*args, **kwargs)
@@ -53,7 +53,7 @@ class DoubleDQNPolicy(ValuePolicy):
 
     :param head: ``"scalar"`` or ``None``: each action has a value. ``"categorical"``: it has a distribution, see
         :class:`CategoricalNetwork`. A ``network_class`` of your own is then a subclass of that
-    :param head_kwargs: ``n_bins`` and ``bound`` of that
+    :param head_kwargs: ``bound`` of that, which it needs, and ``n_bins``
 
     The other parameters are those of ``ValuePolicy``.
 
@@ -73,6 +73,11 @@ class DoubleDQNPolicy(ValuePolicy):
         if head_kwargs and head != "categorical":
             raise ValueError(f"head_kwargs={head_kwargs!r} has no effect with head={head!r}: it needs 'categorical'")
         self.head, self.head_kwargs = head, dict(head_kwargs or {})
+        if head == "categorical" and "bound" not in self.head_kwargs:
+            raise ValueError(
+                f"head='categorical' with head_kwargs={head_kwargs!r}: it needs head_kwargs=dict(bound=...), at least the "
+                "largest discounted return, since the bins go from -bound to bound (10 in the papers, for clipped rewards)"
+            )
         super().__init__(*args, **kwargs)
 
     def make_q_net(self) -> QNetwork:

@@ -13,7 +13,7 @@ from tests.support.environments import SameStep
     ("cls", "arguments"),
     [
         (DoubleDQN, {}),
-        (DoubleDQN, dict(policy_kwargs=dict(head="categorical"))),
+        (DoubleDQN, dict(policy_kwargs=dict(head="categorical", head_kwargs=dict(bound=10)))),
         (SoftDQN, {}),
         (IQN, {}),
     ],
