@@ -17,10 +17,12 @@ import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt
 import rl_zoo3.utils
 import yaml
+from gymnasium import spaces
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ext import IQN, REDQSAC, DoubleDQN, SoftDQN
 from sb3_ext.common.arguments.types import BUFFERS
@@ -233,10 +235,12 @@ def test_yaml_entries_of_imitation_construct_beside_an_expert(algo, env_id, entr
     manager = make_manager(tmp_path, algo, env_id, verbose=0)
     hyperparams, manager.env_wrapper, _, _ = manager._preprocess_hyperparams(copy.deepcopy(entry))
     env = manager.create_envs(1, no_log=True)
-    expert = DQN(hyperparams["policy"], env, buffer_size=1, device="cpu").policy
+    algorithm = DQN if isinstance(env.action_space, spaces.Discrete) else SAC
+    expert = algorithm(hyperparams["policy"], env, buffer_size=1, device="cpu").policy
     model = ZOO_ALGORITHMS[algo].algorithm_class(env=env, expert=expert, device="cpu", **hyperparams)
     assert (model.lr_schedule(1.0), model.batch_size) == (entry["learning_rate"], entry["batch_size"])
-    assert model.predict(env.reset(), deterministic=True)[0].shape == (1,)
+    assert model.predict(env.reset(), deterministic=True)[0].shape == (1, *env.action_space.shape)
+    assert isinstance(env, VecNormalize) == ("normalize" in entry)
     env.close()
 
 
