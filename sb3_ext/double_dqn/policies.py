@@ -75,8 +75,8 @@ class DoubleDQNPolicy(ValuePolicy):
         self.head, self.head_kwargs = head, dict(head_kwargs or {})
         if head == "categorical" and "bound" not in self.head_kwargs:
             raise ValueError(
-                f"head='categorical' with head_kwargs={head_kwargs!r}: it needs head_kwargs=dict(bound=...), at least the "
-                "largest discounted return, since the bins go from -bound to bound (10 in the papers, for clipped rewards)"
+                f"head='categorical' with head_kwargs={head_kwargs!r}: it needs head_kwargs=dict(bound=...), at least "
+                "the largest discounted return, since the bins go from -bound to bound (10 for clipped Atari rewards)"
             )
         super().__init__(*args, **kwargs)
 

@@ -160,11 +160,9 @@ def sample_soft_dqn_params(
         # the same
         trial.suggest_float("temperature_ratio", 0.01, 1.0, log=True)
         trial.suggest_float("temperature_fraction", 0.05, 1.0)
-    # A value that is not drawn comes from the YAML file
-    given = yaml_arguments(trial)
-    n_steps = trial.params.get("n_steps", int(given.get("n_steps", 1)))
-    is_corrected = given.get("n_step_correction", "none") != "none"
-    if backup == "soft" and not trial.params["double_q"] and n_steps == 1 and not is_corrected:
+    # It is not drawn, so it is the YAML file's
+    is_corrected = yaml_arguments(trial).get("n_step_correction", "none") != "none"
+    if backup == "soft" and not trial.params["double_q"] and not is_corrected:
         trial.suggest_categorical("munchausen_coef", [0.0, 0.9])
     return with_her_kwargs(convert_soft_dqn_params(trial.params), additional_args)
 

@@ -28,7 +28,7 @@ PARTS: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
     (DoubleDQN, NO_EPSILON | dict(n_steps=3), C51),
     (DoubleDQN, NO_EPSILON | dict(n_steps=3, n_step_correction="cut"), C51),
     (DoubleDQN, dict(n_steps=3, n_step_correction="tree_backup"), dict(normalization="layer")),
-    (SoftDQN, dict(munchausen_coef=0.9, double_q=False), dict(noisy="with_epsilon", dueling=True)),
+    (SoftDQN, dict(munchausen_coef=0.9, double_q=False, n_steps=3), dict(noisy="with_epsilon", dueling=True)),
     (
         IQN,
         NO_EPSILON | dict(munchausen_coef=0.9, priority_error="absolute", n_steps=4, n_steps_final=2),

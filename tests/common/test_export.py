@@ -35,7 +35,11 @@ CASES: list[tuple[Any, dict[str, Any], tuple[str, ...]]] = [
     (REDQSAC, dict(use_sde=True), ("actor",)),
     (DoubleDQN, {}, ("q_net", "policy")),
     (DoubleDQN, DUELING, ("q_net",)),
-    (DoubleDQN, dict(policy_kwargs=dict(head="categorical", head_kwargs=dict(bound=10), noisy="with_epsilon")), ("q_net",)),
+    (
+        DoubleDQN,
+        dict(policy_kwargs=dict(head="categorical", head_kwargs=dict(bound=10), noisy="with_epsilon")),
+        ("q_net",),
+    ),
     (IQN, dict(policy_kwargs=dict(normalization="layer"), munchausen_coef=0.9), ("policy",)),
     (SoftDQN, {}, ("q_net", "policy")),
     (IQN, {}, ("q_net", "policy")),

@@ -56,8 +56,6 @@ LOG3 = math.log(3)
         (dict(target_backup="boltzmann"), 1.0, 0.0),
         (dict(target_backup="mellowmax"), 1.0, 0.0),
         (dict(target_backup="max"), 1.0, 0.0),
-        # clip(2 log(1/3), -1, 0) = -1, also for the first action
-        (dict(target_backup="soft", munchausen_coef=0.75, double_q=False), 0.25, 2 * LOG3),
         # The entropy enters where the critic bootstraps, at every third step
         (dict(target_backup="soft", n_steps=3), 1.0, None),
     ],
@@ -79,8 +77,17 @@ def test_entropy_of_a_boltzmann_policy(
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
-def test_entropy_of_munchausen_iqn(n_steps: int, tmp_path: Path) -> None:
-    model = make_model(IQN, learning_rate=0.0, munchausen_coef=0.75, munchausen_temperature=2.0, n_steps=n_steps)
+@pytest.mark.parametrize(
+    ("cls", "settings"),
+    [
+        (IQN, dict(munchausen_temperature=2.0)),
+        (SoftDQN, dict(target_backup="soft", double_q=False, temperature_initial=2.0, temperature_final=2.0)),
+    ],
+)
+def test_entropy_and_bonus_of_munchausen_targets(
+    cls: Any, settings: dict[str, Any], n_steps: int, tmp_path: Path
+) -> None:
+    model = make_model(cls, learning_rate=0.0, munchausen_coef=0.75, n_steps=n_steps, **settings)
     # clip(2 log(1/3), -1, 0) = -1: a bonus of -0.75 and an entropy, both once in n steps
     every = GAMMA**n_steps
     value = VALUE + (-0.75 + every * 2 * LOG3) / (1 - every)

@@ -139,7 +139,11 @@ def test_images() -> None:
     ("options", "settings", "message"),
     [
         (dict(head="quantile"), {}, "head='quantile' is not one of None, 'scalar', 'categorical'"),
-        (dict(head="categorical", head_kwargs=dict(n_bins=1, bound=10)), {}, "n_bins=1 must be an integer of at least 2"),
+        (
+            dict(head="categorical", head_kwargs=dict(n_bins=1, bound=10)),
+            {},
+            "n_bins=1 must be an integer of at least 2",
+        ),
         (dict(head="categorical", head_kwargs=dict(bound=0.0)), {}, "bound=0.0 must be a number from 1e-15 to 1e15"),
         (dict(head="categorical"), {}, r"head_kwargs=None: it needs head_kwargs=dict\(bound=...\), at least"),
         (dict(head="categorical", head_kwargs=dict(n_bins=5)), {}, r"head_kwargs=\{'n_bins': 5\}: it needs"),

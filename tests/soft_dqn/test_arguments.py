@@ -37,7 +37,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
         for backup in ("boltzmann", "mellowmax", "max")
     ),
     (MUNCHAUSEN | dict(double_q=True), r"munchausen_coef=0.9 with double_q=True: only double_q=False is allowed"),
-    (MUNCHAUSEN | dict(n_steps=3), r"munchausen_coef=0.9 with n_steps=3: only n_steps=1 is allowed"),
     (
         MUNCHAUSEN | PER | dict(replay_buffer_kwargs=dict(n_steps=3)),
         r"replay_buffer_kwargs has n_steps=3, which contradicts n_steps=1 of the algorithm",

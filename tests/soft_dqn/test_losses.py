@@ -73,18 +73,19 @@ def test_target_clip_of_soft_dqn() -> None:
     check_scalar_values(model, loss_of(model, batch, GAMMA), batch, clipped)
 
 
+@discounts_given  # one for each transition where returns are over several steps: the bonus is the first action's alone
 @pytest.mark.parametrize("clip", [-1.0, -0.3])
-def test_munchausen_adds_the_scaled_log_policy_of_the_target_network(clip: float) -> None:
+def test_munchausen_adds_the_scaled_log_policy_of_the_target_network(clip: float, discounts: Any) -> None:
     temperature, coef = 0.7, 0.9
     model = unlike_networks(
         SoftDQN, double_q=False, temperature_initial=temperature, munchausen_coef=coef, munchausen_clip=clip
     )
     batch = make_batch()
-    targets = soft_targets(model, batch, GAMMA, temperature)
+    targets = soft_targets(model, batch, discounts, temperature)
     scaled = []
     for b, row in enumerate(rows_of(model.q_net_target, batch.observations)):
         # The clip is that of alpha log pi, not that of log pi
         scaled.append(temperature * math.log(softmax(row, temperature)[int(batch.actions[b])]))
         targets[b] += coef * min(max(scaled[b], clip), 0.0)
     assert any(value < clip for value in scaled) and any(value > clip for value in scaled)
-    check_scalar_values(model, loss_of(model, batch, GAMMA), batch, targets)
+    check_scalar_values(model, loss_of(model, batch, discounts), batch, targets)

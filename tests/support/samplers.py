@@ -164,7 +164,7 @@ def check_soft_dqn(arguments: dict[str, Any]) -> None:
         assert 0 < arguments["temperature_final"] <= arguments["temperature_initial"]
         assert 0 < arguments["temperature_fraction"] <= 1
     if arguments["munchausen_coef"] > 0:
-        assert (arguments["target_backup"], arguments["double_q"], arguments.get("n_steps", 1)) == ("soft", False, 1)
+        assert (arguments["target_backup"], arguments["double_q"]) == ("soft", False)
 
 
 def check_iqn(arguments: dict[str, Any]) -> None:
