@@ -238,7 +238,8 @@ def test_yaml_entries_of_imitation_construct_beside_an_expert(algo, env_id, entr
     algorithm = DQN if isinstance(env.action_space, spaces.Discrete) else SAC
     expert = algorithm(hyperparams["policy"], env, buffer_size=1, device="cpu").policy
     model = ZOO_ALGORITHMS[algo].algorithm_class(env=env, expert=expert, device="cpu", **hyperparams)
-    assert (model.lr_schedule(1.0), model.batch_size) == (entry["learning_rate"], entry["batch_size"])
+    rate = str(entry["learning_rate"])
+    assert (model.lr_schedule(1.0), model.batch_size) == (float(rate.removeprefix("lin_")), entry["batch_size"])
     assert model.predict(env.reset(), deterministic=True)[0].shape == (1, *env.action_space.shape)
     assert isinstance(env, VecNormalize) == ("normalize" in entry)
     env.close()
