@@ -39,7 +39,7 @@ class DoubleDQN(ReturnBound, ValueBasedAlgorithm):
 
     Paper: https://arxiv.org/abs/1509.06461. With ``policy_kwargs=dict(dueling=True)``, a prioritized replay buffer and
     ``n_steps`` it is Rainbow (https://arxiv.org/abs/1710.02298) without noisy layers and distributions. These are
-    ``noisy=True`` and ``head="categorical"`` in ``policy_kwargs``.
+    ``noisy=True`` and ``head="categorical", head_kwargs=dict(bound=...)`` in ``policy_kwargs``.
 
     With ``double_q=False``, ``float32_matmul_precision=None``, one environment and all other additions switched off, it
     equals SB3's ``DQN`` bit for bit.
@@ -70,7 +70,7 @@ class DoubleDQN(ReturnBound, ValueBasedAlgorithm):
     :param stats_window_size: number of episodes over which the rollout logging averages
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: additional arguments of the policy; ``dueling=True`` for a dueling network, ``noisy=True`` for
-        noisy layers, ``head="categorical"`` for C51
+        noisy layers, ``head="categorical", head_kwargs=dict(bound=...)`` for C51
     :param verbose: verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: seed for the pseudo random generators
     :param device: device (cpu, cuda, ...) on which the code should be run

@@ -110,8 +110,9 @@ class SoftDQN(ValueBasedAlgorithm):
         Adam, with the learning rate of the network
     :param target_entropy_fraction: in [0, 1); ``None``: 0.1. Only with ``auto_temperature``
     :param munchausen_coef: m, in [0, 1]: ``m * clip(alpha log pi(a|s), munchausen_clip, 0)`` is added to the rewards.
-        The paper uses 0.9, with alpha 0.03. Above 0 it needs ``target_backup="soft"`` and ``double_q=False``. Of a
-        return over ``n_steps`` only the first reward has it, as in BTR (https://arxiv.org/abs/2411.03820)
+        The paper uses 0.9, with alpha 0.03. Above 0 it needs ``target_backup="soft"``, ``double_q=False`` and
+        ``n_step_correction="none"``. Of a return over ``n_steps`` only the first reward has it, as in BTR
+        (https://arxiv.org/abs/2411.03820)
     :param munchausen_clip: l0 <= 0; ``None``: -1. Only with ``munchausen_coef`` above 0
     :param target_clip: if given, targets are clipped to ``[-target_clip, target_clip]``
     :param exploration_decay: how epsilon falls: ``"linear"`` as in SB3, ``"cosine"`` or ``"exponential"``; or the name

@@ -11,7 +11,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 
-from sb3_ext import REDQSAC, DoubleDQN, FrameDedupReplayBuffer, PrioritizedReplayBuffer, SoftDQN
+from sb3_ext import REDQSAC, DoubleDQN, FrameDedupReplayBuffer, PrioritizedReplayBuffer
 from tests.support.models import CLASSES, make
 
 each_class = pytest.mark.parametrize("cls", CLASSES)
@@ -121,10 +121,10 @@ def test_an_attribute_of_another_meaning_is_left_alone() -> None:
 
 
 def test_what_n_steps_would_contradict_is_refused() -> None:
-    model = make(SoftDQN, munchausen_coef=0.9, double_q=False, replay_buffer_class=PrioritizedReplayBuffer)
-    with pytest.raises(ValueError, match=r"munchausen_coef=0.9 with n_steps=3: only n_steps=1 is allowed"):
+    model = make(DoubleDQN, n_steps=5, n_steps_final=3, replay_buffer_class=PrioritizedReplayBuffer)
+    with pytest.raises(ValueError, match="n_steps_final=3 must be below n_steps=3"):
         model.n_steps = 3
-    assert model.n_steps == model.replay_buffer.n_steps == model.effective_n_steps == 1
+    assert model.n_steps == model.replay_buffer.n_steps == model.effective_n_steps == 5
 
 
 def test_targets_discount_as_the_algorithm_says() -> None:
