@@ -1,13 +1,14 @@
 """
 Run Stable-Baselines3's own tests with our classes in the place of their parents.
 
-    python tests/sb3_suite.py            # or: make test-sb3
-    python tests/sb3_suite.py IQN        # one of them
-    python tests/sb3_suite.py IQN run    # one of them, and of the tests only those in test_run.py
+    python tests/sb3_suite.py               # or: make test-sb3
+    python tests/sb3_suite.py IQN           # one of them
+    python tests/sb3_suite.py IQN run       # one of them, and of the tests only those in test_run.py
+    python tests/sb3_suite.py IQN-noisy run # with one of its parts switched on
 
 The tests come from the source distribution of the installed SB3, downloaded by pip into a temporary folder; nothing of
-them is kept. Only those that concern the parent are run. It takes about 20 minutes, most of them for REDQSAC, which
-makes 20 updates of 10 critics where SAC makes one of 2, and downloads, so it is no part of ``make test``.
+them is kept. Only those that concern the parent are run. It takes more than half an hour, most of it for REDQSAC,
+which makes 20 updates of 10 critics where SAC makes one of 2, and downloads, so it is no part of ``make test``.
 
 This file is the script and, for the pytest that it starts, the plugin that does the substitution.
 """
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,18 @@ SUBSTITUTES = {
     "DoubleDQN": ("DQN", DQN_TESTS),
     "SoftDQN": ("DQN", DQN_TESTS),
     "IQN": ("DQN", DQN_TESTS),
+}
+# What an option switches on, for all tests: defaults of the constructor, under the name of the class and of the part
+PARTS: dict[str, dict[str, Any]] = {
+    "DoubleDQN-c51": dict(policy_kwargs=dict(head="categorical", head_kwargs=dict(bound=10.0))),
+    "DoubleDQN-dueling": dict(policy_kwargs=dict(dueling=True)),
+    "DoubleDQN-noisy": dict(policy_kwargs=dict(noisy="with_epsilon")),
+    "DoubleDQN-normalization": dict(policy_kwargs=dict(normalization="layer")),
+    "DoubleDQN-prioritized": dict(replay_buffer_class=sb3_ext.PrioritizedReplayBuffer),
+    "SoftDQN-munchausen": dict(munchausen_coef=0.9),
+    "IQN-dueling": dict(policy_kwargs=dict(dueling=True)),
+    "IQN-munchausen": dict(munchausen_coef=0.9),
+    "IQN-noisy": dict(policy_kwargs=dict(noisy="with_epsilon")),
 }
 # What fails by design, with the reason: class, file and test
 EXPECTED_FAILURES = {
@@ -66,17 +80,36 @@ EXPECTED_FAILURES = {
         )
     },
 }
-OURS = os.environ.get("SB3_SUITE_CLASS", "REDQSAC")
+NAME = os.environ.get("SB3_SUITE_CLASS", "REDQSAC")
+OURS = NAME.partition("-")[0]
 PARENT, _ = SUBSTITUTES[OURS]
 REAL_PARENT = getattr(stable_baselines3, PARENT)
+
+
+def with_part(cls: type, defaults: Mapping[str, Any]) -> type:
+    """
+    :param defaults: arguments of the constructor. Those of a test replace them, each of ``policy_kwargs`` by itself
+    :return: a subclass of the same name that has them
+    """
+
+    class Substitute(cls):  # type: ignore[misc]
+        def __init__(self, *args: Any, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any):
+            policy_kwargs = {**defaults.get("policy_kwargs", {}), **(policy_kwargs or {})}
+            super().__init__(*args, **{**defaults, **kwargs, "policy_kwargs": policy_kwargs})
+
+    Substitute.__name__ = cls.__name__
+    return Substitute
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """
     Substitute before any test module is imported.
     """
+    ours = getattr(sb3_ext, OURS)
+    if NAME in PARTS:
+        ours = with_part(ours, PARTS[NAME])
     for module in (stable_baselines3, getattr(stable_baselines3, PARENT.lower())):
-        setattr(module, PARENT, getattr(sb3_ext, OURS))
+        setattr(module, PARENT, ours)
 
 
 def _concerns_parent(item: Any) -> bool:
@@ -113,9 +146,10 @@ def main() -> int:
         (tests,) = Path(folder).glob("*/tests")
         arguments = ["-p", "sb3_suite", "-c", os.devnull, "--rootdir", folder, "-o", "markers=expensive: slow", "-rxXf"]
         worst = 0
-        for ours in sys.argv[1:2] or SUBSTITUTES:
-            files = [tests / f"test_{name}.py" for name in sys.argv[2:] or SUBSTITUTES[ours][1].split()]
-            print(f"{ours} in the place of {SUBSTITUTES[ours][0]}", flush=True)
+        for ours in sys.argv[1:2] or (*SUBSTITUTES, *PARTS):
+            parent, names = SUBSTITUTES[ours.partition("-")[0]]
+            files = [tests / f"test_{name}.py" for name in sys.argv[2:] or names.split()]
+            print(f"{ours} in the place of {parent}", flush=True)
             result = subprocess.run(
                 [sys.executable, "-m", "pytest", *arguments, *(str(file) for file in files if file.exists())],
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "SB3_SUITE_CLASS": ours},

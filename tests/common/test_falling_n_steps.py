@@ -49,7 +49,8 @@ def test_it_is_what_a_user_would_set_step_by_step(cls: Any, buffer_class: Any) -
     states, seen = [], []
     for sets in (True, False):
         arguments = dict(n_steps=10) if sets else FALLING
-        model, callback = make(cls, replay_buffer_class=buffer_class, **arguments), Sets(sets)
+        model = make(cls, replay_buffer_class=buffer_class, gradient_steps=1, **arguments)
+        callback = Sets(sets)
         states.append(model.learn(60, callback=callback).policy.state_dict())
         seen.append([n for n, before in zip(callback.seen[1:], callback.seen, strict=False) if n != before])
         assert model.replay_buffer.n_steps == model.effective_n_steps == 3

@@ -126,6 +126,7 @@ def test_presets_from_train_to_enjoy(algo, installed, tmp_path):
     assert "Mean episode length" in output or "Episode Reward" in output
 
 
+@pytest.mark.slow
 def test_a_network_of_this_package_by_its_name(installed, tmp_path):
     """As in the comment of btr.yml: in ``-params``, and in a YAML file."""
     pytest.importorskip("ale_py")
@@ -138,18 +139,19 @@ def test_a_network_of_this_package_by_its_name(installed, tmp_path):
     query = """
 import sys
 from sb3_ext import IQN
-model = IQN.load(sys.argv[1])
-print(type(model.q_net.features_extractor).__name__, model._n_updates)
+for path in sys.argv[1:]:
+    model = IQN.load(path)
+    print(type(model.q_net.features_extractor).__name__, model._n_updates)
 """
     entry = {"ALE/Boxing-v5": {"n_timesteps": 48, "policy": "CnnPolicy", "frame_stack": 4, "policy_kwargs": policy}}
     entry["ALE/Boxing-v5"]["vec_env_wrapper"] = "sb3_ext.envs.use_ale_vector"
     (tmp_path / "mine.yml").write_text(yaml.safe_dump(entry))
-    for number, options in enumerate((("-params", *small, f"policy_kwargs:{policy}"), ("--conf-file", "mine.yml"))):
-        more = () if "-params" in options else ("-params", *small)
-        installed.run(*NO_WARNING, *names, *options, *more, cwd=tmp_path)
-        model = tmp_path / "logs" / "btr" / f"ALE-Boxing-v5_{number + 1}" / "ALE-Boxing-v5.zip"
-        network, n_updates = installed.run("-c", query, str(model), cwd=tmp_path).split()
-        assert network == "ImpalaConvolutions" and int(n_updates) > 0
+    installed.run(*NO_WARNING, *names, "-params", *small, f"policy_kwargs:{policy}", cwd=tmp_path)
+    installed.run(*NO_WARNING, *names, "--conf-file", "mine.yml", "-params", *small, cwd=tmp_path)
+    paths = sorted(str(path) for path in tmp_path.glob("logs/btr/ALE-Boxing-v5_?/ALE-Boxing-v5.zip"))
+    loaded = [line.split() for line in installed.run("-c", query, *paths, cwd=tmp_path).splitlines()]
+    assert [network for network, _ in loaded] == ["ImpalaConvolutions"] * 2
+    assert all(int(n_updates) > 0 for _, n_updates in loaded)
 
 
 def test_an_agent_is_imitated(trained, installed, tmp_path):
@@ -235,6 +237,7 @@ def test_console_script_with_subprocesses_and_a_configuration(installed, tmp_pat
     assert set(config) == set(mine) | {name.split(":")[0] for name in (*SMALL, SMALL_POLICY)}
 
 
+@pytest.mark.slow
 def test_a_yaml_file_may_ask_for_parallel_training(installed, tmp_path):
     mine = {
         "n_timesteps": 600,

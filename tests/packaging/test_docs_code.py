@@ -21,8 +21,8 @@ def shortened(block: str) -> str:
     :param block: Python code
     :return: the same, with few steps of each training, of which most are learned from
     """
-    # REDQ makes twenty updates for each
-    limit = 250 if "REDQSAC(" in block else MAX_STEPS
+    # Their updates take long: SAC and REDQSAC have large networks, and CEMQ values dozens of actions for each row
+    limit = 120 if re.search(r"\b(SAC|REDQSAC|CEMQ)\(", block) else MAX_STEPS
 
     def call(match: re.Match[str]) -> str:
         return f".learn({match[1]}{min(int(match[2]), limit)}"

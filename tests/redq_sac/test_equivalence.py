@@ -58,7 +58,7 @@ def trained(cls: type[SAC], n_critics: int, policy_kwargs: dict[str, Any] | None
     if model.log_ent_coef is not None:
         model.log_ent_coef = model.log_ent_coef.detach().double().requires_grad_(True)
         model.ent_coef_optimizer = th.optim.Adam([model.log_ent_coef], lr=model.lr_schedule(1))
-    return model.learn(200)
+    return model.learn(120)
 
 
 def stacked(critic: nn.Module) -> dict[str, th.Tensor]:

@@ -16,13 +16,14 @@ def model_of_rewards(policy: str, **arguments: Any) -> REDQSAC:
     return REDQSAC(policy, SameStep(), backup_entropy=False, **settings, **arguments)
 
 
+@pytest.mark.usefixtures("traced_only")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     ("policy", "policy_kwargs", "arguments"),
     [
-        ("MlpPolicy", dict(n_critics=3), {}),
-        ("MlpPolicy", dict(n_critics=3, head="categorical"), dict(normalize_returns=True)),
-        ("NormalizedMlpPolicy", dict(width=8, actor_width=8), dict(normalize_returns=True)),
+        ("MlpPolicy", dict(n_critics=3, net_arch=[8]), {}),
+        ("MlpPolicy", dict(n_critics=3, net_arch=[8], head="categorical"), dict(normalize_returns=True)),
+        ("NormalizedMlpPolicy", dict(n_blocks=1, width=8, actor_width=8), dict(normalize_returns=True)),
     ],
 )
 def test_target_values_are_in_the_units_of_returns(

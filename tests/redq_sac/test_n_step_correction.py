@@ -19,7 +19,7 @@ from sb3_ext.redq_sac.window_targets import log_prob_of_actions
 from tests.support.models import make, make_normalized
 from tests.support.states import assert_close, assert_equal, assert_trained_alike, reloaded, state
 
-GAMMA, LAMBDA, LENGTH, BATCH = 0.9, 0.8, 4, 16
+GAMMA, LAMBDA, LENGTH, BATCH = 0.9, 0.8, 4, 8
 
 
 def normal_log_density(u: float, mean: float, std: float) -> float:
@@ -53,7 +53,9 @@ def backed_up(values: list[float], backup: str, members: Any, mixture: Any, crit
 def test_targets_against_loops(backup: Any, correction: Any) -> None:
     trace_lambda = LAMBDA if correction == "retrace" else None
     arguments = dict(n_steps=LENGTH, n_step_correction=correction, trace_lambda=trace_lambda, target_backup=backup)
-    model = make(REDQSAC, gym.make("Pendulum-v1", max_episode_steps=8), gamma=GAMMA, **arguments).learn(60)
+    env = gym.make("Pendulum-v1", max_episode_steps=8)
+    # Fast enough for densities that differ from the stored ones
+    model = make(REDQSAC, env, gamma=GAMMA, gradient_steps=2, learning_rate=0.01, **arguments).learn(60)
     update = model.updater
     windows = model.sample_transitions(BATCH)
     assert isinstance(windows, WindowSamples) and windows.valid[:, 1:].any() and not windows.valid.all()
@@ -92,8 +94,8 @@ def test_targets_against_loops(backup: Any, correction: Any) -> None:
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_the_buffer_keeps_the_density_of_actions(n_envs: int) -> None:
     env = make_vec_env("Pendulum-v1", n_envs)
-    model = make(REDQSAC, env=env, n_steps=3, n_step_correction="retrace", learning_rate=0.0, random_steps=30)
-    model.learn(60 * n_envs)
+    arguments = dict(n_steps=3, n_step_correction="retrace", learning_rate=0.0, random_steps=30, gradient_steps=1)
+    model = make(REDQSAC, env=env, **arguments).learn(60 * n_envs)
     buffer = model.replay_buffer
     for slot in range(buffer.size()):
         for place in range(n_envs):
@@ -105,7 +107,8 @@ def test_the_buffer_keeps_the_density_of_actions(n_envs: int) -> None:
 
 
 def test_the_present_policy_has_ratios_of_1() -> None:
-    model = make(REDQSAC, n_steps=3, n_step_correction="importance", learning_rate=0.0).learn(60)
+    arguments = dict(n_steps=3, n_step_correction="importance", learning_rate=0.0, gradient_steps=1)
+    model = make(REDQSAC, **arguments).learn(60)
     windows = model.sample_transitions(200)
     after_warm_up = windows.log_probs != -math.log(2)
     obs, actions = windows.observations[after_warm_up], windows.actions[after_warm_up]
@@ -144,7 +147,8 @@ def test_saved_models_continue(gradient: Any, buffer_class: Any, tmp_path: Path)
 
 def test_images_and_vectors_in_a_dictionary() -> None:
     env = SimpleMultiObsEnv(discrete_actions=False, random_start=True)
-    model = make(REDQSAC, env=env, policy="MultiInputPolicy", n_steps=3, n_step_correction="retrace").learn(30)
+    arguments = dict(n_steps=3, n_step_correction="retrace", gradient_steps=2)
+    model = make(REDQSAC, env=env, policy="MultiInputPolicy", **arguments).learn(30)
     assert model._n_updates > 0 and model.replay_buffer.log_probs[:30].all()
 
 

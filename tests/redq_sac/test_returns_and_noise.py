@@ -132,7 +132,7 @@ def test_a_new_scale_begins_at_one() -> None:
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_a_new_model_counts_the_rewards_of_a_loaded_buffer(n_envs: int, buffer_size: int, tmp_path: Path) -> None:
     env = make_env(n_envs, factor=300.0)
-    old = make_normalized(env=env, buffer_size=buffer_size).learn(200)
+    old = make_normalized(env=env, buffer_size=buffer_size, learning_starts=190).learn(200)
     old.save_replay_buffer(tmp_path / "buffer")
     new = make_normalized(env=env, buffer_size=buffer_size)
     new.load_replay_buffer(tmp_path / "buffer")
