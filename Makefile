@@ -34,7 +34,7 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# SB3's own tests of SAC and DQN, with our classes in their place: about 20 minutes
+# SB3's own tests of SAC and DQN, with our classes in their place, and with each part switched on: about 40 minutes
 test-sb3: install
 	$(BIN)/python tests/sb3_suite.py
 

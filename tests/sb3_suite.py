@@ -42,7 +42,7 @@ SUBSTITUTES = {
     "SoftDQN": ("DQN", DQN_TESTS),
     "IQN": ("DQN", DQN_TESTS),
 }
-# What an option switches on, for all tests: defaults of the constructor, under the name of the class and of the part
+# Defaults of the constructor that switch a part on, by "<class>-<part>"
 PARTS: dict[str, dict[str, Any]] = {
     "DoubleDQN-c51": dict(policy_kwargs=dict(head="categorical", head_kwargs=dict(bound=10.0))),
     "DoubleDQN-dueling": dict(policy_kwargs=dict(dueling=True)),
@@ -88,7 +88,7 @@ REAL_PARENT = getattr(stable_baselines3, PARENT)
 
 def with_part(cls: type, defaults: Mapping[str, Any]) -> type:
     """
-    :param defaults: arguments of the constructor. Those of a test replace them, each of ``policy_kwargs`` by itself
+    :param defaults: arguments of the constructor. A test's own ones win; ``policy_kwargs`` are merged key by key
     :return: a subclass of the same name that has them
     """
 
@@ -132,10 +132,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for (ours, file, name), reason in EXPECTED_FAILURES.items():
             if ours == OURS and item.name.startswith(name) and file in item.nodeid:
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+                # With a part switched on, what is learned is another matter
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=NAME == OURS))
 
 
 def main() -> int:
+    known = (*SUBSTITUTES, *PARTS)
+    if sys.argv[1:] and sys.argv[1] not in known:
+        sys.exit(f"{sys.argv[1]} is not one of {', '.join(known)}")
     with tempfile.TemporaryDirectory() as folder:
         requirement = f"stable-baselines3=={metadata.version('stable-baselines3')}"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", requirement]
@@ -146,7 +150,7 @@ def main() -> int:
         (tests,) = Path(folder).glob("*/tests")
         arguments = ["-p", "sb3_suite", "-c", os.devnull, "--rootdir", folder, "-o", "markers=expensive: slow", "-rxXf"]
         worst = 0
-        for ours in sys.argv[1:2] or (*SUBSTITUTES, *PARTS):
+        for ours in sys.argv[1:2] or known:
             parent, names = SUBSTITUTES[ours.partition("-")[0]]
             files = [tests / f"test_{name}.py" for name in sys.argv[2:] or names.split()]
             print(f"{ours} in the place of {parent}", flush=True)

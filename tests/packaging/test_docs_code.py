@@ -19,7 +19,7 @@ BLOCKS = [
 def shortened(block: str) -> str:
     """
     :param block: Python code
-    :return: the same, with few steps of each training, of which most are learned from
+    :return: the same, with few steps of each training, of which some are learned from
     """
     # Their updates take long: SAC and REDQSAC have large networks, and CEMQ values dozens of actions for each row
     limit = 120 if re.search(r"\b(SAC|REDQSAC|CEMQ)\(", block) else MAX_STEPS

@@ -42,7 +42,9 @@ class DoubleLinear(BaseFeaturesExtractor):
 
 def trained(cls: type[SAC], n_critics: int, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> SAC:
     vec_normalize = kwargs.pop("vec_normalize", False)
-    env = make_vec_env("Pendulum-v1", n_envs=kwargs.pop("n_envs", 1), seed=3)
+    # Short episodes: several end by time
+    short = dict(max_episode_steps=45)
+    env = make_vec_env("Pendulum-v1", n_envs=kwargs.pop("n_envs", 1), seed=3, env_kwargs=short)
     policy_kwargs = dict(net_arch=[16, 17], features_extractor_class=DoubleFlatten) | (policy_kwargs or {})
     settings = dict(seed=3, learning_starts=50, batch_size=32, device="cpu") | kwargs
     model = cls(

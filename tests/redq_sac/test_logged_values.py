@@ -16,7 +16,7 @@ def model_of_rewards(policy: str, **arguments: Any) -> REDQSAC:
     return REDQSAC(policy, SameStep(), backup_entropy=False, **settings, **arguments)
 
 
-@pytest.mark.usefixtures("traced_only")
+@pytest.mark.usefixtures("traced_only", "no_excuses")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     ("policy", "policy_kwargs", "arguments"),
@@ -35,7 +35,7 @@ def test_target_values_are_in_the_units_of_returns(
     assert model.logger.name_to_value["train/target_value"] == pytest.approx(2.0, rel=1e-5)
 
 
-@pytest.mark.usefixtures("traced_only")
+@pytest.mark.usefixtures("traced_only", "no_excuses")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("prioritized", [False, True])
 @pytest.mark.parametrize(("bound", "share"), [(1.5, 1.0), (3.0, 0.0)])
