@@ -49,13 +49,18 @@ PARTS: dict[str, dict[str, Any]] = {
     "DoubleDQN-noisy": dict(policy_kwargs=dict(noisy="with_epsilon")),
     "DoubleDQN-normalization": dict(policy_kwargs=dict(normalization="layer")),
     "DoubleDQN-prioritized": dict(replay_buffer_class=sb3_ext.PrioritizedReplayBuffer),
-    "SoftDQN-munchausen": dict(munchausen_coef=0.9),
+    "SoftDQN-munchausen": dict(munchausen_coef=0.9, double_q=False),
     "IQN-dueling": dict(policy_kwargs=dict(dueling=True)),
     "IQN-munchausen": dict(munchausen_coef=0.9),
     "IQN-noisy": dict(policy_kwargs=dict(noisy="with_epsilon")),
 }
 # What fails by design, with the reason: class, file and test
 EXPECTED_FAILURES = {
+    **{
+        (ours, "test_cnn", "test_image_like_input[True"): "wants an AssertionError where images are normalized twice; "
+        "ours is a ValueError that says what to write"
+        for ours in SUBSTITUTES
+    },
     ("REDQSAC", "test_cnn", "test_features_extractor_target_net[True"): "a shared extractor learns when the actor "
     "does, every 20 critic updates by default, and the test makes one; with policy_delay=1 it passes",
     (
@@ -130,6 +135,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=[item for item in items if not _concerns_parent(item)])
     items[:] = [item for item in items if _concerns_parent(item)]
     for item in items:
+        if NAME != OURS and item.name.startswith("test_eval_success_logging"):
+            reason = "wants most of five goals reached after 100 updates of one seed, which another network may miss"
+            item.add_marker(pytest.mark.xfail(reason=reason))
         for (ours, file, name), reason in EXPECTED_FAILURES.items():
             if ours == OURS and item.name.startswith(name) and file in item.nodeid:
                 # With a part switched on, what is learned is another matter
