@@ -44,7 +44,7 @@ SUBSTITUTES = {
 }
 # Defaults of the constructor that switch a part on, by "<class>-<part>"
 PARTS: dict[str, dict[str, Any]] = {
-    "DoubleDQN-c51": dict(policy_kwargs=dict(head="categorical", head_kwargs=dict(bound=10.0))),
+    "DoubleDQN-c51": dict(policy_kwargs=dict(head="categorical", head_kwargs=dict(bound=100.0))),
     "DoubleDQN-dueling": dict(policy_kwargs=dict(dueling=True)),
     "DoubleDQN-noisy": dict(policy_kwargs=dict(noisy="with_epsilon")),
     "DoubleDQN-normalization": dict(policy_kwargs=dict(normalization="layer")),
@@ -61,6 +61,8 @@ EXPECTED_FAILURES = {
         "ours is a ValueError that says what to write"
         for ours in SUBSTITUTES
     },
+    ("DoubleDQN-prioritized", "test_save_load", "test_warn_buffer[True"): "wants optimize_memory_usage of SB3's buffer",
+    ("DoubleDQN-prioritized", "test_n_step_replay", "test_run["): "wants SB3's buffer of n-step returns",
     ("REDQSAC", "test_cnn", "test_features_extractor_target_net[True"): "a shared extractor learns when the actor "
     "does, every 20 critic updates by default, and the test makes one; with policy_delay=1 it passes",
     (
@@ -139,7 +141,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             reason = "wants most of five goals reached after 100 updates of one seed, which another network may miss"
             item.add_marker(pytest.mark.xfail(reason=reason))
         for (ours, file, name), reason in EXPECTED_FAILURES.items():
-            if ours == OURS and item.name.startswith(name) and file in item.nodeid:
+            if ours in (OURS, NAME) and item.name.startswith(name) and file in item.nodeid:
                 # With a part switched on, what is learned is another matter
                 item.add_marker(pytest.mark.xfail(reason=reason, strict=NAME == OURS))
 
