@@ -19,7 +19,7 @@ from sb3_ext.redq_sac.window_targets import log_prob_of_actions
 from tests.support.models import make, make_normalized
 from tests.support.states import assert_close, assert_equal, assert_trained_alike, reloaded, state
 
-GAMMA, LAMBDA, LENGTH, BATCH = 0.9, 0.8, 4, 8
+GAMMA, LAMBDA, LENGTH, BATCH = 0.9, 0.8, 4, 16
 
 
 def normal_log_density(u: float, mean: float, std: float) -> float:
